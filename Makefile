@@ -1,0 +1,63 @@
+# Two commands matter: `make serve` and `make test`. Both set up what they need in .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint format lock data train evaluate export clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.serving ## answer on http://localhost:3000 with the newest committed model
+	@exec $(BIN)/python -m serving serve
+
+test: $(VENV)/.dev ## run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## style, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+data: $(VENV)/.dev ## download RAVDESS and TESS into data/ (or ARGS="--data DIR"), resuming
+	$(BIN)/python -m training data $(ARGS)
+
+train: $(VENV)/.dev ## train; ARGS="--fold 0 --epochs 100" and so on, see python -m training train --help
+	$(BIN)/python -m training train $(ARGS)
+
+evaluate: $(VENV)/.dev ## examine a run: ARGS="--run runs/NAME"
+	$(BIN)/python -m training evaluate $(ARGS)
+
+export: $(VENV)/.dev ## export a run: ARGS="--run runs/NAME --version 1"
+	$(BIN)/python -m training export $(ARGS)
+
+lock: $(VENV)/.dev ## resolve requirements/*.in anew
+	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		--generate-hashes requirements/serving.in -o requirements/serving.txt
+	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		--no-emit-package torch -c requirements/serving.txt requirements/dev.in -o requirements/dev.txt
+
+clean: ## remove the environment and caches, not data or runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serving: requirements/serving.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/serving.txt
+	@touch $@
+
+# torch comes first and by its own: which build of it (CPU, CUDA) is the machine's choice and not locked.
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.serving
+	$(BIN)/python -m pip install --quiet -c requirements/dev.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
+	@touch $@
