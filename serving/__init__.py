@@ -1,0 +1,1 @@
+"""The service: decode, window, batch, infer and answer, over HTTP and gRPC."""

@@ -1,0 +1,105 @@
+"""Every refusal the service can answer with: one small tree, no framework.
+
+A request error carries the code word clients switch on, the HTTP status and the gRPC status name.
+Transports translate; nobody else needs to know which transport a request came by.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class TimbreError(Exception):
+    """Base of all errors this project raises on purpose."""
+
+
+class SettingsError(TimbreError):
+    """A ``TIMBRE_*`` variable is unknown or out of range; the service does not start."""
+
+
+class ArtifactError(TimbreError):
+    """An exported version is missing, damaged or of another schema; it is not loaded."""
+
+
+class RequestError(TimbreError):
+    """A request that is refused.
+
+    Args:
+        message: what came, what is allowed, and what to do, in one or two sentences.
+        details: further keys of the error body, JSON values only.
+    """
+
+    code: ClassVar[str]
+    http_status: ClassVar[int]
+    grpc_status: ClassVar[str]
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body of the answer: ``{"error": {"code", "message", ...}}``."""
+        return {"error": {"code": self.code, "message": self.message, **self.details}}
+
+
+class InvalidRequest(RequestError):
+    code, http_status, grpc_status = "invalid_request", 422, "INVALID_ARGUMENT"
+
+
+class MissingFile(RequestError):
+    code, http_status, grpc_status = "missing_file", 422, "INVALID_ARGUMENT"
+
+
+class TooManyFiles(RequestError):
+    code, http_status, grpc_status = "too_many_files", 422, "INVALID_ARGUMENT"
+
+
+class EmptyAudio(RequestError):
+    code, http_status, grpc_status = "empty_audio", 422, "INVALID_ARGUMENT"
+
+
+class AudioTooShort(RequestError):
+    code, http_status, grpc_status = "audio_too_short", 422, "INVALID_ARGUMENT"
+
+
+class NoSpeech(RequestError):
+    code, http_status, grpc_status = "no_speech", 422, "INVALID_ARGUMENT"
+
+
+class BadSamples(RequestError):
+    code, http_status, grpc_status = "bad_samples", 422, "INVALID_ARGUMENT"
+
+
+class UnsupportedMediaType(RequestError):
+    code, http_status, grpc_status = "unsupported_media_type", 415, "INVALID_ARGUMENT"
+
+
+class UnsupportedAudio(RequestError):
+    code, http_status, grpc_status = "unsupported_audio", 415, "INVALID_ARGUMENT"
+
+
+class TooLarge(RequestError):
+    code, http_status, grpc_status = "too_large", 413, "RESOURCE_EXHAUSTED"
+
+
+class AudioTooLong(RequestError):
+    code, http_status, grpc_status = "audio_too_long", 413, "INVALID_ARGUMENT"
+
+
+class NotFound(RequestError):
+    code, http_status, grpc_status = "not_found", 404, "NOT_FOUND"
+
+
+class MethodNotAllowed(RequestError):
+    code, http_status, grpc_status = "method_not_allowed", 405, "UNIMPLEMENTED"
+
+
+class Starting(RequestError):
+    code, http_status, grpc_status = "starting", 503, "UNAVAILABLE"
+
+
+class InternalError(RequestError):
+    """What a client hears of a fault of ours; the log has the rest."""
+
+    code, http_status, grpc_status = "internal", 500, "INTERNAL"
