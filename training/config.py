@@ -1,0 +1,158 @@
+"""One frozen dataclass per job: the command line is made from it, it is checked when made and saved with its run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from training.datasets import CORPORA
+from training.features import FEATURES
+from training.models import MODELS
+from training.provenance import ROOT
+from training.spec import ACTOR_FOLDS
+from training.splits import PARTS
+
+
+def data_folder() -> Path:
+    """Where the corpora are: ``TIMBRE_DATA``, else ``../shared/data`` where that exists, else ``data``."""
+    if named := os.environ.get("TIMBRE_DATA"):
+        return Path(named)
+    shared = ROOT.parent / "shared" / "data"
+    return shared if shared.is_dir() else ROOT / "data"
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Print what a data folder holds, and what is wrong with it (then exit 1)."""
+
+    data: Path = field(default_factory=data_folder)
+    """Folder with the corpora, in any layout."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Download RAVDESS speech and TESS from their public records (about 480 MB); resumes, verifies checksums."""
+
+    data: Path = ROOT / "data"
+    """Folder to put them in."""
+    zenodo: str = "https://zenodo.org"
+    """Server of RAVDESS's record."""
+    borealis: str = "https://borealisdata.ca"
+    """Server of TESS's record."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train one model on one split."""
+
+    data: Path = field(default_factory=data_folder)
+    """Folder with the corpora, in any layout."""
+    model: str = "cnn"
+    """Network, by its name in training.models."""
+    features: str = "mfcc"
+    """Front end, by its name in training.features."""
+    corpora: tuple[str, ...] = ("ravdess",)
+    """What is learned from; only RAVDESS speech is ever validated or tested on."""
+    split: Literal["actor", "random"] = "actor"
+    """By actor (honest), or random with the same voices on both sides (comparable with what others quote)."""
+    fold: int = 3
+    """Which actor fold is the test part, 0 to 4; the next one is the validation part."""
+    epochs: int | None = None
+    """Most epochs; 100 where not given, or the run's own number when resuming."""
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    dropout: float = 0.2
+    patience: int = 25
+    """Epochs without a better validation UAR before training stops."""
+    seed: int = 0
+    """Two runs with one seed on one machine are equal."""
+    runs: Path = ROOT / "runs"
+    """Where run folders are made."""
+    name: str | None = None
+    """Name of the run folder; made from model, features and split where not given."""
+    resume: Path | None = None
+    """A run folder to go on with, by its own saved settings; of the others only --epochs and --data count."""
+
+    def __post_init__(self) -> None:
+        _known("model", self.model, MODELS)
+        _known("front end", self.features, FEATURES)
+        for corpus in self.corpora:
+            _known("corpus", corpus, CORPORA)
+        if not 0 <= self.fold < len(ACTOR_FOLDS):
+            raise ValueError(f"There is no fold {self.fold}; there are 0 to {len(ACTOR_FOLDS) - 1}.")
+        for name in ("epochs", "batch_size", "learning_rate", "patience"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0; got {value}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1; got {self.dropout}.")
+
+    @property
+    def run_name(self) -> str:
+        part = f"fold{self.fold}" if self.split == "actor" else f"random{self.seed}"
+        return self.name or f"{self.model}-{self.features}-{part}-seed{self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings as JSON values, without what only says where this machine keeps things."""
+        local = {"data", "runs", "resume"}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in local}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any], **local: Any) -> Self:
+        return cls(**{**saved, "corpora": tuple(saved["corpora"]), **local})
+
+    @classmethod
+    def load(cls, run: Path, **local: Any) -> Self:
+        """The settings of an existing run.
+
+        Raises:
+            FileNotFoundError: the folder is not a run.
+        """
+        path = run / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{run} is not a run: there is no {path.name} in it.")
+        return cls.from_json(json.loads(path.read_text()), **local)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate a run's best checkpoint on one part of its own split, with pictures."""
+
+    run: Path
+    """Run folder, as `train` left it."""
+    part: str = "test"
+    """Part of the run's split."""
+    data: Path = field(default_factory=data_folder)
+    """Folder with the corpora, in any layout."""
+
+    def __post_init__(self) -> None:
+        _known("part", self.part, PARTS)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Export a run's best checkpoint as a version the service can load."""
+
+    run: Path
+    """Run folder, as `train` left it."""
+    version: str = "1"
+    """Name of the version; the folder it is written to below --out."""
+    out: Path = ROOT / "exported"
+    data: Path = field(default_factory=data_folder)
+    """Folder with the corpora, in any layout."""
+    replace: bool = False
+    """Overwrite a version that exists."""
+
+    def __post_init__(self) -> None:
+        if not self.version.isalnum():
+            raise ValueError(f"A version is letters and digits, such as 1 or 2b; got {self.version!r}.")
+
+
+def _known(what: str, name: str, known: Any) -> None:
+    if name not in known:
+        raise ValueError(f"There is no {what} {name!r}; there are {', '.join(known)}.")

@@ -1,0 +1,189 @@
+"""RAVDESS speech and TESS from their public records: resumed where they stopped, verified by checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from training.config import DataConfig
+from training.datasets import find_clips
+from training.progress import progress
+
+_RAVDESS_ZIP = "Audio_Speech_Actors_01-24.zip"
+_RAVDESS_PATH = f"/records/1188976/files/{_RAVDESS_ZIP}?download=1"
+_RAVDESS_MD5 = "bc696df654c87fed845eb13823edef8a"  # as the record states
+_RAVDESS_CLIPS = 1440
+# Dataverse's native API: the files of the newest published version, each with its checksum.
+_TESS_LIST = "/api/datasets/:persistentId/versions/:latest-published/files?persistentId=doi:10.5683/SP2/E8H2MF"
+_TESS_FILE = "/api/access/datafile/{id}"
+
+_ATTEMPTS = 6
+_CHUNK_BYTES = 1 << 18
+_PARALLEL = 4  # polite to a public archive, enough to hide its latency over 2,800 small files
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file to fetch, and how to know it is whole."""
+
+    url: str
+    path: Path
+    md5: str
+    size_bytes: int | None = None
+    """None where only the answer will tell."""
+
+
+class Meter:
+    """Bytes had and bytes expected, over all files of a download; a file that starts over counts once."""
+
+    def __init__(self, files: Iterable[RemoteFile], update: Callable[[int, int], None]) -> None:
+        self._lock, self._update = threading.Lock(), update
+        self._sizes = {file.path: file.size_bytes or 0 for file in files}
+        self._had = dict.fromkeys(self._sizes, 0)
+        self._all_had, self._all_sizes = 0, sum(self._sizes.values())
+
+    def at(self, file: RemoteFile, had: int, size: int | None = None) -> None:
+        """So much of a file is there now; its size, where only now known."""
+        with self._lock:
+            self._all_had += had - self._had[file.path]
+            self._had[file.path] = had
+            if size is not None:
+                self._all_sizes += size - self._sizes[file.path]
+                self._sizes[file.path] = size
+            self._update(self._all_had, self._all_sizes)
+
+
+def download(config: DataConfig) -> None:
+    """Fetch what is not there yet into DATA/ravdess and DATA/tess.
+
+    Raises:
+        OSError: a server cannot be reached, answers with an error, or gives bytes that do not match their checksum.
+    """
+    with httpx.Client(follow_redirects=True, timeout=60) as client:
+        _download_ravdess(client, config)
+        _download_tess(client, config)
+
+
+def _download_ravdess(client: httpx.Client, config: DataConfig) -> None:
+    folder = config.data / "ravdess"
+    if folder.exists() and len(find_clips(folder, ("ravdess",))) >= _RAVDESS_CLIPS:
+        return
+    archive = RemoteFile(config.zenodo + _RAVDESS_PATH, config.data / _RAVDESS_ZIP, _RAVDESS_MD5)
+    fetch_all(client, [archive], "RAVDESS")
+    unpacked = config.data / ".ravdess.new"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    with zipfile.ZipFile(archive.path) as zip_file:
+        zip_file.extractall(unpacked)
+    shutil.rmtree(folder, ignore_errors=True)
+    unpacked.rename(folder)
+    archive.path.unlink()
+
+
+def _download_tess(client: httpx.Client, config: DataConfig) -> None:
+    listing = _get_json(client, config.borealis + _TESS_LIST)
+    files = []
+    for entry in listing["data"]:
+        file = entry["dataFile"]
+        if not file["filename"].lower().endswith(".wav"):
+            continue
+        path = config.data / "tess" / Path(entry.get("directoryLabel", "")) / file["filename"]
+        if not path.resolve().is_relative_to(config.data.resolve()):
+            raise OSError(f"The record names a file outside the data folder: {path}.")
+        url = config.borealis + _TESS_FILE.format(id=file["id"])
+        files.append(RemoteFile(url, path, file["checksum"]["value"], file["filesize"]))
+    if not files:
+        raise OSError(f"{config.borealis + _TESS_LIST} lists no WAV file.")
+    fetch_all(client, files, "TESS")
+
+
+def fetch_all(client: httpx.Client, files: list[RemoteFile], title: str) -> None:
+    """Fetch files that are not there whole, several at a time, with one progress bar.
+
+    Raises:
+        OSError: one could not be had after several attempts.
+    """
+    with progress(f"downloading {title}", in_bytes=True) as update, ThreadPoolExecutor(_PARALLEL) as pool:
+        meter = Meter(files, update)
+        jobs = [pool.submit(fetch, client, file, meter) for file in files]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def fetch(client: httpx.Client, file: RemoteFile, meter: Meter) -> None:
+    """Fetch one file; what a broken connection left is kept beside it as .part and gone on from.
+
+    Raises:
+        OSError: it could not be had after several attempts, or does not match its checksum.
+    """
+    if file.path.exists() and _md5(file.path) == file.md5:
+        size = file.path.stat().st_size
+        meter.at(file, size, size)
+        return
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    part = file.path.with_name(file.path.name + ".part")
+    problem: Exception | None = None
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(min(2.0**attempt / 4, 8.0))
+        try:
+            _append(client, file, part, meter)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code < 500 and error.response.status_code != 429:
+                raise OSError(f"{file.url}: {error.response.status_code} {error.response.reason_phrase}.") from error
+            problem = error
+            continue
+        except httpx.TransportError as error:
+            problem = error
+            continue
+        if _md5(part) == file.md5:
+            part.replace(file.path)
+            return
+        part.unlink()
+        problem = OSError(f"{file.url}: the bytes do not match the checksum {file.md5}.")
+    raise OSError(f"{file.path.name} could not be downloaded in {_ATTEMPTS} attempts: {problem}") from problem
+
+
+def _append(client: httpx.Client, file: RemoteFile, part: Path, meter: Meter) -> None:
+    """Ask for the rest of a file and append it; start over where the server cannot give a rest."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    with client.stream("GET", file.url, headers=headers) as response:
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # it is all there already: the checksum will tell
+        response.raise_for_status()
+        resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
+        had = have if resumed else 0
+        meter.at(file, had, had + int(response.headers.get("Content-Length", 0)))
+        with part.open("ab" if resumed else "wb") as out:
+            for chunk in response.iter_bytes(_CHUNK_BYTES):
+                out.write(chunk)
+                had += len(chunk)
+                meter.at(file, had)
+
+
+def _get_json(client: httpx.Client, url: str) -> Any:
+    try:
+        response = client.get(url)
+        response.raise_for_status()
+        return response.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise OSError(f"{url} could not be read: {error}") from error
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

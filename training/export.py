@@ -1,0 +1,201 @@
+"""A run becomes a version: one ONNX file from waveform to probabilities that says everything about itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from training.card import model_card
+from training.classifier import Classifier
+from training.config import ExportConfig, TrainConfig
+from training.datasets import find_clips
+from training.evaluate import examine
+from training.provenance import provenance
+from training.recordings import Recordings
+from training.report import plot_curves
+from training.spec import AUDIO, LABELS, SCHEMA_VERSION
+from training.splits import Split
+from training.train import load_classifier, read_history
+
+OPSET = 18
+INPUT, OUTPUT = "waveform", "probabilities"
+PARITY = 1e-5
+"""Largest difference allowed between ONNX Runtime's and PyTorch's probabilities."""
+
+LICENCE = "CC BY-NC-SA 4.0, from its training data: research and other non-commercial use only"
+
+
+def export(config: ExportConfig) -> Path:
+    """Write OUT/VERSION/ with model.onnx, model.json, card.md and report/; returns the folder.
+
+    What is examined on the test part is the exported file itself, in ONNX Runtime.
+
+    Raises:
+        FileNotFoundError: no run, no checkpoint, or clips of its split are not in the data.
+        FileExistsError: the version exists and is not to be replaced.
+        ValueError: the exported graph does not agree with PyTorch.
+    """
+    folder = config.out / config.version
+    if folder.exists() and not config.replace:
+        raise FileExistsError(f"{folder} exists. Give another --version, or --replace it.")
+    settings, classifier = load_classifier(config.run)
+    split = Split.load(config.run / "split.json", find_clips(config.data, settings.corpora))
+
+    work = config.out / f".{config.version}.new"
+    shutil.rmtree(work, ignore_errors=True)
+    report = work / "report"
+    report.mkdir(parents=True)
+    graph = export_graph(classifier)
+    session = _session(graph.SerializeToString())
+    _check_parity(session, classifier, Recordings(split.validation[:32]))
+
+    metrics = examine(session, split.test, "test", report, settings.seed)
+    elsewhere = _examine_elsewhere(session, config, settings, report)
+    for name in ("config.json", "split.json", "history.csv"):
+        shutil.copy(config.run / name, report / name)
+    plot_curves(read_history(config.run), report / "curves.png")
+
+    metadata = describe(config, settings, classifier, split, metrics, elsewhere)
+    set_metadata(graph, metadata)
+    data = graph.SerializeToString()
+    (work / "model.onnx").write_bytes(data)
+    model = {"file": "model.onnx", "sha256": hashlib.sha256(data).hexdigest(), "metadata": metadata}
+    (work / "model.json").write_text(json.dumps(model, indent=1) + "\n")
+    (work / "card.md").write_text(model_card(metadata, metrics, elsewhere))
+    shutil.rmtree(folder, ignore_errors=True)
+    work.rename(folder)
+    return folder
+
+
+class _Probabilities(nn.Module):
+    """The classifier with its softmax: what is frozen into the graph."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(waveform)
+        return logits.softmax(dim=1)
+
+
+def export_graph(classifier: Classifier) -> onnx.ModelProto:
+    """The classifier as an ONNX model: waveform (batch, window_samples) float32 -> probabilities (batch, classes)."""
+    example = torch.zeros(2, AUDIO.window_samples)
+    # The exporter reports operators of packages that are not used here.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Probabilities(classifier).eval(),
+            (example,),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise ValueError("The exporter gave no graph.")
+    graph: onnx.ModelProto = program.model_proto
+    _forget_origin(graph)
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def _forget_origin(graph: onnx.ModelProto) -> None:
+    """Drop the stack traces and paths of the exporting machine from every node and value."""
+    holders: list[Any] = [graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.initializer]
+    holders += [*graph.graph.input, *graph.graph.output, *graph.functions]
+    for holder in holders:
+        holder.doc_string = ""
+        del holder.metadata_props[:]
+
+
+def set_metadata(graph: onnx.ModelProto, metadata: dict[str, Any]) -> None:
+    """Write each value as JSON under its key into the model's metadata."""
+    del graph.metadata_props[:]
+    for key, value in metadata.items():
+        entry = graph.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(value)
+
+
+def describe(
+    config: ExportConfig,
+    settings: TrainConfig,
+    classifier: Classifier,
+    split: Split,
+    metrics: dict[str, Any],
+    elsewhere: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What an exported file says of itself. The service needs the first six; the rest is for people."""
+    trained = json.loads((config.run / "provenance.json").read_text())
+    headline = ("clips", "accuracy", "uar", "f1_macro")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "version": config.version,
+        "labels": list(LABELS),
+        "sample_rate_hz": AUDIO.rate_hz,
+        "window_samples": AUDIO.window_samples,
+        "hop_samples": AUDIO.window_hop_samples,
+        "model": settings.model,
+        "features": settings.features,
+        "parameters": classifier.parameters_count,
+        "training": {
+            "corpora": list(settings.corpora),
+            "split": {"kind": split.kind, "key": split.key},
+            "speakers": {part: split.speakers(part) for part in ("train", "validation", "test")},
+            "clips": {part: len(split.part(part)) for part in ("train", "validation", "test")},
+            "settings": settings.to_json(),
+        },
+        "metrics": {
+            "test": {key: metrics[key] for key in headline},
+            **({"tess": {key: elsewhere[key] for key in headline}} if elsewhere else {}),
+        },
+        "licence": LICENCE,
+        "commit": trained["commit"],
+        "provenance": {"trained": trained, "exported": provenance(settings.seed)},
+    }
+
+
+def _examine_elsewhere(model: Any, config: ExportConfig, settings: TrainConfig, report: Path) -> dict[str, Any] | None:
+    """Scores on TESS where the model has never heard it and it is there: another corpus, other words."""
+    if "tess" in settings.corpora:
+        return None
+    try:
+        clips = find_clips(config.data, ("tess",))
+    except FileNotFoundError:
+        return None
+    return examine(model, clips, "TESS", report, settings.seed, prefix="tess_")
+
+
+def _session(data: bytes) -> Any:
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+    def run(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        probabilities: npt.NDArray[np.float32] = session.run([OUTPUT], {INPUT: windows})[0]
+        return probabilities
+
+    return run
+
+
+def _check_parity(model: Any, classifier: Classifier, recordings: Recordings) -> None:
+    for windows, _ in recordings.window_batches(16):
+        with torch.inference_mode():
+            expected = classifier(windows).softmax(dim=1).numpy()
+        difference = float(np.abs(model(windows.numpy()) - expected).max())
+        if not difference < PARITY:
+            raise ValueError(f"ONNX Runtime and PyTorch differ by {difference:.1e}; below {PARITY:.0e} is allowed.")

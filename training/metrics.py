@@ -1,0 +1,90 @@
+"""Clip-level scores. UAR, the unweighted average recall, is the field's measure where classes are uneven."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+    recall_score,
+    roc_auc_score,
+)
+
+from training.spec import LABELS
+
+
+def clip_probabilities(
+    windows: npt.NDArray[np.float32], owners: npt.NDArray[np.int64], clips: int
+) -> npt.NDArray[np.float64]:
+    """Mean of each clip's window probabilities, the rule by which the service answers.
+
+    Args:
+        windows: (n, classes), probabilities per window.
+        owners: (n,), index of the clip each window was cut from.
+        clips: how many clips there are.
+
+    Returns:
+        float64 (clips, classes).
+    """
+    sums = np.zeros((clips, windows.shape[1]))
+    np.add.at(sums, owners, windows)
+    return sums / np.bincount(owners, minlength=clips)[:, None]
+
+
+def uar(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
+    """Mean recall over the classes that occur."""
+    present = np.unique(labels)
+    return float(recall_score(labels, predicted, labels=present, average="macro", zero_division=0.0))
+
+
+def scores(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """All of a part's measures, as JSON values.
+
+    Args:
+        labels: (clips,), indices in LABELS.
+        probabilities: (clips, classes).
+
+    Returns:
+        accuracy, uar, f1_macro, f1_weighted, precision_macro, recall_macro, auc_macro (one against the rest; None where
+        a class does not occur), clips, per_class and confusion (rows are the truth).
+    """
+    predicted = probabilities.argmax(axis=1)
+    classes = list(range(len(LABELS)))
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=classes, zero_division=0.0
+    )
+    auc = [_auc(labels == index, probabilities[:, index]) for index in classes]
+    known = [value for value in auc if value is not None]
+    return {
+        "clips": len(labels),
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "uar": uar(labels, predicted),
+        "f1_macro": float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0.0)),
+        "f1_weighted": float(f1_score(labels, predicted, labels=classes, average="weighted", zero_division=0.0)),
+        "precision_macro": float(precision.mean()),
+        "recall_macro": float(recall.mean()),
+        "auc_macro": float(np.mean(known)) if len(known) == len(classes) else None,
+        "per_class": {
+            label: {
+                "precision": float(precision[index]),
+                "recall": float(recall[index]),
+                "f1": float(f1[index]),
+                "auc": auc[index],
+                "clips": int(support[index]),
+            }
+            for index, label in enumerate(LABELS)
+        },
+        "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
+    }
+
+
+def _auc(is_class: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]) -> float | None:
+    """Area under the ROC curve of one class against the rest; None where there is only one of the two."""
+    if is_class.all() or not is_class.any():
+        return None
+    return float(roc_auc_score(is_class, score))

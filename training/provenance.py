@@ -1,0 +1,62 @@
+"""Where a number came from: the command, the commit, the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def provenance(seed: int | None = None) -> dict[str, Any]:
+    """What every results file names: command, commit, machine, library versions, time (UTC) and seed."""
+    return {
+        "command": command(),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": {name: version(name) for name in ("torch", "onnxruntime", "numpy", "scikit-learn", "librosa")},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+    }
+
+
+def command() -> str:
+    """The command line as it can be typed again from the repository's root."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py":
+        start = ["python", "-m", program.parent.name]
+    else:
+        start = [os.path.relpath(program, ROOT) if program.is_relative_to(ROOT) else program.name]
+    return shlex.join([*start, *sys.argv[1:]])
+
+
+def commit() -> str:
+    """The commit checked out, with "+changes" where tracked files differ from it; "unknown" outside a checkout."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def machine() -> str:
+    """Processor, usable cores and system, for example "Xeon, 2 cores, Linux x86_64"."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} cores, {platform.system()} {platform.machine()}"
+
+
+def _git(*arguments: str) -> str:
+    run = subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+    return run.stdout.strip()

@@ -1,0 +1,92 @@
+"""Pictures and text of an evaluation. Every figure is drawn from numbers that stand in a JSON beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from sklearn.metrics import classification_report, roc_curve
+
+from training.spec import LABELS
+
+matplotlib.use("Agg")
+
+_DPI = 120
+
+
+def plot_curves(history: Sequence[dict[str, float]], path: Path) -> None:
+    """Loss and validation scores over epochs."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    losses, results = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    for name, title in (("train_loss", "training (windows)"), ("val_loss", "validation (clips)")):
+        losses.plot(epochs, [row[name] for row in history], label=title)
+    for name, title in (("val_accuracy", "accuracy"), ("val_uar", "UAR")):
+        results.plot(epochs, [row[name] for row in history], label=title)
+    best = max(history, key=lambda row: row["val_uar"])
+    results.axvline(best["epoch"], color="grey", linestyle=":", label=f"kept: epoch {best['epoch']:.0f}")
+    losses.set(title="Loss", xlabel="epoch", ylabel="cross entropy")
+    results.set(title="Validation actors", xlabel="epoch", ylim=(0, 1))
+    for axes in (losses, results):
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_confusion(confusion: Sequence[Sequence[int]], path: Path, title: str) -> None:
+    """Confusion matrix, rows the truth, cells counts over the share of the row."""
+    counts = np.asarray(confusion)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(6.5, 5.6), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(LABELS))
+    axes.set_xticks(ticks, LABELS, rotation=45, ha="right")
+    axes.set_yticks(ticks, LABELS)
+    axes.set(xlabel="heard as", ylabel="acted", title=title)
+    for row, column in np.ndindex(*counts.shape):
+        colour = "white" if share[row, column] > 0.5 else "black"
+        text = f"{counts[row, column]}\n{share[row, column]:.0%}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    figure.colorbar(image, label="share of the row")
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_roc(
+    labels: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float64],
+    scores: dict[str, Any],
+    path: Path,
+    title: str,
+) -> None:
+    """One ROC curve per class against the rest; classes that do not occur have none."""
+    figure = Figure(figsize=(6.5, 5.6), layout="constrained")
+    axes = figure.subplots()
+    for index, label in enumerate(LABELS):
+        auc = scores["per_class"][label]["auc"]
+        if auc is None:
+            continue
+        false_positive, true_positive, _ = roc_curve(labels == index, probabilities[:, index])
+        axes.plot(false_positive, true_positive, label=f"{label} {auc:.2f}")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title)
+    axes.legend(title="area under the curve", frameon=False)
+    figure.savefig(path, dpi=_DPI)
+
+
+def classification_text(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> str:
+    """scikit-learn's classification report over all classes."""
+    text: str = classification_report(
+        labels,
+        probabilities.argmax(axis=1),
+        labels=list(range(len(LABELS))),
+        target_names=list(LABELS),
+        digits=3,
+        zero_division=0.0,
+    )
+    return text

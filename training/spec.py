@@ -1,0 +1,96 @@
+"""The only owner of label names, corpus codes and audio numbers.
+
+They leave this package inside an exported version's metadata and by no other way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from serving.audio import WindowSpec
+
+SCHEMA_VERSION = 1
+"""Version of the exported artifact's layout: tensors, metadata keys and their meaning."""
+
+LABELS = ("angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised")
+"""Class names in the order of the network's outputs."""
+
+RAVDESS_EMOTIONS = MappingProxyType(
+    {
+        "01": "neutral",
+        "02": "calm",
+        "03": "happy",
+        "04": "sad",
+        "05": "angry",
+        "06": "fearful",
+        "07": "disgust",
+        "08": "surprised",
+    }
+)
+"""Third field of a RAVDESS file name (Livingstone & Russo 2018, doi:10.1371/journal.pone.0196391)."""
+
+RAVDESS_SONG_EMOTIONS = ("01", "02", "03", "04", "05", "06")
+"""The emotions that were sung; disgust and surprise were only spoken."""
+
+RAVDESS_ACTORS = tuple(f"{actor:02d}" for actor in range(1, 25))
+RAVDESS_SONGLESS_ACTOR = "18"
+"""The one actor of whom no song was published."""
+
+TESS_EMOTIONS = MappingProxyType(
+    {
+        "angry": "angry",
+        "disgust": "disgust",
+        "fear": "fearful",
+        "happy": "happy",
+        "neutral": "neutral",
+        "ps": "surprised",
+        "sad": "sad",
+    }
+)
+"""Last part of a TESS file name (doi:10.5683/SP2/E8H2MF); "ps" is pleasant surprise."""
+
+TESS_SPEAKERS = ("OAF", "YAF")
+"""The older and the younger actress."""
+
+ACTOR_FOLDS = (
+    ("02", "05", "14", "15", "16"),
+    ("03", "06", "07", "13", "18"),
+    ("10", "11", "12", "19", "20"),
+    ("08", "17", "21", "23", "24"),
+    ("01", "04", "09", "22"),
+)
+"""The published five subject-wise folds of RAVDESS (Luna-Jimenez et al. 2021, doi:10.3390/s21227665)."""
+
+
+@dataclass(frozen=True)
+class AudioSpec:
+    """Numbers of the front end.
+
+    40 MFCC of 64 mel bands over 1,024-sample frames every 512 samples is the classic recipe on these corpora; 3 s hold
+    the spoken part of nearly every clip.
+    """
+
+    rate_hz: int = 16_000
+    window_s: float = 3.0
+    window_hop_s: float = 1.5
+    fft_samples: int = 1024
+    frame_hop_samples: int = 512
+    mel_bands: int = 64
+    mfcc: int = 40
+
+    @property
+    def window_samples(self) -> int:
+        return round(self.window_s * self.rate_hz)
+
+    @property
+    def window_hop_samples(self) -> int:
+        return round(self.window_hop_s * self.rate_hz)
+
+    @property
+    def windows(self) -> WindowSpec:
+        """How clips are cut, in the terms of ``serving.audio``."""
+        return WindowSpec(self.rate_hz, self.window_samples, self.window_hop_samples)
+
+
+AUDIO = AudioSpec()

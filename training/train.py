@@ -1,0 +1,184 @@
+"""One training: a run folder with its settings, split, history, curves and checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader, IterableDataset
+
+from training.classifier import Classifier, TrainingStep
+from training.config import TrainConfig
+from training.datasets import find_clips, without_copies
+from training.progress import progress
+from training.provenance import provenance
+from training.recordings import EpochOrder, RandomWindows, Recordings
+from training.report import plot_curves
+from training.splits import Split, actor_split, random_split
+
+DEFAULT_EPOCHS = 100
+BEST, LAST = "best.ckpt", "last.ckpt"
+_EVALUATION_WINDOWS = 64
+
+
+def train(config: TrainConfig) -> Path:
+    """Train, or go on with a run that stopped; returns the run folder.
+
+    The folder holds config.json, split.json, provenance.json, history.csv, curves.png, tensorboard/ and checkpoints/.
+
+    Raises:
+        FileNotFoundError: no data, or no run to resume.
+        FileExistsError: the run folder exists and is not to be resumed.
+    """
+    config, run = _open_run(config)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    data = Corpora(config, run)
+    classifier = Classifier(config.model, config.features, config.dropout)
+    checkpoints = run / "checkpoints"
+    trainer = lightning.Trainer(
+        max_epochs=config.epochs or DEFAULT_EPOCHS,
+        accelerator="auto",
+        deterministic=True,
+        default_root_dir=run,
+        logger=TensorBoardLogger(run, name="tensorboard", version=""),
+        callbacks=[
+            ModelCheckpoint(checkpoints, filename="best", monitor="val_uar", mode="max", enable_version_counter=False),
+            # A second one, because the first writes only where the score rose; it is what --resume goes on from.
+            ModelCheckpoint(checkpoints, filename="last", monitor=None, enable_version_counter=False),
+            EarlyStopping("val_uar", mode="max", patience=config.patience),
+            LearningRateMonitor(logging_interval="epoch"),
+            History(run),
+        ],
+        log_every_n_steps=1,
+        enable_model_summary=False,
+    )
+    resumed = checkpoints / LAST if config.resume else None
+    trainer.fit(TrainingStep(config, classifier), data, ckpt_path=resumed, weights_only=False)
+    plot_curves(read_history(run), run / "curves.png")
+    return run
+
+
+def load_classifier(run: Path) -> tuple[TrainConfig, Classifier]:
+    """The settings of a run and its best classifier, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: the folder is not a run, or has no checkpoint yet.
+    """
+    config = TrainConfig.load(run)
+    path = run / "checkpoints" / BEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} has no best checkpoint yet: let `python -m training train` finish an epoch.")
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    classifier = Classifier(config.model, config.features, config.dropout)
+    step = TrainingStep(config, classifier)
+    step.load_state_dict(state)
+    return config, classifier.eval()
+
+
+def read_history(run: Path) -> list[dict[str, float]]:
+    """The epochs of a run, in order: epoch, learning rate, losses and scores."""
+    with (run / "history.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def make_split(config: TrainConfig, data: Path) -> Split:
+    """The split that a run's settings ask for, over the clips found."""
+    clips = find_clips(data, config.corpora)
+    if config.split == "actor":
+        return actor_split(clips, config.fold)
+    # One recording under two names must not stand on both sides; by actor it cannot.
+    return random_split(without_copies(clips), config.seed)
+
+
+def _open_run(config: TrainConfig) -> tuple[TrainConfig, Path]:
+    if config.resume:
+        run = config.resume
+        saved = TrainConfig.load(run, data=config.data, runs=config.runs, resume=run)
+        config = dataclasses.replace(saved, epochs=config.epochs or saved.epochs)
+        if not (run / "checkpoints" / LAST).is_file():
+            raise FileNotFoundError(f"{run} has no {LAST}: it stopped before its first epoch ended. Start it anew.")
+    else:
+        run = config.runs / config.run_name
+        if run.exists():
+            raise FileExistsError(f"{run} exists. Go on with it by --resume {run}, or give another --name.")
+        run.mkdir(parents=True)
+        _write(run / "provenance.json", provenance(config.seed))
+    _write(run / "config.json", config.to_json())
+    return config, run
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+class Corpora(lightning.LightningDataModule):
+    """The train and validation parts of a run's split, decoded into memory."""
+
+    def __init__(self, config: TrainConfig, run: Path) -> None:
+        super().__init__()
+        self.config, self.run = config, run
+        self.recordings: dict[str, Recordings] = {}
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 - the name is Lightning's
+        if self.recordings:
+            return
+        saved = self.run / "split.json"
+        if saved.exists():
+            split = Split.load(saved, find_clips(self.config.data, self.config.corpora))
+        else:
+            split = make_split(self.config, self.config.data)
+            split.save(saved)
+        for part in ("train", "validation"):
+            with progress(f"decoding {part}") as update:
+                self.recordings[part] = Recordings(split.part(part), update)
+        if self.trainer is not None:
+            step = self.trainer.lightning_module
+            windows = (batch for batch, _ in self.recordings["train"].window_batches(_EVALUATION_WINDOWS))
+            step.classifier.fit_normalisation(windows)  # type: ignore[union-attr, operator]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        recordings = self.recordings["train"]
+        order = EpochOrder(len(recordings), self.config.seed)
+        return DataLoader(
+            RandomWindows(recordings), self.config.batch_size, sampler=order, drop_last=len(recordings) > 1
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(_WindowStream(self.recordings["validation"]), batch_size=None)
+
+
+class _WindowStream(IterableDataset[Any]):
+    """All windows of some recordings, ready batched."""
+
+    def __init__(self, recordings: Recordings) -> None:
+        self.recordings = recordings
+
+    def __iter__(self) -> Any:
+        return self.recordings.window_batches(_EVALUATION_WINDOWS)
+
+
+class History(Callback):
+    """history.csv: one line an epoch, written as it ends and kept when a run is resumed."""
+
+    COLUMNS = ("epoch", "learning_rate", "train_loss", "val_loss", "val_accuracy", "val_uar")
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / "history.csv"
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {"epoch": trainer.current_epoch, "learning_rate": rate, **logged}
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, self.COLUMNS, extrasaction="ignore")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
