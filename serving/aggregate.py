@@ -1,0 +1,43 @@
+"""From the windows' probabilities to a timeline and one answer for the clip."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from serving.artifact import Metadata
+from serving.audio import Clip, Windows
+from serving.schemas import Segment, rounded
+from serving.session import Probabilities
+
+
+def timeline(probabilities: Probabilities, windows: Windows, clip: Clip, metadata: Metadata) -> list[Segment]:
+    """One segment per window, in order; the last ends no later than the clip.
+
+    Args:
+        probabilities: float32 (N, classes), a row per window.
+        windows: the N windows that were run.
+    """
+    rate_hz = metadata.windows.rate_hz
+    segments = []
+    for row, start in zip(probabilities, windows.starts, strict=True):
+        end_s = min((int(start) + windows.window_samples) / rate_hz, clip.duration_s)
+        segments.append(
+            Segment(start_s=round(int(start) / rate_hz, 3), end_s=round(end_s, 3), **answer(row, metadata.labels))
+        )
+    return segments
+
+
+def answer(probabilities: Probabilities, labels: tuple[str, ...]) -> dict[str, object]:
+    """``emotion``, ``confidence`` and ``all_emotions`` of one row of probabilities, float (classes,)."""
+    best = int(np.argmax(probabilities))
+    return {
+        "emotion": labels[best],
+        "confidence": rounded(probabilities[best]),
+        "all_emotions": {label: rounded(value) for label, value in zip(labels, probabilities, strict=True)},
+    }
+
+
+def whole_clip(probabilities: Probabilities) -> Probabilities:
+    """Mean over the windows, (N, classes) -> (classes,): the rule the models are measured by."""
+    mean: Probabilities = probabilities.mean(axis=0)
+    return mean

@@ -1,0 +1,70 @@
+"""What goes out, the same by every transport."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class Segment(_Answer):
+    """What one window of a clip expresses."""
+
+    start_s: float = Field(description="Start within the clip, seconds.")
+    end_s: float = Field(description="End within the clip, seconds.")
+    emotion: str
+    confidence: float = Field(description="Probability of that emotion.")
+    all_emotions: dict[str, float] = Field(description="Probability of each emotion; they sum to 1.")
+
+
+class Timing(_Answer):
+    """Where the request's time went, milliseconds."""
+
+    decode: float = Field(description="Decoding, down-mixing, resampling and cutting.")
+    queue: float = Field(description="Waiting for a free worker.")
+    inference: float = Field(description="The model's forward passes.")
+    total: float = Field(description="From the last byte of the request to the answer.")
+
+
+class Prediction(_Answer):
+    """The answer to one clip."""
+
+    emotion: str = Field(description="The most probable emotion of the whole clip.")
+    confidence: float = Field(description="Its probability.")
+    all_emotions: dict[str, float] = Field(description="Probability of each emotion; they sum to 1.")
+    filename: str | None = Field(description="As the client named the file; null for a raw body.")
+    model_version: str = Field(description="Which exported version answered.")
+    duration_s: float = Field(description="Length of the clip, seconds.")
+    segments: list[Segment] = Field(description="The timeline: overlapping windows, without the silent ones.")
+    timing_ms: Timing
+
+
+class Health(_Answer):
+    """Whether the service answers, and with what."""
+
+    status: str
+    model_version: str
+
+
+class ErrorDetail(BaseModel):
+    """Why a request was refused. Some codes carry further keys with the figures."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str = Field(description="The word to switch on.")
+    message: str = Field(description="What came, what is allowed, and what to do.")
+
+
+class ErrorBody(BaseModel):
+    """The body of every refusal."""
+
+    error: ErrorDetail
+
+
+def rounded(value: Any) -> float:
+    """Six decimals: below the model's own precision, and readable."""
+    return round(float(value), 6)

@@ -1,0 +1,162 @@
+"""The upload in an HTTP body: multipart or raw, counted while it comes in, held in memory only.
+
+The web framework's own form parser spools uploads to disk and reads whole bodies before anyone can object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartCallbacks, parse_options_header
+from starlette.requests import Request
+
+from serving.errors import InvalidRequest, MissingFile, TooLarge, TooManyFiles, UnsupportedMediaType
+from serving.pipeline import Upload
+
+FIELD = "file"
+"""Name of the multipart field that carries the audio."""
+
+_RAW_TYPES = frozenset({"application/octet-stream", "application/ogg", "video/mp4", "video/webm", "video/ogg"})
+_MULTIPART = "multipart/form-data"
+_MULTIPART_OVERHEAD_BYTES = 1 << 16  # boundaries, headers and small text fields around the file
+_MAX_PARTS = 32
+_HOW = (
+    f"Send the audio as multipart field `{FIELD}` (curl -F {FIELD}=@clip.wav) or as the raw body with its audio type."
+)
+
+
+async def read_upload(request: Request, max_bytes: int) -> Upload:
+    """The one audio file of a request.
+
+    Raises:
+        TooLarge: more than ``max_bytes``, by the announced length or while reading.
+        MissingFile: no file in the body. TooManyFiles: more than one.
+        UnsupportedMediaType: a content type that carries no audio.
+        InvalidRequest: a multipart body that does not follow its own format.
+    """
+    media_type, options = parse_options_header(request.headers.get("content-type"))
+    kind = media_type.decode("latin-1").lower()
+    multipart = kind == _MULTIPART
+    if kind and not multipart and kind not in _RAW_TYPES and not kind.startswith("audio/"):
+        raise UnsupportedMediaType(
+            f"A body of type {kind} carries no audio that is read here. {_HOW}", content_type=kind
+        )
+    allowed = max_bytes + (_MULTIPART_OVERHEAD_BYTES if multipart else 0)
+    body = _counted(request, allowed, max_bytes)
+    if multipart:
+        return await _read_multipart(body, options.get(b"boundary"), max_bytes)
+    data = b"".join([chunk async for chunk in body])
+    if not data and not kind:
+        raise MissingFile(f"The request has no body. {_HOW}")
+    return Upload(data, None)
+
+
+async def _counted(request: Request, allowed: int, max_bytes: int) -> AsyncIterator[bytes]:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > allowed:
+        raise _too_large(max_bytes)
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > allowed:
+            raise _too_large(max_bytes)
+        yield chunk
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"The upload is over {max_bytes} bytes. Send a compressed format (FLAC, OGG, MP3) or cut it.",
+        max_bytes=max_bytes,
+    )
+
+
+async def _read_multipart(body: AsyncIterator[bytes], boundary: bytes | None, max_bytes: int) -> Upload:
+    if not boundary:
+        raise InvalidRequest(f"The multipart content type names no boundary. {_HOW}")
+    form = _Form()
+    try:
+        parser = MultipartParser(boundary, form.callbacks())
+        async for chunk in body:
+            parser.write(chunk)
+        parser.finalize()
+    except FormParserError as error:
+        raise InvalidRequest(f"The multipart body is malformed ({error}). {_HOW}") from error
+    if not form.ended:
+        raise InvalidRequest(f"The multipart body breaks off before its closing boundary. {_HOW}")
+    return form.upload(max_bytes)
+
+
+@dataclass
+class _Part:
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    chunks: list[bytes] = field(default_factory=list)
+    name: str = ""
+    filename: str | None = None
+
+
+@dataclass
+class _Form:
+    """Collects what the parser calls out; keeps the bytes of the file field only."""
+
+    parts: list[_Part] = field(default_factory=list)
+    ended: bool = False
+    _header: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_end": self._end,
+        }
+
+    def upload(self, max_bytes: int) -> Upload:
+        """The one file among the parts."""
+        files = [part for part in self.parts if part.name == FIELD and part.filename is not None]
+        if len(files) > 1:
+            raise TooManyFiles(
+                f"{len(files)} files came; one request takes one. Send them one by one.", files=len(files)
+            )
+        if not files or not (files[0].filename or files[0].chunks):
+            raise MissingFile(self._why_none(), fields=[part.name for part in self.parts])
+        data = b"".join(files[0].chunks)
+        if len(data) > max_bytes:
+            raise _too_large(max_bytes)
+        return Upload(data, files[0].filename)
+
+    def _why_none(self) -> str:
+        if any(part.name == FIELD for part in self.parts):
+            return f"The field `{FIELD}` holds text, not a file; paths and URLs are not fetched. {_HOW}"
+        came = ", ".join(f"`{part.name}`" for part in self.parts) or "no field at all"
+        return f"There is no file field `{FIELD}` in the form; {came} came. {_HOW}"
+
+    def _begin(self) -> None:
+        if len(self.parts) == _MAX_PARTS:
+            raise TooManyFiles(f"The form has more than {_MAX_PARTS} fields. {_HOW}")
+        self.parts.append(_Part())
+
+    def _header_end(self) -> None:
+        name, value = self._header
+        self.parts[-1].headers[bytes(name).lower()] = bytes(value)
+        self._header = (bytearray(), bytearray())
+
+    def _headers_finished(self) -> None:
+        part = self.parts[-1]
+        _, options = parse_options_header(part.headers.get(b"content-disposition"))
+        part.name = options.get(b"name", b"").decode("utf-8", "replace")
+        if b"filename" in options:
+            part.filename = options[b"filename"].decode("utf-8", "replace")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        part = self.parts[-1]
+        if part.name == FIELD and part.filename is not None:
+            part.chunks.append(data[start:end])
+
+    def _end(self) -> None:
+        self.ended = True
