@@ -7,6 +7,7 @@ at its own rate: blocks are decoded, mixed to mono and resampled one after the o
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ Samples = npt.NDArray[np.float32]
 READABLE = "WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, M4A/AAC and WebM"
 
 _BLOCK_FRAMES = 1 << 16  # 4 MB of float32 at 16 channels: bounds memory, still few calls
+_SALVAGE_FRAMES = 256
 _LEVEL_FRAME_S = 0.025  # the usual short-time frame of speech analysis
 # The quietest of 1,200 RAVDESS clips peaks at -55 dBFS in such a frame; a muted line's dither is below -90.
 _SILENCE_DBFS = -65.0
@@ -242,19 +244,33 @@ def _open_soundfile(data: bytes) -> _Source:
         ) from error
     if file.format not in _SOUNDFILE_FORMATS:
         raise UnsupportedAudio(f"{file.format} files are not read. Send {READABLE}.", format=file.format)
+    return _Source(file.format, file.samplerate, file.channels, file.frames, _soundfile_blocks(file, data))
 
-    def blocks() -> Iterator[Samples]:
-        with file:
-            while True:
-                try:
-                    block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
-                except soundfile.LibsndfileError:
-                    return  # cut short or damaged from here on: what came before it counts
-                if not len(block):
-                    return
+
+def _soundfile_blocks(file: soundfile.SoundFile, data: bytes) -> Iterator[Samples]:
+    """The blocks of a file; of one that is cut short or damaged, what comes before the damage.
+
+    libsndfile fails a whole read for an error in it, so the block that failed is read once more in small pieces.
+    """
+    blocks = 0
+    with file:
+        try:
+            for block in _reads(file, _BLOCK_FRAMES):
+                blocks += 1
                 yield block
+        except soundfile.LibsndfileError:
+            pass
+        else:
+            return
+    with soundfile.SoundFile(io.BytesIO(data)) as again, contextlib.suppress(soundfile.LibsndfileError):
+        for _ in range(blocks):
+            again.read(_BLOCK_FRAMES, dtype="float32")
+        yield from _reads(again, _SALVAGE_FRAMES)
 
-    return _Source(file.format, file.samplerate, file.channels, file.frames, blocks())
+
+def _reads(file: soundfile.SoundFile, frames: int) -> Iterator[Samples]:
+    while len(block := file.read(frames, dtype="float32", always_2d=True)):
+        yield block
 
 
 def _open_av(data: bytes, demuxer: str, name: str) -> _Source:
@@ -293,12 +309,13 @@ def _open_av(data: bytes, demuxer: str, name: str) -> _Source:
 def _check_header(source: _Source, limits: Limits) -> None:
     if not limits.min_rate_hz <= source.rate_hz <= limits.max_rate_hz:
         raise UnsupportedAudio(
-            f"The sample rate is {source.rate_hz} Hz; {limits.min_rate_hz} to {limits.max_rate_hz} Hz are read.",
+            f"The sample rate is {source.rate_hz} Hz; {limits.min_rate_hz} to {limits.max_rate_hz} Hz are read. "
+            "Resample and resend.",
             rate_hz=source.rate_hz,
         )
     if not 1 <= source.channels <= limits.max_channels:
         raise UnsupportedAudio(
-            f"The file has {source.channels} channels; 1 to {limits.max_channels} are read.",
+            f"The file has {source.channels} channels; 1 to {limits.max_channels} are read. Mix it down.",
             channels=source.channels,
         )
     # A stream of unknown length gives no number, or one no recording can have (libsndfile: 2^63 - 1).

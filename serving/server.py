@@ -34,9 +34,7 @@ def run(settings: Settings) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with tempfile.TemporaryDirectory(prefix="timbre-metrics-") as metrics:
-        # Both are read when BentoML is imported.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
-        os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # read when BentoML is imported
         from serving.service import Timbre, newest
 
         version = newest(settings).metadata.version

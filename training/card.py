@@ -9,8 +9,14 @@ import numpy as np
 from training.spec import LABELS, RAVDESS_ACTORS
 
 
-def model_card(metadata: dict[str, Any], metrics: dict[str, Any], elsewhere: dict[str, Any] | None) -> str:
-    """Markdown of one version's card; every number in it stands in model.json or report/*.json beside it."""
+def model_card(metadata: dict[str, Any], results: dict[str, dict[str, Any]]) -> str:
+    """Markdown of one version's card; every number in it stands in model.json or report/*.json beside it.
+
+    Args:
+        metadata: as written into the exported file.
+        results: metrics by part: "test", "validation" and, where the corpus was not learned from, "tess".
+    """
+    metrics, elsewhere = results["test"], results.get("tess")
     training = metadata["training"]
     trained = metadata["provenance"]["trained"]
     speakers, clips = training["speakers"], training["clips"]
@@ -35,8 +41,8 @@ def model_card(metadata: dict[str, Any], metrics: dict[str, Any], elsewhere: dic
         f"clips of speakers {', '.join(speakers['validation'])}, and examined once, as the exported file in ONNX "
         f"Runtime, on {clips['test']} clips of speakers {', '.join(speakers['test'])}. No voice is in two parts "
         f"(split: {training['split']['kind']} {training['split']['key']}; report/split.json names every clip).",
-        _headline(metrics, elsewhere),
-        f"{len(speakers['test'])} speakers are few: read the figures as plus or minus several points. Chance is "
+        _headline(results),
+        f"{len(speakers['test'])} speakers are few: read the figures as plus or minus ten points. Chance is "
         f"{1 / len(LABELS):.3f}.",
         "| emotion | recall | precision | clips |\n|---|---|---|---|\n"
         + "\n".join(
@@ -58,10 +64,13 @@ def model_card(metadata: dict[str, Any], metrics: dict[str, Any], elsewhere: dic
     return "\n\n".join(sections) + "\n"
 
 
-def _headline(metrics: dict[str, Any], elsewhere: dict[str, Any] | None) -> str:
-    rows = [("RAVDESS, unseen actors", metrics)]
-    if elsewhere:
-        rows.append(("TESS, an unheard corpus (7 of the 8 emotions)", elsewhere))
+def _headline(results: dict[str, dict[str, Any]]) -> str:
+    names = {
+        "test": "RAVDESS, unseen actors",
+        "validation": "RAVDESS, the actors it was chosen on",
+        "tess": "TESS, an unheard corpus (7 of the 8 emotions)",
+    }
+    rows = [(names[part], metrics) for part, metrics in results.items()]
     return "| clips | UAR | accuracy | macro F1 |\n|---|---|---|---|\n" + "\n".join(
         f"| {name}: {row['clips']} | {row['uar']:.3f} | {row['accuracy']:.3f} | {row['f1_macro']:.3f} |"
         for name, row in rows

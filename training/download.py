@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -28,8 +28,10 @@ _TESS_LIST = "/api/datasets/:persistentId/versions/:latest-published/files?persi
 _TESS_FILE = "/api/access/datafile/{id}"
 
 _ATTEMPTS = 6
-_CHUNK_BYTES = 1 << 18
 _PARALLEL = 4  # polite to a public archive, enough to hide its latency over 2,800 small files
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -135,32 +137,46 @@ def fetch(client: httpx.Client, file: RemoteFile, meter: Meter) -> None:
         return
     file.path.parent.mkdir(parents=True, exist_ok=True)
     part = file.path.with_name(file.path.name + ".part")
+
+    def once() -> None:
+        _append(client, file, part, meter)
+        if _md5(part) != file.md5:
+            part.unlink()
+            raise _DamagedError(f"the bytes do not match the checksum {file.md5}")
+        part.replace(file.path)
+
+    _persist(once, file.path.name)
+
+
+class _DamagedError(Exception):
+    """What arrived is not what the record promises."""
+
+
+def _persist(action: Callable[[], T], name: str) -> T:
+    """Try, and try again after what may pass: broken connections, busy servers, damaged bytes.
+
+    Raises:
+        OSError: it did not pass, or the server says no.
+    """
     problem: Exception | None = None
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(min(2.0**attempt / 4, 8.0))
         try:
-            _append(client, file, part, meter)
+            return action()
         except httpx.HTTPStatusError as error:
-            if error.response.status_code < 500 and error.response.status_code != 429:
-                raise OSError(f"{file.url}: {error.response.status_code} {error.response.reason_phrase}.") from error
+            if error.response.status_code < 500 and error.response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+                raise OSError(f"{name} could not be downloaded: {error}") from error
             problem = error
-            continue
-        except httpx.TransportError as error:
+        except (httpx.TransportError, _DamagedError) as error:
             problem = error
-            continue
-        if _md5(part) == file.md5:
-            part.replace(file.path)
-            return
-        part.unlink()
-        problem = OSError(f"{file.url}: the bytes do not match the checksum {file.md5}.")
-    raise OSError(f"{file.path.name} could not be downloaded in {_ATTEMPTS} attempts: {problem}") from problem
+    raise OSError(f"{name} could not be downloaded in {_ATTEMPTS} attempts: {problem}") from problem
 
 
 def _append(client: httpx.Client, file: RemoteFile, part: Path, meter: Meter) -> None:
     """Ask for the rest of a file and append it; start over where the server cannot give a rest."""
     have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
     with client.stream("GET", file.url, headers=headers) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # it is all there already: the checksum will tell
@@ -169,19 +185,22 @@ def _append(client: httpx.Client, file: RemoteFile, part: Path, meter: Meter) ->
         had = have if resumed else 0
         meter.at(file, had, had + int(response.headers.get("Content-Length", 0)))
         with part.open("ab" if resumed else "wb") as out:
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
+            for chunk in response.iter_raw():
                 out.write(chunk)
                 had += len(chunk)
                 meter.at(file, had)
 
 
 def _get_json(client: httpx.Client, url: str) -> Any:
-    try:
+    def once() -> Any:
         response = client.get(url)
         response.raise_for_status()
-        return response.json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise OSError(f"{url} could not be read: {error}") from error
+        try:
+            return response.json()
+        except ValueError as error:
+            raise _DamagedError(f"not JSON ({error})") from error
+
+    return _persist(once, url)
 
 
 def _md5(path: Path) -> str:

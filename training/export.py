@@ -61,19 +61,22 @@ def export(config: ExportConfig) -> Path:
     session = _session(graph.SerializeToString())
     _check_parity(session, classifier, Recordings(split.validation[:32]))
 
+    validation = examine(session, split.validation, "validation", report, settings.seed, prefix="validation_")
     metrics = examine(session, split.test, "test", report, settings.seed)
-    elsewhere = _examine_elsewhere(session, config, settings, report)
+    results = {"test": metrics, "validation": validation}
+    if elsewhere := _examine_elsewhere(session, config, settings, report):
+        results["tess"] = elsewhere
     for name in ("config.json", "split.json", "history.csv"):
         shutil.copy(config.run / name, report / name)
     plot_curves(read_history(config.run), report / "curves.png")
 
-    metadata = describe(config, settings, classifier, split, metrics, elsewhere)
+    metadata = describe(config, settings, classifier, split, results)
     set_metadata(graph, metadata)
     data = graph.SerializeToString()
     (work / "model.onnx").write_bytes(data)
     model = {"file": "model.onnx", "sha256": hashlib.sha256(data).hexdigest(), "metadata": metadata}
     (work / "model.json").write_text(json.dumps(model, indent=1) + "\n")
-    (work / "card.md").write_text(model_card(metadata, metrics, elsewhere))
+    (work / "card.md").write_text(model_card(metadata, results))
     shutil.rmtree(folder, ignore_errors=True)
     work.rename(folder)
     return folder
@@ -138,8 +141,7 @@ def describe(
     settings: TrainConfig,
     classifier: Classifier,
     split: Split,
-    metrics: dict[str, Any],
-    elsewhere: dict[str, Any] | None,
+    results: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """What an exported file says of itself. The service needs the first six; the rest is for people."""
     trained = json.loads((config.run / "provenance.json").read_text())
@@ -161,10 +163,7 @@ def describe(
             "clips": {part: len(split.part(part)) for part in ("train", "validation", "test")},
             "settings": settings.to_json(),
         },
-        "metrics": {
-            "test": {key: metrics[key] for key in headline},
-            **({"tess": {key: elsewhere[key] for key in headline}} if elsewhere else {}),
-        },
+        "metrics": {part: {key: metrics[key] for key in headline} for part, metrics in results.items()},
         "licence": LICENCE,
         "commit": trained["commit"],
         "provenance": {"trained": trained, "exported": provenance(settings.seed)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def train(config: TrainConfig) -> Path:
         FileExistsError: the run folder exists and is not to be resumed.
     """
     config, run = _open_run(config)
+    # Lightning 2.6 against a newer torch; nothing a user can do about.
+    warnings.filterwarnings("ignore", ".isinstance.treespec, LeafSpec.", FutureWarning)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data = Corpora(config, run)
     classifier = Classifier(config.model, config.features, config.dropout)
@@ -145,9 +148,13 @@ class Corpora(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         recordings = self.recordings["train"]
-        order = EpochOrder(len(recordings), self.config.seed)
         return DataLoader(
-            RandomWindows(recordings), self.config.batch_size, sampler=order, drop_last=len(recordings) > 1
+            RandomWindows(recordings),
+            self.config.batch_size,
+            sampler=EpochOrder(len(recordings), self.config.seed),
+            drop_last=len(recordings) > self.config.batch_size,  # a rest of one would be no batch to normalise over
+            # A loader without a generator draws from the common one when it is made, which a resumed run does earlier.
+            generator=torch.Generator(),
         )
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartCallbacks, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from serving.errors import InvalidRequest, MissingFile, TooLarge, TooManyFiles, UnsupportedMediaType
 from serving.pipeline import Upload
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks  # known to type checkers only
 
 FIELD = "file"
 """Name of the multipart field that carries the audio."""
@@ -131,6 +135,8 @@ class _Form:
         return Upload(data, files[0].filename)
 
     def _why_none(self) -> str:
+        if any(part.name == FIELD and part.filename == "" for part in self.parts):
+            return f"The field `{FIELD}` is empty: no file was chosen. {_HOW}"
         if any(part.name == FIELD for part in self.parts):
             return f"The field `{FIELD}` holds text, not a file; paths and URLs are not fetched. {_HOW}"
         came = ", ".join(f"`{part.name}`" for part in self.parts) or "no field at all"

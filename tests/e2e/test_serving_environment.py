@@ -1,0 +1,47 @@
+"""Serving's own requirements in an environment of their own: nothing of training, and it answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import ROOT
+from tests.service import running
+from tests.sounds import encode, encode_av, voice
+
+MAX_RESIDENT_BYTES = 350 << 20
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("serving-environment")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    interpreter = str(folder / "bin" / "python")
+    lock = ROOT / "requirements" / "serving.txt"
+    install = [interpreter, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(lock)]
+    subprocess.run(install, check=True, timeout=240)
+    return interpreter
+
+
+@pytest.mark.parametrize("module", ["torch", "librosa", "lightning", "sklearn", "onnx", "matplotlib", "numba", "scipy"])
+def test_it_holds_nothing_of_training(python: str, module: str) -> None:
+    found = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
+    assert found.returncode != 0
+    assert b"ModuleNotFoundError" in found.stderr
+
+
+def test_it_is_consistent(python: str) -> None:
+    subprocess.run([python, "-m", "pip", "check"], check=True)
+
+
+def test_it_answers_in_little_memory(python: str, tmp_path: Path) -> None:
+    with running(tmp_path / "log.txt", python=python) as service:
+        sound = voice(3.0, 48_000)
+        for data in (encode(sound, 48_000), encode_av(sound, 48_000, "ipod", "aac")):
+            answer = httpx.post(f"{service.url}/predict", files={"file": data}, timeout=30)
+            assert answer.status_code == 200, answer.text
+        assert service.resident_bytes() < MAX_RESIDENT_BYTES

@@ -1,0 +1,107 @@
+"""A real service process for the tests: started as users start it, asked over real sockets, stopped by a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.conftest import ROOT
+
+_START_TIMEOUT_S = 60
+
+
+@dataclass
+class Service:
+    """A running ``python -m serving serve``."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def resident_bytes(self) -> int:
+        """Memory of the process and its children, as the kernel counts it."""
+        pages = 0
+        for pid in [self.process.pid, *_children(self.process.pid)]:
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def stop(self) -> int:
+        """SIGTERM, then the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment(**settings: str | int | Path) -> dict[str, str]:
+    """The environment with only these TIMBRE_ settings."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TIMBRE_")}
+    return clean | {f"TIMBRE_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+@contextmanager
+def running(log: Path, python: str = sys.executable, **settings: str | int | Path) -> Iterator[Service]:
+    """Start the service on a free port, wait until it is ready, stop it afterwards."""
+    port = free_port()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [python, "-m", "serving", "serve"],
+            cwd=ROOT,
+            env=environment(port=port, **settings),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        service = Service(process, f"http://127.0.0.1:{port}", log)
+        try:
+            _wait_until_ready(service)
+            yield service
+        finally:
+            if process.poll() is None and service.stop() != 0:
+                raise RuntimeError(f"the service did not stop cleanly:\n{log.read_text()}")
+
+
+def refusal(**settings: str | int | Path) -> subprocess.CompletedProcess[str]:
+    """A start that is expected to fail."""
+    return subprocess.run(
+        [sys.executable, "-m", "serving", "serve"],
+        cwd=ROOT,
+        env=environment(port=free_port(), **settings),
+        capture_output=True,
+        text=True,
+        timeout=_START_TIMEOUT_S,
+        check=False,
+    )
+
+
+def _wait_until_ready(service: Service) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if service.process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"{service.url}/readyz").is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise RuntimeError(f"the service did not become ready:\n{service.log.read_text()}")
+
+
+def _children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in listed] + [grand for child in listed for grand in _children(int(child))]

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving import audio
+from serving.errors import (
+    AudioTooLong,
+    AudioTooShort,
+    BadSamples,
+    EmptyAudio,
+    NoSpeech,
+    RequestError,
+    UnsupportedAudio,
+)
+from tests.sounds import Sound, encode, encode_av, voice
+
+RATE_HZ = 16_000
+SPEC = audio.WindowSpec(rate_hz=RATE_HZ, window_samples=48_000, hop_samples=24_000)
+
+LOSSLESS = [
+    ("WAV", "PCM_16"),
+    ("WAV", "PCM_24"),
+    ("WAV", "PCM_32"),
+    ("WAV", "FLOAT"),
+    ("WAV", "DOUBLE"),
+    ("WAVEX", "PCM_16"),
+    ("RF64", "PCM_16"),
+    ("FLAC", "PCM_16"),
+    ("FLAC", "PCM_24"),
+    ("AIFF", "PCM_16"),
+]
+LOSSY = [
+    ("WAV", "PCM_U8"),
+    ("WAV", "ALAW"),
+    ("WAV", "ULAW"),
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+    ("MP3", "MPEG_LAYER_III"),
+]
+BY_FFMPEG = [("ipod", "aac"), ("adts", "aac"), ("webm", "libopus"), ("matroska", "flac"), ("mp4", "alac")]
+
+
+def level_of(error: Sound, sound: Sound) -> float:
+    """Difference in decibels below the sound."""
+    return float(10 * np.log10(np.mean(error**2) / np.mean(sound**2) + 1e-12))
+
+
+@pytest.mark.parametrize(("kind", "subtype"), LOSSLESS)
+def test_lossless_formats_decode_to_what_was_encoded(kind: str, subtype: str) -> None:
+    sound = voice(1.0)
+    clip = audio.decode(encode(sound, RATE_HZ, kind, subtype), RATE_HZ)
+    np.testing.assert_allclose(clip.samples, sound, atol=2**-15)
+    assert (clip.duration_s, clip.source_rate_hz, clip.channels) == (1.0, RATE_HZ, 1)
+
+
+@pytest.mark.parametrize(("kind", "subtype"), LOSSY)
+def test_lossy_formats_decode_to_something_close(kind: str, subtype: str) -> None:
+    sound = voice(2.0)
+    clip = audio.decode(encode(sound, RATE_HZ, kind, subtype), RATE_HZ)
+    assert clip.duration_s == pytest.approx(2.0, abs=0.1)
+    # MP3 and Opus may begin some samples later: the best of a few shifts is the codec's own loss.
+    shifts = range(-1700, 1700, 1)
+    best = min(level_of(np.roll(clip.samples, shift)[4000:28000] - sound[4000:28000], sound) for shift in shifts)
+    assert best < -12
+
+
+@pytest.mark.parametrize(("container", "codec"), BY_FFMPEG)
+def test_formats_read_by_ffmpeg(container: str, codec: str) -> None:
+    rate_hz = 48_000
+    sound = voice(2.0, rate_hz)
+    clip = audio.decode(encode_av(sound, rate_hz, container, codec), RATE_HZ)
+    assert clip.duration_s == pytest.approx(2.0, abs=0.1)
+    assert np.abs(clip.samples).max() == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 22_050, 24_414, 44_100, 48_000, 96_000, 192_000])
+def test_resampling_in_blocks_equals_resampling_at_once(rate_hz: int) -> None:
+    sound = voice(3.0, rate_hz)
+    clip = audio.decode(encode(sound, rate_hz, "WAV", "FLOAT"), RATE_HZ)
+    np.testing.assert_array_equal(clip.samples, soxr.resample(sound, rate_hz, RATE_HZ, quality="HQ"))
+
+
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_channels_are_averaged(channels: int) -> None:
+    sounds = np.stack([voice(0.5, pitch_hz=100 + 20 * n, seed=n) for n in range(channels)], axis=1)
+    clip = audio.decode(encode(sounds, RATE_HZ, "WAV", "FLOAT"), RATE_HZ)
+    np.testing.assert_allclose(clip.samples, sounds.mean(axis=1), atol=1e-6)
+    assert clip.channels == channels
+
+
+def test_a_file_cut_short_gives_what_it_has() -> None:
+    whole = encode(voice(3.0), RATE_HZ, "FLAC")
+    clip = audio.decode(whole[: len(whole) // 2], RATE_HZ)
+    assert 0.5 < clip.duration_s < 2.5
+
+
+def header_only(kind: str) -> bytes:
+    return encode(np.zeros(0, dtype=np.float32), RATE_HZ, kind)
+
+
+@pytest.mark.parametrize("data", [b"", header_only("WAV"), header_only("AIFF")], ids=["nothing", "wav", "aiff"])
+def test_no_samples_is_empty_audio(data: bytes) -> None:
+    with pytest.raises(EmptyAudio):
+        audio.decode(data, RATE_HZ)
+
+
+NOT_AUDIO = {
+    "text": b"this is not audio at all, it is a sentence",
+    "zeros": bytes(4096),
+    "png": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "pickle": b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00cposix\nsystem\n",
+    "playlist": b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.wav\n",
+    "concat script": b"ffconcat version 1.0\nfile '/etc/passwd'\n",
+    "sdp": b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\n",
+    "midi": b"MThd\x00\x00\x00\x06\x00\x01\x00\x01\x00\x60",
+    "au": b".snd\x00\x00\x00\x18" + bytes(100),
+    "wav magic, then noise": b"RIFF\x00\x00\x00\x00WAVE" + bytes(range(256)),
+    "mp4 magic, then noise": b"\x00\x00\x00\x18ftypM4A " + bytes(range(256)),
+    "webm magic, then noise": b"\x1a\x45\xdf\xa3" + bytes(range(256)),
+    "mp3 sync, then noise": b"\xff\xfb" + bytes(range(256)),
+    "aac sync, then noise": b"\xff\xf1" + bytes(range(256)),
+    "id3 and nothing": b"ID3\x04\x00\x00\x00\x00\x00\x00",
+    "one byte": b"R",
+}
+
+
+@pytest.mark.parametrize("data", NOT_AUDIO.values(), ids=NOT_AUDIO.keys())
+def test_what_is_not_audio_is_unsupported(data: bytes) -> None:
+    with pytest.raises(UnsupportedAudio, match=r"[Ss]end|again"):
+        audio.decode(data, RATE_HZ)
+
+
+def test_a_damaged_file_of_which_nothing_decodes_is_unsupported() -> None:
+    whole = bytearray(encode(voice(1.0), RATE_HZ, "FLAC"))
+    whole[90:] = bytes(len(whole) - 90)
+    with pytest.raises(UnsupportedAudio, match="nothing in it decodes"):
+        audio.decode(bytes(whole), RATE_HZ)
+
+
+def test_a_video_without_sound_is_unsupported() -> None:
+    import av
+
+    out = io.BytesIO()
+    with av.open(out, mode="w", format="mp4") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        file.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
+        file.mux(stream.encode(None))
+    with pytest.raises(UnsupportedAudio, match="no audio track"):
+        audio.decode(out.getvalue(), RATE_HZ)
+
+
+def wav_header(rate_hz: int, channels: int, data_bytes: int) -> bytes:
+    block = 2 * channels
+    fmt = struct.pack("<HHIIHH", 1, channels, rate_hz, (rate_hz * block) & 0xFFFFFFFF, block & 0xFFFF, 16)
+    head = b"WAVEfmt " + struct.pack("<I", 16) + fmt + b"data" + struct.pack("<I", data_bytes)
+    return b"RIFF" + struct.pack("<I", len(head) + data_bytes & 0xFFFFFFFF) + head
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "channels"), [(0, 1), (4_000, 1), (7_999, 1), (192_001, 1), (2**31 - 1, 1), (16_000, 9), (16_000, 1000)]
+)
+def test_rates_and_channels_out_of_range_are_unsupported(rate_hz: int, channels: int) -> None:
+    data = np.full(8_000 * channels, 1000, dtype="<i2").tobytes()
+    with pytest.raises(UnsupportedAudio):
+        audio.decode(wav_header(rate_hz, channels, len(data)) + data, RATE_HZ)
+
+
+@pytest.mark.parametrize("claimed", [0, 0xFFFFFFFF], ids=["zero", "the largest"])
+def test_a_streamed_wav_whose_header_does_not_know_its_length_is_read(claimed: int) -> None:
+    sound = (voice(1.0) * 32767).astype("<i2")
+    head = wav_header(RATE_HZ, 1, 0)[:-4] + struct.pack("<I", claimed)
+    if claimed == 0:
+        with pytest.raises(EmptyAudio):
+            audio.decode(head + sound.tobytes(), RATE_HZ)
+    else:
+        assert audio.decode(head + sound.tobytes(), RATE_HZ).duration_s == pytest.approx(1.0)
+
+
+def test_too_short() -> None:
+    with pytest.raises(AudioTooShort, match=r"0\.099 s; at least 0\.1 s"):
+        audio.decode(encode(voice(0.0994), RATE_HZ), RATE_HZ)
+    assert audio.decode(encode(voice(0.1), RATE_HZ), RATE_HZ).duration_s == 0.1
+
+
+def test_hours_in_a_small_file_are_refused_by_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = encode(np.zeros(8_000 * 3600, dtype=np.float32), 8_000, "FLAC")
+    assert len(hours) < 100_000
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("it was decoded"))
+    with pytest.raises(AudioTooLong, match="3600 s"):
+        audio.decode(hours, RATE_HZ)
+
+
+def test_a_length_that_the_header_hides_is_counted_while_decoding() -> None:
+    long = bytearray(encode(np.zeros(8_000 * 900, dtype=np.float32), 8_000, "FLAC"))
+    long[21] &= 0xF0  # STREAMINFO's 36 bits of total samples: 0 says unknown
+    long[22:26] = bytes(4)
+    with soundfile.SoundFile(io.BytesIO(long)) as file:
+        assert file.frames > 2**60
+    with pytest.raises(AudioTooLong, match=r"over 600 s"):
+        audio.decode(bytes(long), RATE_HZ)
+
+
+def test_exactly_the_longest_is_read() -> None:
+    limits = audio.Limits(max_duration_s=2.0)
+    assert audio.decode(encode(voice(2.0), RATE_HZ), RATE_HZ, limits).duration_s == 2.0
+    with pytest.raises(AudioTooLong):
+        audio.decode(encode(voice(2.001), RATE_HZ), RATE_HZ, limits)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 32767.0, 1e30])
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+def test_bad_samples(bad: float, rate_hz: int) -> None:
+    sound = voice(1.0, rate_hz)
+    sound[1234] = bad
+    with pytest.raises(BadSamples):
+        audio.decode(encode(sound, rate_hz, "WAV", "FLOAT"), RATE_HZ)
+
+
+def test_a_little_over_full_scale_is_no_fault() -> None:
+    assert audio.decode(encode(4 * voice(1.0), RATE_HZ, "WAV", "FLOAT"), RATE_HZ).samples.max() > 1.5
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 1e-5, 2e-4])
+def test_silence_is_no_speech(amplitude: float) -> None:
+    quiet = amplitude * np.random.default_rng(0).standard_normal(4 * RATE_HZ).astype(np.float32)
+    with pytest.raises(NoSpeech, match="-65 dBFS"):
+        audio.windows(quiet, SPEC)
+
+
+def test_a_quiet_voice_is_not_silence() -> None:
+    assert len(audio.windows(0.01 * voice(2.0), SPEC)) == 1
+
+
+@given(
+    samples=st.integers(1_600, 400_000),
+    window=st.integers(400, 60_000),
+    hop_share=st.floats(0.05, 1.0),
+)
+@settings(deadline=None, max_examples=200)
+def test_windows_cover_every_sample_and_never_leave_the_clip(samples: int, window: int, hop_share: float) -> None:
+    spec = audio.WindowSpec(RATE_HZ, window, max(1, int(window * hop_share)))
+    loud = np.ones(samples, dtype=np.float32)
+    cut = audio.windows(loud, spec)
+    covered = np.zeros(max(samples, window), dtype=bool)
+    for start in cut.starts:
+        covered[start : start + window] = True
+    assert covered.all()
+    assert cut.starts[0] == 0
+    assert (np.diff(cut.starts) > 0).all()
+    assert (np.diff(cut.starts) <= spec.hop_samples).all()
+    assert cut.starts[-1] + window == max(samples, window)
+
+
+def test_windows_hold_the_samples_they_name() -> None:
+    sound = voice(7.3)
+    cut = audio.windows(sound, SPEC)
+    assert cut.starts.tolist() == [0, 24_000, 48_000, len(sound) - 48_000]
+    np.testing.assert_array_equal(cut[1:3], np.stack([sound[24_000:72_000], sound[48_000:96_000]]))
+    assert cut[:].dtype == np.float32
+
+
+def test_a_short_clip_is_padded_behind() -> None:
+    sound = voice(1.0)
+    (window,) = audio.windows(sound, SPEC)[:]
+    np.testing.assert_array_equal(window[: len(sound)], sound)
+    assert not window[len(sound) :].any()
+
+
+def test_silent_windows_leave_a_gap() -> None:
+    gap = np.zeros(10 * RATE_HZ, dtype=np.float32)
+    sound = np.concatenate([voice(4.0), gap, voice(4.0)])
+    starts = audio.windows(sound, SPEC).starts / RATE_HZ
+    assert starts.tolist() == [0.0, 1.5, 3.0, 12.0, 13.5, 15.0]
+
+
+@given(data=st.binary(max_size=400))
+@settings(deadline=None, max_examples=300)
+def test_any_bytes_are_refused_in_our_own_words(data: bytes) -> None:
+    with pytest.raises(RequestError):
+        audio.decode(data, RATE_HZ)
+
+
+def test_real_clips(shared_samples: list[Path]) -> None:
+    for path in shared_samples:
+        clip = audio.decode(path.read_bytes(), RATE_HZ)
+        info = soundfile.info(path)
+        assert (clip.source_rate_hz, clip.channels) == (info.samplerate, info.channels)
+        assert len(clip.samples) == pytest.approx(info.duration * RATE_HZ, abs=2)
+        assert len(audio.windows(clip.samples, SPEC)) == (1 if info.duration <= 3 else 2)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.requests import Request
+
+from serving.errors import InvalidRequest, MissingFile, RequestError, TooLarge, TooManyFiles, UnsupportedMediaType
+from serving.pipeline import Upload
+from serving.transports.body import read_upload
+
+MAX_BYTES = 1000
+BOUNDARY = "frontier"
+
+
+def read(chunks: Sequence[bytes], **headers: str) -> Upload:
+    """What ``read_upload`` makes of a body that arrives in these chunks."""
+    messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": chunk, "more_body": index + 1 < len(chunks)}
+        for index, chunk in enumerate(chunks)
+    ]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+    }
+    return asyncio.run(read_upload(Request(scope, receive), MAX_BYTES))
+
+
+def part(name: str, content: bytes, filename: str | None = None) -> bytes:
+    disposition = f'form-data; name="{name}"' + (f'; filename="{filename}"' if filename is not None else "")
+    return f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + content + b"\r\n"
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+def read_form(body: bytes) -> Upload:
+    return read([body], content_type=f"multipart/form-data; boundary={BOUNDARY}")
+
+
+def test_one_file() -> None:
+    assert read_form(form(part("file", b"sound", "a b.wav"))) == Upload(b"sound", "a b.wav")
+
+
+def test_other_fields_beside_the_file_are_passed_over() -> None:
+    body = form(part("user", b"7"), part("file", b"sound", "a.wav"), part("cover", b"picture", "a.png"))
+    assert read_form(body) == Upload(b"sound", "a.wav")
+
+
+def test_a_file_that_looks_like_a_boundary_stays_whole() -> None:
+    tricky = b"\r\n--frontie\r\n\r\n--frontiex--\r\n" * 5
+    assert read_form(form(part("file", tricky, "a.wav"))).data == tricky
+
+
+@given(content=st.binary(max_size=300), cuts=st.lists(st.integers(0, 500), max_size=20))
+@settings(deadline=None)
+def test_how_a_body_is_cut_into_chunks_makes_no_difference(content: bytes, cuts: list[int]) -> None:
+    body = form(part("note", b"hello"), part("file", content, "näme.wav"))
+    edges = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
+    chunks = [body[start:end] for start, end in pairwise(edges)]
+    upload = read(chunks, content_type=f"multipart/form-data; boundary={BOUNDARY}")
+    assert upload == Upload(content, "näme.wav")
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (form(), MissingFile, "no field at all"),
+        (form(part("audio", b"sound", "a.wav")), MissingFile, "`audio` came"),
+        (form(part("file", b"http://127.0.0.1/a.wav")), MissingFile, "URLs are not fetched"),
+        (form(part("file", b"", "")), MissingFile, "no file was chosen"),
+        (form(part("file", b"a", "a.wav"), part("file", b"b", "b.wav")), TooManyFiles, "2 files came"),
+        (form(*[part(str(n), b"") for n in range(40)]), TooManyFiles, "more than 32"),
+        (form(part("file", b"a", "a.wav"))[:-8], InvalidRequest, "breaks off"),
+        (b"--other\r\n\r\n--other--", InvalidRequest, "malformed"),
+        (b"", InvalidRequest, "breaks off"),
+        (form(part("file", bytes(MAX_BYTES + 1), "a.wav")), TooLarge, "over 1000 bytes"),
+    ],
+)
+def test_a_form_without_exactly_one_file_is_refused(body: bytes, error: type[RequestError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read_form(body)
+
+
+def test_a_form_without_boundary_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="no boundary"):
+        read([b"x"], content_type="multipart/form-data")
+
+
+@pytest.mark.parametrize("kind", ["audio/wav", "AUDIO/MPEG; rate=1", "application/octet-stream", "video/webm"])
+def test_a_raw_body_is_the_file(kind: str) -> None:
+    assert read([b"so", b"und"], content_type=kind) == Upload(b"sound", None)
+
+
+def test_a_body_without_a_type_is_taken_as_the_file() -> None:
+    assert read([b"sound"]) == Upload(b"sound", None)
+    with pytest.raises(MissingFile, match="no body"):
+        read([b""])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["application/vnd.bentoml+pickle", "application/json", "text/plain", "application/x-www-form-urlencoded", "a/b/c"],
+)
+def test_other_types_are_refused_unread(kind: str) -> None:
+    with pytest.raises(UnsupportedMediaType, match=r"curl -F file=@clip\.wav"):
+        read([], content_type=kind)  # there is nothing to receive: reading would fail
+
+
+@pytest.mark.parametrize("kind", ["audio/wav", f"multipart/form-data; boundary={BOUNDARY}"])
+def test_an_announced_length_over_the_limit_is_refused_unread(kind: str) -> None:
+    with pytest.raises(TooLarge):
+        read([], content_type=kind, content_length="1000000")
+
+
+def test_a_body_that_grows_over_the_limit_is_refused_while_it_comes() -> None:
+    with pytest.raises(TooLarge):
+        # The third chunk would fail to arrive; it is never asked for.
+        read([bytes(600), bytes(600)], content_type="audio/wav")
+    assert len(read([bytes(600), bytes(400)], content_type="audio/wav").data) == MAX_BYTES

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from serving.artifact import Artifact
+from serving.session import Session
+from tests.conftest import ROOT
+from tests.sounds import voice
+from training import export as export_module
+from training.config import ExportConfig, TrainConfig
+from training.datasets import find_clips
+from training.export import export
+from training.recordings import Recordings
+from training.spec import AUDIO, LABELS
+from training.train import load_classifier, train
+
+
+@pytest.fixture(scope="module")
+def version(run: Path, settings: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(ExportConfig(run=run, version="7", out=tmp_path_factory.mktemp("exported"), data=settings.data))
+
+
+def probabilities_of(version: Path, windows: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(version / "model.onnx", providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(["probabilities"], {"waveform": windows})[0]
+    return result
+
+
+def test_a_version_holds_model_description_card_and_report(version: Path) -> None:
+    found = {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()}
+    parts = ("", "validation_")
+    assert found == {
+        "model.onnx",
+        "model.json",
+        "card.md",
+        *(f"report/{name}" for name in ("config.json", "split.json", "history.csv", "curves.png")),
+        *(f"report/{part}{name}" for part in parts for name in ("metrics.json", "report.txt")),
+        *(f"report/{part}{name}" for part in parts for name in ("confusion.png", "roc.png")),
+    }
+
+
+def test_the_graph_takes_a_waveform_and_gives_probabilities(version: Path) -> None:
+    graph = onnx.load(version / "model.onnx").graph
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in [*graph.input, *graph.output]
+    }
+    assert shapes == {"waveform": ["batch", AUDIO.window_samples], "probabilities": ["batch", len(LABELS)]}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 33])
+def test_parity_with_torch_at_any_batch_size(version: Path, run: Path, batch: int) -> None:
+    _, classifier = load_classifier(run)
+    windows = np.stack([voice(3.0, pitch_hz=80 + 7 * n, seed=n) for n in range(batch)])
+    with torch.inference_mode():
+        expected = classifier(torch.from_numpy(windows)).softmax(dim=1).numpy()
+    np.testing.assert_allclose(probabilities_of(version, windows), expected, atol=1e-5)
+
+
+def test_parity_with_torch_on_real_clips(version: Path, run: Path, shared_data: Path) -> None:
+    _, classifier = load_classifier(run)
+    clips = [*find_clips(shared_data, ("ravdess",))[::60], *find_clips(shared_data, ("tess",))[::120]]
+    for windows, _ in Recordings(clips).window_batches(16):
+        with torch.inference_mode():
+            expected = classifier(windows).softmax(dim=1).numpy()
+        np.testing.assert_allclose(probabilities_of(version, windows.numpy()), expected, atol=1e-5)
+
+
+def test_a_graph_that_disagrees_with_torch_is_not_exported(
+    run: Path, settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "PARITY", 1e-12)
+    with pytest.raises(ValueError, match="differ by"):
+        export(ExportConfig(run=run, out=tmp_path, data=settings.data))
+    assert not (tmp_path / "1").exists()
+
+
+def test_the_file_says_everything_about_itself(version: Path) -> None:
+    description = json.loads((version / "model.json").read_text())
+    assert description["sha256"] == hashlib.sha256((version / "model.onnx").read_bytes()).hexdigest()
+    metadata = description["metadata"]
+    embedded = {entry.key: json.loads(entry.value) for entry in onnx.load(version / "model.onnx").metadata_props}
+    assert embedded == metadata
+    assert metadata["labels"] == list(LABELS)
+    assert metadata["sample_rate_hz"] == 16_000
+    assert metadata["window_samples"] == 48_000
+    assert metadata["hop_samples"] == 24_000
+    assert metadata["schema_version"] == 1
+    assert metadata["training"]["corpora"] == ["ravdess"]
+    assert metadata["training"]["speakers"] == {"train": ["02", "03"], "validation": ["01"], "test": ["08"]}
+    assert metadata["metrics"]["test"]["clips"] == 16
+    assert metadata["commit"]
+    assert "non-commercial" in metadata["licence"]
+
+
+def test_the_service_reads_what_training_writes(version: Path) -> None:
+    session = Session(Artifact.load(version), threads=1)
+    assert session.metadata.labels == LABELS
+    assert session.metadata.windows == AUDIO.windows
+
+
+def test_the_file_tells_nothing_of_the_machine_it_was_made_on(version: Path) -> None:
+    data = (version / "model.onnx").read_bytes()
+    for trace in (b"site-packages", b"stack_trace", str(ROOT).encode(), str(Path.home()).encode() + b"/"):
+        assert trace not in data
+
+
+def test_the_card_has_the_measured_numbers(version: Path) -> None:
+    card = (version / "card.md").read_text()
+    metrics = json.loads((version / "report" / "metrics.json").read_text())
+    assert f"{metrics['uar']:.3f}" in card
+    assert "Licence" in card
+    assert "fails" in card
+    for picture in ("confusion", "roc", "curves"):
+        assert f"(report/{picture}.png)" in card
+
+
+def test_a_version_is_replaced_only_when_told(version: Path, run: Path, settings: TrainConfig) -> None:
+    config = ExportConfig(run=run, version="7", out=version.parent, data=settings.data)
+    with pytest.raises(FileExistsError, match="--replace"):
+        export(config)
+    assert export(dataclasses.replace(config, replace=True)) == version
+
+
+def test_a_run_without_an_epoch_cannot_be_exported(settings: TrainConfig, tmp_path: Path, run: Path) -> None:
+    (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    with pytest.raises(FileNotFoundError, match="finish an epoch"):
+        export(ExportConfig(run=tmp_path, out=tmp_path, data=settings.data))
+
+
+@pytest.mark.parametrize("version", ["", "../1", "a b"])
+def test_a_version_is_a_plain_word(version: str) -> None:
+    with pytest.raises(ValueError, match="letters and digits"):
+        ExportConfig(run=Path(), version=version)
+
+
+def test_from_training_to_an_answer(settings: TrainConfig, tmp_path: Path) -> None:
+    """A new network, trained, exported, and asked about a clip of the part it never heard."""
+    run = train(dataclasses.replace(settings, name="whole", features="log_mel", epochs=1))
+    folder = export(ExportConfig(run=run, version="1", out=tmp_path, data=settings.data))
+    description: dict[str, Any] = json.loads((folder / "model.json").read_text())
+    assert description["metadata"]["features"] == "log_mel"
+    clip = find_clips(settings.data, ("ravdess",))[-1]
+    windows = Recordings([clip]).windows(0).numpy()
+    assert probabilities_of(folder, windows).shape == (len(windows), len(LABELS))

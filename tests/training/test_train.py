@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from training.config import EvaluateConfig, TrainConfig
+from training.evaluate import evaluate
+from training.spec import LABELS
+from training.train import load_classifier, read_history, train
+
+
+def test_a_run_folder_holds_everything(run: Path) -> None:
+    found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {
+        "config.json",
+        "split.json",
+        "provenance.json",
+        "history.csv",
+        "curves.png",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    } <= found
+    assert any(name.startswith("tensorboard/events") for name in found)
+    assert json.loads((run / "config.json").read_text())["seed"] == 7
+    assert [row["epoch"] for row in read_history(run)] == [0, 1]
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert {"command", "commit", "machine", "seed"} <= provenance.keys()
+
+
+def test_no_speaker_is_in_two_parts(run: Path) -> None:
+    split = json.loads((run / "split.json").read_text())
+    speakers = {part: set(split[part]["speakers"]) for part in ("train", "validation", "test")}
+    assert speakers == {"train": {"02", "03"}, "validation": {"01"}, "test": {"08"}}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    assert read_history(one) == read_history(other)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_one_seed_gives_one_run(settings: TrainConfig, run: Path) -> None:
+    assert_equal_runs(run, train(dataclasses.replace(settings, name="again")))
+
+
+def test_another_seed_gives_another_run(settings: TrainConfig, run: Path) -> None:
+    other = train(dataclasses.replace(settings, name="other", seed=8, epochs=1))
+    assert read_history(other)[0]["train_loss"] != read_history(run)[0]["train_loss"]
+
+
+def test_a_resumed_run_is_the_run_that_never_stopped(settings: TrainConfig, run: Path) -> None:
+    stopped = train(dataclasses.replace(settings, name="stopped", epochs=1))
+    assert len(read_history(stopped)) == 1
+    resumed = train(TrainConfig(data=settings.data, resume=stopped, epochs=2))
+    assert resumed == stopped
+    assert_equal_runs(run, resumed)
+
+
+def test_a_run_is_not_overwritten(settings: TrainConfig, run: Path) -> None:
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(settings)
+
+
+def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is not a run"):
+        train(TrainConfig(resume=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"model": "magic"}, "There is no model 'magic'; there are cnn"),
+        ({"features": "magic"}, "There is no front end 'magic'"),
+        ({"corpora": ("emodb",)}, "There is no corpus 'emodb'"),
+        ({"fold": 5}, "There is no fold 5"),
+        ({"batch_size": 0}, "batch_size must be above 0"),
+        ({"dropout": 1.0}, "dropout must be"),
+    ],
+)
+def test_settings_are_checked_when_made(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**wrong)
+
+
+def test_the_classifier_comes_back_with_its_normalisation(run: Path) -> None:
+    _, classifier = load_classifier(run)
+    assert not classifier.training
+    assert classifier.deviation.min() > 0
+    assert not torch.equal(classifier.mean, torch.zeros_like(classifier.mean))
+
+
+def test_evaluation_writes_numbers_text_and_pictures(run: Path, settings: TrainConfig) -> None:
+    metrics = evaluate(EvaluateConfig(run=run, part="test", data=settings.data))
+    assert {path.name for path in (run / "test").iterdir()} == {
+        "metrics.json",
+        "report.txt",
+        "confusion.png",
+        "roc.png",
+    }
+    assert json.loads((run / "test" / "metrics.json").read_text()) == metrics
+    assert {"accuracy", "uar", "f1_macro", "f1_weighted", "precision_macro", "recall_macro", "auc_macro"} < set(metrics)
+    assert set(metrics["per_class"]) == set(LABELS)
+    assert metrics["clips"] == 16
+    assert list(metrics["per_speaker"]) == ["08"]
+    assert all(label in (run / "test" / "report.txt").read_text() for label in LABELS)
