@@ -28,8 +28,8 @@ class Settings(BaseModel):
         IPv4Address("127.0.0.1"), description="Address that is listened on; 0.0.0.0 for all."
     )
     port: Port = Field(3000, description="HTTP port.")
-    grpc_port: Port = Field(3001, description="gRPC port.")
-    models: Path = Field(Path("exported"), description="Folder with the exported versions.")
+    grpc_port: Port = Field(3001, description="gRPC port, reserved.")
+    models: Path = Field(Path("exported"), description="Folder with the exported versions; the newest is served.")
     max_upload_mib: Annotated[int, Field(ge=1, le=1024)] = Field(25, description="Largest request body, MiB.")
     max_duration_s: Annotated[float, Field(gt=0)] = Field(
         Limits().max_duration_s, description="Longest recording, seconds."

@@ -1,0 +1,74 @@
+"""README says what the code does; its figures are those of the committed files."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from serving.errors import RequestError
+from serving.settings import PREFIX, Settings
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def rows(*heading: str) -> list[list[str]]:
+    """The cells of the table with this heading."""
+    head = "| " + " | ".join(heading) + " |\n"
+    body = README[README.index(head) + len(head) :].split("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in body.splitlines()[1:]]
+
+
+def test_the_first_screen_has_the_two_commands_and_the_curl_line() -> None:
+    screen = "\n".join(README.splitlines()[:24])
+    for command in ("make serve ", "make test ", "curl -F file=@clip.wav http://localhost:3000/predict"):
+        assert command in screen
+
+
+def test_the_example_answer_has_the_keys_of_a_prediction() -> None:
+    from serving.schemas import Prediction, Segment, Timing
+
+    block = re.search(r"```json\n(.*?)```", README, re.DOTALL)
+    assert block
+    example = json.loads(block[1])
+    assert list(example) == list(Prediction.model_fields)
+    assert list(example["segments"][0]) == list(Segment.model_fields)
+    assert list(example["timing_ms"]) == list(Timing.model_fields)
+
+
+def test_settings() -> None:
+    expected = [
+        [f"`{PREFIX}{name.upper()}`", f"`{field.default}`", field.description or ""]
+        for name, field in Settings.model_fields.items()
+    ]
+    assert rows("variable", "default", "meaning") == expected
+
+
+def test_refusals() -> None:
+    documented = {(code.strip("`"), int(status)) for _, status, code in rows("what came", "status", "code")}
+    assert documented == {(error.code, error.http_status) for error in RequestError.__subclasses__()}
+
+
+def test_the_figures_are_those_of_the_committed_model() -> None:
+    metadata = json.loads((ROOT / "exported" / "1" / "model.json").read_text())["metadata"]
+    table = rows("version 1, the classic CNN over 40 MFCC", "clips", "UAR", "accuracy")
+    for (_, clips, uar, accuracy), part in zip(table, ("test", "validation", "tess"), strict=True):
+        measured = metadata["metrics"][part]
+        assert int(clips) == measured["clips"]
+        assert uar == f"{measured['uar']:.3f}"
+        assert accuracy == f"{measured['accuracy']:.3f}"
+    assert metadata["training"]["speakers"]["test"] == ["08", "17"]
+    assert metadata["training"]["speakers"]["validation"] == ["01", "04", "09"]
+    assert not metadata["commit"].endswith("+changes")
+
+
+def test_every_linked_file_is_there() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE))
+    assert {"serve", "test", "data", "train", "evaluate", "export"} <= named <= targets
