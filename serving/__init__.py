@@ -1,4 +1,4 @@
-"""The service: decode, window, batch, infer and answer, over HTTP and gRPC."""
+"""The service: decode a clip, cut it into windows, infer and answer."""
 
 import os
 

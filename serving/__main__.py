@@ -24,11 +24,10 @@ def main() -> None:
 def serve() -> None:
     """Answer HTTP until told to stop. Settings come from TIMBRE_* variables; README lists them."""
     try:
-        status = run(Settings.from_environment())
+        run(Settings.from_environment())
     except TimbreError as error:
         print(f"Timbre does not start. {error}", file=sys.stderr)
-        status = 2 if isinstance(error, SettingsError) else 1
-    raise typer.Exit(status)
+        raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from None
 
 
 if __name__ == "__main__":

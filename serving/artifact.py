@@ -44,14 +44,12 @@ class Metadata:
                     f"{source}: schema version {schema} is not read here, {SCHEMA_VERSION} is. "
                     "Export the model again with this release, or serve it with the release that wrote it."
                 )
-            return cls(
-                version=str(values["version"]),
-                labels=tuple(map(str, values["labels"])),
-                windows=WindowSpec(
-                    int(values["sample_rate_hz"]), int(values["window_samples"]), int(values["hop_samples"])
-                ),
-                everything=values,
+            windows = WindowSpec(
+                int(values["sample_rate_hz"]), int(values["window_samples"]), int(values["hop_samples"])
             )
+            if min(windows.rate_hz, windows.window_samples, windows.hop_samples) <= 0:
+                raise ArtifactError(f"{source}: rate, window and hop must be above 0; got {windows}.")
+            return cls(str(values["version"]), tuple(map(str, values["labels"])), windows, values)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{source}: the metadata is incomplete or of the wrong kind ({error!r}).") from error
 
@@ -61,11 +59,12 @@ class Artifact:
     """A version read from disk, its checksum verified.
 
     Attributes:
-        model: the bytes of the ONNX file, the very ones that were verified.
+        file: the ONNX file.
+        model: its bytes, the very ones that were verified.
         sha256: their checksum, hexadecimal.
     """
 
-    folder: Path
+    file: Path
     metadata: Metadata
     model: bytes
     sha256: str
@@ -96,7 +95,7 @@ class Artifact:
             )
         if metadata.version != folder.name:
             raise ArtifactError(f"{described}: it describes version {metadata.version}, not {folder.name}.")
-        return cls(folder, metadata, model, found)
+        return cls(file, metadata, model, found)
 
 
 def versions(models: Path) -> list[str]:
@@ -109,6 +108,6 @@ def versions(models: Path) -> list[str]:
     if not found:
         raise ArtifactError(
             f"{models.resolve()}: no exported version here (a folder with {_MODEL_JSON}). "
-            "Set TIMBRE_MODELS to the folder of the versions, or run `make train export`."
+            "Set TIMBRE_MODELS to the folder of the versions, or run `make train` and `make export`."
         )
     return sorted(found, key=lambda name: (int(name) if name.isdecimal() else -1, name))

@@ -9,22 +9,33 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
 
-from serving.errors import AudioTooLong, AudioTooShort, BadSamples, EmptyAudio, NoSpeech, UnsupportedAudio
+# Named again, because training may know this module of the service and no other.
+from serving.errors import AudioTooLong, AudioTooShort, BadSamples, UnsupportedAudio
+from serving.errors import EmptyAudio as EmptyAudio
+from serving.errors import NoSpeech as NoSpeech
+from serving.errors import RequestError as RequestError
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.container import InputContainer
 
 Samples = npt.NDArray[np.float32]
 
 READABLE = "WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, M4A/AAC and WebM"
 
-_BLOCK_FRAMES = 1 << 16  # 4 MB of float32 at 16 channels: bounds memory, still few calls
+_BLOCK_FRAMES = 1 << 16  # 2 MB of float32 at 8 channels: bounds memory, still few calls
 _SALVAGE_FRAMES = 256
+_RIFF_STREAMED_BYTES = 0x7FFFF000  # who writes WAV to a pipe writes the largest number there is, or nearly
 _LEVEL_FRAME_S = 0.025  # the usual short-time frame of speech analysis
 # The quietest of 1,200 RAVDESS clips peaks at -55 dBFS in such a frame; a muted line's dither is below -90.
 _SILENCE_DBFS = -65.0
@@ -63,11 +74,13 @@ class Clip:
     Attributes:
         samples: float32 (T,), mono, at the rate asked for, full scale = 1.
         duration_s: length in the source's own samples, before resampling.
+        announced_s: length by the file's header; None where it has none. More than ``duration_s``: it was cut short.
         source_rate_hz, channels, format: what the file said of itself.
     """
 
     samples: Samples
     duration_s: float
+    announced_s: float | None
     source_rate_hz: int
     channels: int
     format: str
@@ -97,12 +110,12 @@ class Windows:
 
 @dataclass(frozen=True)
 class _Source:
-    """An opened file: what its header says and the blocks behind it, float32 (frames, channels)."""
+    """An opened file: what it says of itself and the blocks behind it, float32 (frames, channels)."""
 
     format: str
     rate_hz: int
     channels: int
-    header_frames: int | None
+    announced_s: float | None
     blocks: Iterator[Samples] = field(repr=False)
 
 
@@ -119,8 +132,8 @@ def decode(data: bytes, rate_hz: int, limits: Limits | None = None) -> Clip:
 
     Raises:
         EmptyAudio: no bytes, or a header and no samples.
-        UnsupportedAudio: not one of the formats that are read, a rate or channel count out of range, or damaged so that
-            nothing decodes.
+        UnsupportedAudio: not one of the formats that are read, a rate or channel count out of range or changing
+            midway, or damaged so that nothing decodes.
         AudioTooLong: over ``limits.max_duration_s``.
         AudioTooShort: under ``limits.min_duration_s``.
         BadSamples: NaN, infinite or unscaled samples.
@@ -132,7 +145,6 @@ def decode(data: bytes, rate_hz: int, limits: Limits | None = None) -> Clip:
     _check_header(source, limits)
 
     resample = _resampler(source.rate_hz, rate_hz)
-    to_mono = np.full(source.channels, 1.0 / source.channels, dtype=np.float32)
     max_frames = int(limits.max_duration_s * source.rate_hz)
     frames = 0
     parts: list[Samples] = []
@@ -140,11 +152,11 @@ def decode(data: bytes, rate_hz: int, limits: Limits | None = None) -> Clip:
         frames += len(block)
         if frames > max_frames:
             raise _too_long(None, limits)
-        mono: Samples = block[:, 0] if source.channels == 1 else block @ to_mono
+        mono = _mixed_down(block)
         _check_samples(mono)
         parts.append(resample(mono, False))
     if frames == 0:
-        if source.header_frames == 0:
+        if source.announced_s == 0:
             raise EmptyAudio(f"The {source.format} file has a header and no samples.", format=source.format)
         raise UnsupportedAudio(
             f"The {source.format} file is cut short or damaged: nothing in it decodes. Encode it again and resend.",
@@ -158,7 +170,7 @@ def decode(data: bytes, rate_hz: int, limits: Limits | None = None) -> Clip:
             min_duration_s=limits.min_duration_s,
         )
     parts.append(resample(np.empty(0, dtype=np.float32), True))
-    return Clip(np.concatenate(parts), duration_s, source.rate_hz, source.channels, source.format)
+    return Clip(np.concatenate(parts), duration_s, source.announced_s, source.rate_hz, source.channels, source.format)
 
 
 def windows(samples: Samples, spec: WindowSpec) -> Windows:
@@ -191,11 +203,10 @@ def windows(samples: Samples, spec: WindowSpec) -> Windows:
 
 
 def _loud_windows(samples: Samples, starts: npt.NDArray[np.int64], spec: WindowSpec) -> npt.NDArray[np.bool_]:
-    """Which windows hold at least one short frame above silence; bool (N,)."""
+    """Which windows hold at least one short frame above silence; bool (N,). A constant offset is silence."""
     frame = max(1, round(_LEVEL_FRAME_S * spec.rate_hz))
     whole = len(samples) // frame * frame
-    frames = samples[:whole].reshape(-1, frame)
-    power = np.einsum("ft,ft->f", frames, frames) / frame
+    power = samples[:whole].reshape(-1, frame).var(axis=1)
     loud = np.append(power > 10 ** (_SILENCE_DBFS / 10), False)
     seen = np.concatenate([[0], np.cumsum(loud)])
     first, end = starts // frame, -(-(starts + spec.window_samples) // frame)
@@ -204,12 +215,13 @@ def _loud_windows(samples: Samples, starts: npt.NDArray[np.int64], spec: WindowS
 
 
 def _open(data: bytes) -> _Source:
-    reader = _reader_for(data[:16])
+    sound = data[_id3_bytes(data) :]  # not every reader passes every tag over
+    reader = _reader_for(sound[:16])
     if reader is None:
         raise UnsupportedAudio(
             f"The bytes are not audio that is read here. Send {READABLE}.", first_bytes=data[:8].hex(" ")
         )
-    return reader(data)
+    return reader(sound)
 
 
 def _reader_for(head: bytes) -> Callable[[bytes], _Source] | None:
@@ -219,7 +231,7 @@ def _reader_for(head: bytes) -> Callable[[bytes], _Source] | None:
     """
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
         return _open_soundfile
-    if head[:4] in (b"fLaC", b"OggS") or head[:3] == b"ID3":
+    if head[:4] in (b"fLaC", b"OggS"):
         return _open_soundfile
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return _open_soundfile
@@ -235,16 +247,46 @@ def _reader_for(head: bytes) -> Callable[[bytes], _Source] | None:
     return None
 
 
+def _id3_bytes(data: bytes) -> int:
+    """Length of an ID3v2 tag at the start: four bytes of seven bits each, after a header of ten (id3.org, 2.4.0)."""
+    if data[:3] != b"ID3" or len(data) < 10:
+        return 0
+    a, b, c, d = data[6:10]
+    return 10 + (a << 21 | b << 14 | c << 7 | d)
+
+
+class _Bytes(io.BytesIO):
+    """Bytes to read in which a damaged file may seek anywhere: outside, it stays where it is.
+
+    An exception here would pass through libsndfile's callback and be printed once per seek.
+    """
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        with contextlib.suppress(ValueError, OverflowError):
+            return super().seek(offset, whence)
+        return self.tell()
+
+
 def _open_soundfile(data: bytes) -> _Source:
     try:
-        file = soundfile.SoundFile(io.BytesIO(data))
+        file = soundfile.SoundFile(_Bytes(data))
     except soundfile.LibsndfileError as error:
         raise UnsupportedAudio(
             f"The file is damaged or of a kind that is not read ({error.error_string}). Send {READABLE}."
         ) from error
     if file.format not in _SOUNDFILE_FORMATS:
         raise UnsupportedAudio(f"{file.format} files are not read. Send {READABLE}.", format=file.format)
-    return _Source(file.format, file.samplerate, file.channels, file.frames, _soundfile_blocks(file, data))
+    # A stream of unknown length gives a number that no recording can have (2^63 - 1).
+    announced_s = file.frames / file.samplerate * _lost_of_riff(data) if file.frames < 1 << 62 else None
+    return _Source(file.format, file.samplerate, file.channels, announced_s, _soundfile_blocks(file, data))
+
+
+def _lost_of_riff(data: bytes) -> float:
+    """How many times longer a RIFF file says it is than it is. libsndfile believes the file's end, not the header."""
+    size = int.from_bytes(data[4:8], "little")
+    if data[:4] != b"RIFF" or size >= _RIFF_STREAMED_BYTES:
+        return 1.0
+    return max(1.0, (size + 8) / len(data))
 
 
 def _soundfile_blocks(file: soundfile.SoundFile, data: bytes) -> Iterator[Samples]:
@@ -262,7 +304,7 @@ def _soundfile_blocks(file: soundfile.SoundFile, data: bytes) -> Iterator[Sample
             pass
         else:
             return
-    with soundfile.SoundFile(io.BytesIO(data)) as again, contextlib.suppress(soundfile.LibsndfileError):
+    with soundfile.SoundFile(_Bytes(data)) as again, contextlib.suppress(soundfile.LibsndfileError):
         for _ in range(blocks):
             again.read(_BLOCK_FRAMES, dtype="float32")
         yield from _reads(again, _SALVAGE_FRAMES)
@@ -274,36 +316,55 @@ def _reads(file: soundfile.SoundFile, frames: int) -> Iterator[Samples]:
 
 
 def _open_av(data: bytes, demuxer: str, name: str) -> _Source:
-    """Open by exactly one FFmpeg demuxer, from memory; nothing is probed and nothing else can be opened."""
+    """Open by exactly one FFmpeg demuxer, from memory; nothing is probed and nothing else can be opened.
+
+    Rate and channels are those of the first decoded frame: what the container says of HE-AAC is half the truth.
+    """
     import av  # here, because it costs 20 MB that a service which only meets WAV need not pay
 
     try:
         container = av.open(io.BytesIO(data), mode="r", format=demuxer)
-        streams = container.streams.audio
-        if not streams:
+        stream = next(iter(container.streams.audio), None)
+        if stream is None:
             raise UnsupportedAudio(f"The {name} file has no audio track. Send {READABLE}.", format=name)
-        stream = streams[0]
-        codec = stream.codec_context.name
-        rate_hz, channels = stream.codec_context.sample_rate, stream.codec_context.channels
-        header_frames = None
+        # There is no codec context for a codec that FFmpeg does not know either.
+        codec = stream.codec_context.name if stream.codec_context else "an unknown codec"
+        if codec not in _AV_CODECS:
+            raise UnsupportedAudio(f"{codec} in {name} is not read. Send {READABLE}.", format=name)
+        frames = container.decode(stream)
+        first = next(frames, None)
+        announced_s = None
         if stream.duration is not None and stream.time_base is not None:
-            header_frames = round(stream.duration * stream.time_base * rate_hz)
+            announced_s = float(stream.duration * stream.time_base)
     except (av.FFmpegError, ValueError, LookupError) as error:
         raise UnsupportedAudio(f"The {name} file is damaged ({error}). Encode it again and resend.") from error
-    if codec not in _AV_CODECS:
-        raise UnsupportedAudio(f"{codec} in {name} is not read. Send {READABLE}.", format=name)
+    if first is None:
+        if announced_s == 0:
+            raise EmptyAudio(f"The {name} file has a header and no samples.", format=name)
+        raise UnsupportedAudio(f"The {name} file is damaged: nothing in it decodes.", format=name)
+    blocks = _av_blocks(container, first, frames, name)
+    return _Source(name, first.sample_rate, first.layout.nb_channels, announced_s, blocks)
+
+
+def _av_blocks(
+    container: InputContainer, first: AudioFrame, others: Iterator[AudioFrame], name: str
+) -> Iterator[Samples]:
+    """The frames as float32 blocks (frames, channels), up to the end or to the damage."""
+    import av
+
     to_float = av.AudioResampler(format="fltp")
-
-    def blocks() -> Iterator[Samples]:
-        with container:
-            try:
-                for frame in container.decode(stream):
-                    for planar in to_float.resample(frame):
-                        yield planar.to_ndarray().T.astype(np.float32, copy=False)
-            except (av.FFmpegError, ValueError):
-                return  # cut short or damaged from here on: what came before it counts
-
-    return _Source(name, rate_hz, channels, header_frames, blocks())
+    with container:
+        try:
+            for frame in itertools.chain([first], others):
+                if (frame.sample_rate, frame.layout.nb_channels) != (first.sample_rate, first.layout.nb_channels):
+                    raise UnsupportedAudio(
+                        f"The {name} file changes its sample rate or channels midway. Encode it as one recording.",
+                        format=name,
+                    )
+                for planar in to_float.resample(frame):
+                    yield planar.to_ndarray().T.astype(np.float32, copy=False)
+        except (av.FFmpegError, ValueError):
+            return  # cut short or damaged from here on: what came before it counts
 
 
 def _check_header(source: _Source, limits: Limits) -> None:
@@ -318,10 +379,8 @@ def _check_header(source: _Source, limits: Limits) -> None:
             f"The file has {source.channels} channels; 1 to {limits.max_channels} are read. Mix it down.",
             channels=source.channels,
         )
-    # A stream of unknown length gives no number, or one no recording can have (libsndfile: 2^63 - 1).
-    frames = source.header_frames
-    if frames is not None and limits.max_duration_s * source.rate_hz < frames < 1 << 62:
-        raise _too_long(frames / source.rate_hz, limits)
+    if source.announced_s is not None and source.announced_s > limits.max_duration_s:
+        raise _too_long(source.announced_s, limits)
 
 
 def _too_long(duration_s: float | None, limits: Limits) -> AudioTooLong:
@@ -330,6 +389,17 @@ def _too_long(duration_s: float | None, limits: Limits) -> AudioTooLong:
         f"The audio lasts {came} {limits.max_duration_s:g} s. Cut it and send the parts.",
         max_duration_s=limits.max_duration_s,
     )
+
+
+def _mixed_down(block: Samples) -> Samples:
+    """Mean over channels, (frames, channels) -> (frames,)."""
+    channels = block.shape[1]
+    if channels == 1:
+        return block[:, 0]
+    with np.errstate(invalid="ignore"):  # opposite infinities: the check that follows finds the NaN
+        # Not a matrix product: BLAS threads that spin would take the cores of every other request.
+        mono: Samples = np.einsum("fc->f", block) / np.float32(channels)
+    return mono
 
 
 def _check_samples(mono: Samples) -> None:

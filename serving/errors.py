@@ -17,6 +17,10 @@ class SettingsError(TimbreError):
     """A ``TIMBRE_*`` variable is unknown or out of range; the service does not start."""
 
 
+class AddressError(TimbreError):
+    """The address cannot be listened on; the service does not start."""
+
+
 class ArtifactError(TimbreError):
     """An exported version is missing, damaged or of another schema; it is not loaded."""
 
@@ -93,6 +97,10 @@ class NotFound(RequestError):
 
 class MethodNotAllowed(RequestError):
     code, http_status, grpc_status = "method_not_allowed", 405, "UNIMPLEMENTED"
+
+
+class UploadTimeout(RequestError):
+    code, http_status, grpc_status = "upload_timeout", 408, "DEADLINE_EXCEEDED"
 
 
 class Starting(RequestError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ import numpy as np
 
 from serving import audio
 from serving.aggregate import answer, timeline, whole_clip
+from serving.errors import InternalError, RequestError
+from serving.metrics import Metrics
 from serving.schemas import Prediction, Timing
 from serving.session import Session
 
-_BATCH_WINDOWS = 32  # of one long clip at a time: bounds memory, and more gains nothing
+# Of one long clip at a time. More at once is slower on a CPU and grows the memory that ONNX Runtime keeps.
+_BATCH_WINDOWS = 4
 
 
 @dataclass(frozen=True)
@@ -26,27 +30,46 @@ class Upload:
 
 
 class Pipeline:
-    """Answers uploads with one loaded version.
+    """Answers uploads with one loaded version; as many at a time as there are cores.
 
     Args:
         session: the version that answers.
         limits: what audio is accepted.
-        workers: how many clips are decoded and inferred at once.
+        metrics: told of every answer and refusal.
     """
 
-    def __init__(self, session: Session, limits: audio.Limits, workers: int) -> None:
+    def __init__(self, session: Session, limits: audio.Limits, metrics: Metrics) -> None:
         self.session = session
         self._limits = limits
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="predict")
+        self._metrics = metrics
+        self._workers = ThreadPoolExecutor(_cores(), thread_name_prefix="predict")
 
-    async def predict(self, upload: Upload) -> Prediction:
+    async def predict(self, upload: Upload, transport: str) -> Prediction:
         """Answer one upload.
+
+        Args:
+            transport: by which it came, for the metrics.
 
         Raises:
             RequestError: the audio is refused; see ``audio.decode`` and ``audio.windows``.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._workers, self._predict, upload, time.perf_counter())
+        try:
+            prediction = await loop.run_in_executor(self._workers, self._predict, upload, time.perf_counter())
+        except RequestError as error:
+            self.refused(error, transport)
+            raise
+        except Exception:
+            self._metrics.requests.labels(transport, InternalError.code).inc()
+            raise
+        self._metrics.requests.labels(transport, "ok").inc()
+        for stage, milliseconds in prediction.timing_ms:
+            self._metrics.stages.labels(stage).observe(milliseconds / 1e3)
+        return prediction
+
+    def refused(self, error: RequestError, transport: str) -> None:
+        """Count a request that was refused before it got here, too."""
+        self._metrics.requests.labels(transport, error.code).inc()
 
     def close(self) -> None:
         """Finish what was begun and stop the workers."""
@@ -79,3 +102,10 @@ class Pipeline:
 
 def _ms(start: float, end: float) -> float:
     return round((end - start) * 1e3, 3)
+
+
+def _cores() -> int:
+    """Cores that this process may use; not every system can say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

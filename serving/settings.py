@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from serving.audio import Limits
 from serving.errors import SettingsError
 
 PREFIX = "TIMBRE_"
 _NOT_OURS = frozenset({"TIMBRE_DATA"})  # the corpora's folder: training's
+
+
+def _address(host: str) -> str:
+    """An IP address, as a name may have several."""
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        raise ValueError(f"{host!r} is not an IP address such as 127.0.0.1, 0.0.0.0 or ::1") from None
+
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -24,21 +35,24 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: IPvAnyAddress | Literal["localhost"] = Field(
-        IPv4Address("127.0.0.1"), description="Address that is listened on; 0.0.0.0 for all."
+    host: Annotated[str, AfterValidator(_address)] = Field(
+        "127.0.0.1", description="Address that is listened on; 0.0.0.0 for all."
     )
     port: Port = Field(3000, description="HTTP port.")
     grpc_port: Port = Field(3001, description="gRPC port, reserved.")
     models: Path = Field(Path("exported"), description="Folder with the exported versions; the newest is served.")
     max_upload_mib: Annotated[int, Field(ge=1, le=1024)] = Field(25, description="Largest request body, MiB.")
-    max_duration_s: Annotated[float, Field(gt=0)] = Field(
+    upload_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
+        60.0, description="Longest time for a request's body to arrive, seconds."
+    )
+    max_duration_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = Field(
         Limits().max_duration_s, description="Longest recording, seconds."
     )
 
     @property
-    def address(self) -> str:
-        """The address to bind."""
-        return str(self.host)
+    def url(self) -> str:
+        """Where the service answers."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def max_upload_bytes(self) -> int:

@@ -68,7 +68,7 @@ def running(log: Path, python: str = sys.executable, **settings: str | int | Pat
         )
         service = Service(process, f"http://127.0.0.1:{port}", log)
         try:
-            _wait_until_ready(service)
+            wait_until_ready(service)
             yield service
         finally:
             if process.poll() is None and service.stop() != 0:
@@ -88,7 +88,7 @@ def refusal(**settings: str | int | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _wait_until_ready(service: Service) -> None:
+def wait_until_ready(service: Service) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline:
         if service.process.poll() is not None:

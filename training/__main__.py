@@ -51,9 +51,9 @@ def _run(config: Any) -> int:
         case EvaluateConfig():
             from training.evaluate import evaluate
 
-            metrics = evaluate(config)
-            print((config.run / config.part / "report.txt").read_text())
-            print(f"UAR {metrics['uar']:.3f}, accuracy {metrics['accuracy']:.3f}; all in {config.run / config.part}")
+            folder, metrics = evaluate(config)
+            print((folder / "report.txt").read_text())
+            print(f"UAR {metrics['uar']:.3f}, accuracy {metrics['accuracy']:.3f}; all in {folder}")
         case ExportConfig():
             from training.export import export
 

@@ -25,6 +25,18 @@ def data_folder() -> Path:
     return shared if shared.is_dir() else ROOT / "data"
 
 
+def newest_run() -> Path:
+    """The run folder that was made last.
+
+    Raises:
+        ValueError: there is none.
+    """
+    runs = [path.parent for path in (ROOT / "runs").glob("*/config.json")]
+    if not runs:
+        raise ValueError(f"There is no run below {ROOT / 'runs'}. Train one, or name it with --run.")
+    return max(runs, key=lambda run: (run / "config.json").stat().st_mtime)
+
+
 @dataclass(frozen=True)
 class CheckConfig:
     """Print what a data folder holds, and what is wrong with it (then exit 1)."""
@@ -37,8 +49,8 @@ class CheckConfig:
 class DataConfig:
     """Download RAVDESS speech and TESS from their public records (about 480 MB); resumes, verifies checksums."""
 
-    data: Path = ROOT / "data"
-    """Folder to put them in."""
+    data: Path = field(default_factory=lambda: Path(os.environ.get("TIMBRE_DATA") or ROOT / "data"))
+    """Folder to put them in: TIMBRE_DATA, else data/."""
     zenodo: str = "https://zenodo.org"
     """Server of RAVDESS's record."""
     borealis: str = "https://borealisdata.ca"
@@ -60,7 +72,8 @@ class TrainConfig:
     split: Literal["actor", "random"] = "actor"
     """By actor (honest), or random with the same voices on both sides (comparable with what others quote)."""
     fold: int = 3
-    """Which actor fold is the test part, 0 to 4; the next one is the validation part."""
+    """Which actor fold is the test part, 0 to 4; the next one is the validation part. Without actors 21 to 24, fold 3
+    leaves most to learn from."""
     epochs: int | None = None
     """Most epochs; 100 where not given, or the run's own number when resuming."""
     batch_size: int = 32
@@ -123,23 +136,27 @@ class TrainConfig:
 class EvaluateConfig:
     """Evaluate a run's best checkpoint on one part of its own split, with pictures."""
 
-    run: Path
-    """Run folder, as `train` left it."""
-    part: str = "test"
-    """Part of the run's split."""
+    run: Path | None = None
+    """Run folder, as `train` left it; the newest below runs/ where not given."""
+    part: str = "validation"
+    """Part of the run's split. The test part is for what is finished: look at it and choose no more."""
     data: Path = field(default_factory=data_folder)
     """Folder with the corpora, in any layout."""
 
     def __post_init__(self) -> None:
         _known("part", self.part, PARTS)
 
+    @property
+    def run_folder(self) -> Path:
+        return self.run or newest_run()
+
 
 @dataclass(frozen=True)
 class ExportConfig:
     """Export a run's best checkpoint as a version the service can load."""
 
-    run: Path
-    """Run folder, as `train` left it."""
+    run: Path | None = None
+    """Run folder, as `train` left it; the newest below runs/ where not given."""
     version: str = "1"
     """Name of the version; the folder it is written to below --out."""
     out: Path = ROOT / "exported"
@@ -151,6 +168,10 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if not self.version.isalnum():
             raise ValueError(f"A version is letters and digits, such as 1 or 2b; got {self.version!r}.")
+
+    @property
+    def run_folder(self) -> Path:
+        return self.run or newest_run()
 
 
 def _known(what: str, name: str, known: Any) -> None:

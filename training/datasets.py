@@ -16,11 +16,10 @@ from itertools import product
 from pathlib import Path
 
 from serving import audio
-from serving.errors import EmptyAudio, NoSpeech, RequestError
 from training import spec
 from training.progress import OnProgress, no_progress
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aiff", ".m4a"})
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".m4a", ".aac", ".webm"})
 CORPORA = ("ravdess", "ravdess_song", "tess")
 
 _RAVDESS_NAME = re.compile(r"03-(?P<channel>01|02)-(?P<emotion>0[1-8])-(?P<take>0[12]-0[12]-0[12])-(?P<actor>\d\d)")
@@ -29,6 +28,8 @@ _TESS_NAME = re.compile(r"(?P<speaker>OAF?|YAF)_(?P<word>[a-z]+)_(?P<emotion>[a-
 
 # A corpus whole is 24 actors, or two speakers; these parts of a name then occur in every combination.
 _RAVDESS_TAKES = tuple("-".join(fields) for fields in product(("01", "02"), repeat=3))
+
+_CUT_SHORT_S = 0.1  # lossy codecs announce a frame or two more than they give
 
 
 @dataclass(frozen=True, order=True)
@@ -41,15 +42,10 @@ class Clip:
     label: str
     speaker: str
 
-    @property
-    def utterance(self) -> str:
-        """What was said: the statement (RAVDESS) or the word (TESS)."""
-        return self.name.split("_")[1] if self.corpus == "tess" else self.name.split("-")[4]
-
 
 @dataclass
 class Integrity:
-    """What a data folder holds and what is wrong with it. Problems are lists of paths or names."""
+    """What a data folder holds and what is wrong with it. Problems are lists of paths or names, with reasons."""
 
     clips: list[Clip]
     formats: Counter[tuple[int, int]] = field(default_factory=Counter)  # (rate_hz, channels) -> files
@@ -57,11 +53,12 @@ class Integrity:
     missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    cut_short: list[str] = field(default_factory=list)  # shorter than the header says
     empty: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
 
-    PROBLEMS = ("missing", "extra", "unreadable", "empty", "silent", "duplicates")
+    PROBLEMS = ("missing", "extra", "unreadable", "cut_short", "empty", "silent", "duplicates")
 
     @property
     def sound(self) -> bool:
@@ -94,7 +91,7 @@ def parse(path: Path) -> Clip | None:
 
 
 def audio_files(root: Path) -> list[Path]:
-    """Every audio file below a folder, sorted.
+    """Every audio file below a folder, sorted; links that lead nowhere too.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -103,7 +100,7 @@ def audio_files(root: Path) -> list[Path]:
         raise FileNotFoundError(
             f"{root} is not a folder. Run `make data`, or name the corpora's folder with --data or TIMBRE_DATA."
         )
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    return sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir())
 
 
 def find_clips(root: Path, corpora: Iterable[str] = CORPORA) -> list[Clip]:
@@ -151,13 +148,14 @@ def check(root: Path, on_progress: OnProgress = no_progress) -> Integrity:
     report = Integrity(clips=[])
     by_content: dict[str, list[Path]] = defaultdict(list)
     with ThreadPoolExecutor() as pool:
-        for done, (path, (digest, problem, format_)) in enumerate(zip(paths, pool.map(_inspect, paths), strict=True)):
+        for done, (path, file) in enumerate(zip(paths, pool.map(_inspect, paths), strict=True)):
             shown = str(path.relative_to(root))
-            by_content[digest].append(path)
-            if problem:
-                getattr(report, problem).append(shown)
-            if format_:
-                report.formats[format_] += 1
+            if file.digest:
+                by_content[file.digest].append(path)
+            if file.problem:
+                getattr(report, file.problem).append(f"{shown} ({file.reason})" if file.reason else shown)
+            if file.format:
+                report.formats[file.format] += 1
             if clip := parse(path):
                 report.clips.append(clip)
             else:
@@ -170,20 +168,42 @@ def check(root: Path, on_progress: OnProgress = no_progress) -> Integrity:
     return report
 
 
-def _inspect(path: Path) -> tuple[str, str | None, tuple[int, int] | None]:
-    """(SHA-256 of the bytes, problem or None, (rate_hz, channels) or None) of one file."""
-    data = path.read_bytes()
+@dataclass(frozen=True)
+class _File:
+    """What one file turned out to be.
+
+    Attributes:
+        digest: SHA-256 of its bytes, None where there are none to read.
+        format: (rate_hz, channels).
+        problem: the list of :class:`Integrity` it belongs on.
+    """
+
+    digest: str | None
+    format: tuple[int, int] | None = None
+    problem: str | None = None
+    reason: str = ""
+
+
+def _inspect(path: Path) -> _File:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return _File(None, problem="unreadable", reason=error.strerror or str(error))
     digest = hashlib.sha256(data).hexdigest()
     try:
         clip = audio.decode(data, spec.AUDIO.rate_hz)
+    except audio.EmptyAudio:
+        return _File(digest, problem="empty")
+    except audio.RequestError as error:
+        return _File(digest, problem="unreadable", reason=str(error))
+    form = (clip.source_rate_hz, clip.channels)
+    if clip.announced_s is not None and clip.duration_s < clip.announced_s - _CUT_SHORT_S:
+        return _File(digest, form, "cut_short", f"{clip.duration_s:.2f} s of {clip.announced_s:.2f} s")
+    try:
         audio.windows(clip.samples, spec.AUDIO.windows)
-    except EmptyAudio:
-        return digest, "empty", None
-    except NoSpeech:
-        return digest, "silent", (clip.source_rate_hz, clip.channels)
-    except RequestError:
-        return digest, "unreadable", None
-    return digest, None, (clip.source_rate_hz, clip.channels)
+    except audio.NoSpeech:
+        return _File(digest, form, "silent")
+    return _File(digest, form)
 
 
 def _gaps(clips: Sequence[Clip]) -> tuple[list[str], list[str]]:

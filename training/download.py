@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import tempfile
 import threading
 import time
 import zipfile
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import httpx
 
 from training.config import DataConfig
-from training.datasets import find_clips
+from training.datasets import audio_files, parse
 from training.progress import progress
 
 _RAVDESS_ZIP = "Audio_Speech_Actors_01-24.zip"
@@ -53,6 +53,8 @@ class Meter:
         self._sizes = {file.path: file.size_bytes or 0 for file in files}
         self._had = dict.fromkeys(self._sizes, 0)
         self._all_had, self._all_sizes = 0, sum(self._sizes.values())
+        self.stopped = threading.Event()
+        """Set when the download is given up: nobody need finish a file then."""
 
     def at(self, file: RemoteFile, had: int, size: int | None = None) -> None:
         """So much of a file is there now; its size, where only now known."""
@@ -78,17 +80,33 @@ def download(config: DataConfig) -> None:
 
 def _download_ravdess(client: httpx.Client, config: DataConfig) -> None:
     folder = config.data / "ravdess"
-    if folder.exists() and len(find_clips(folder, ("ravdess",))) >= _RAVDESS_CLIPS:
+    if _ravdess_clips(folder) >= _RAVDESS_CLIPS:
         return
     archive = RemoteFile(config.zenodo + _RAVDESS_PATH, config.data / _RAVDESS_ZIP, _RAVDESS_MD5)
     fetch_all(client, [archive], "RAVDESS")
-    unpacked = config.data / ".ravdess.new"
-    shutil.rmtree(unpacked, ignore_errors=True)
-    with zipfile.ZipFile(archive.path) as zip_file:
-        zip_file.extractall(unpacked)
-    shutil.rmtree(folder, ignore_errors=True)
-    unpacked.rename(folder)
+    with (
+        tempfile.TemporaryDirectory(dir=config.data, prefix=".ravdess-") as name,
+        zipfile.ZipFile(archive.path) as whole,
+    ):
+        whole.extractall(name)
+        _move_into(folder, Path(name))
     archive.path.unlink()
+
+
+def _ravdess_clips(folder: Path) -> int:
+    if not folder.is_dir():
+        return 0
+    clips = [parse(path) for path in audio_files(folder)]
+    return len({clip.name for clip in clips if clip is not None and clip.corpus == "ravdess"})
+
+
+def _move_into(folder: Path, unpacked: Path) -> None:
+    """Each file to its place; what somebody put there beside them stays."""
+    for path in sorted(unpacked.rglob("*")):
+        target = folder / path.relative_to(unpacked)
+        if path.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
 
 
 def _download_tess(client: httpx.Client, config: DataConfig) -> None:
@@ -121,6 +139,7 @@ def fetch_all(client: httpx.Client, files: list[RemoteFile], title: str) -> None
             for job in jobs:
                 job.result()
         except BaseException:
+            meter.stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -146,6 +165,10 @@ def fetch(client: httpx.Client, file: RemoteFile, meter: Meter) -> None:
         part.replace(file.path)
 
     _persist(once, file.path.name)
+
+
+class StoppedError(Exception):
+    """Another file failed, or somebody pressed Ctrl-C; what is there already is kept for the next time."""
 
 
 class _DamagedError(Exception):
@@ -187,6 +210,8 @@ def _append(client: httpx.Client, file: RemoteFile, part: Path, meter: Meter) ->
         with part.open("ab" if resumed else "wb") as out:
             for chunk in response.iter_raw():
                 out.write(chunk)
+                if meter.stopped.is_set():
+                    raise StoppedError
                 had += len(chunk)
                 meter.at(file, had)
 

@@ -27,21 +27,23 @@ WindowModel = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 """Windows (n, samples) -> probabilities (n, classes): a torch classifier or an ONNX session alike."""
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Write metrics.json, report.txt, confusion.png and roc.png to RUN/PART/ and return the metrics.
+def evaluate(config: EvaluateConfig) -> tuple[Path, dict[str, Any]]:
+    """Write metrics.json, report.txt, confusion.png and roc.png to RUN/PART/; returns the folder and the metrics.
 
     Raises:
         FileNotFoundError: no run, no checkpoint, or clips of its split are not in the data.
     """
-    settings, classifier = load_classifier(config.run)
-    split = Split.load(config.run / "split.json", find_clips(config.data, settings.corpora))
+    run = config.run_folder
+    settings, classifier = load_classifier(run)
+    split = Split.load(run / "split.json", find_clips(config.data, settings.corpora))
 
     def model(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
             probabilities: npt.NDArray[np.float32] = classifier(torch.from_numpy(windows)).softmax(dim=1).numpy()
         return probabilities
 
-    return examine(model, split.part(config.part), config.part, config.run / config.part, settings.seed)
+    folder = run / config.part
+    return folder, examine(model, split.part(config.part), config.part, folder, settings.seed)
 
 
 def examine(

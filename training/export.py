@@ -50,8 +50,9 @@ def export(config: ExportConfig) -> Path:
     folder = config.out / config.version
     if folder.exists() and not config.replace:
         raise FileExistsError(f"{folder} exists. Give another --version, or --replace it.")
-    settings, classifier = load_classifier(config.run)
-    split = Split.load(config.run / "split.json", find_clips(config.data, settings.corpora))
+    run = config.run_folder
+    settings, classifier = load_classifier(run)
+    split = Split.load(run / "split.json", find_clips(config.data, settings.corpora))
 
     work = config.out / f".{config.version}.new"
     shutil.rmtree(work, ignore_errors=True)
@@ -67,10 +68,11 @@ def export(config: ExportConfig) -> Path:
     if elsewhere := _examine_elsewhere(session, config, settings, report):
         results["tess"] = elsewhere
     for name in ("config.json", "split.json", "history.csv"):
-        shutil.copy(config.run / name, report / name)
-    plot_curves(read_history(config.run), report / "curves.png")
+        shutil.copy(run / name, report / name)
+    plot_curves(read_history(run), report / "curves.png")
 
-    metadata = describe(config, settings, classifier, split, results)
+    trained = json.loads((run / "provenance.json").read_text())
+    metadata = describe(config.version, settings, classifier, split, results, trained)
     set_metadata(graph, metadata)
     data = graph.SerializeToString()
     (work / "model.onnx").write_bytes(data)
@@ -137,18 +139,22 @@ def set_metadata(graph: onnx.ModelProto, metadata: dict[str, Any]) -> None:
 
 
 def describe(
-    config: ExportConfig,
+    version: str,
     settings: TrainConfig,
     classifier: Classifier,
     split: Split,
     results: dict[str, dict[str, Any]],
+    trained: dict[str, Any],
 ) -> dict[str, Any]:
-    """What an exported file says of itself. The service needs the first six; the rest is for people."""
-    trained = json.loads((config.run / "provenance.json").read_text())
-    headline = ("clips", "accuracy", "uar", "f1_macro")
+    """What an exported file says of itself. The service needs the first six; the rest is for people.
+
+    Args:
+        trained: the run's provenance.
+    """
+    headline = ("clips", "accuracy", "uar", "uar_interval", "f1_macro")
     return {
         "schema_version": SCHEMA_VERSION,
-        "version": config.version,
+        "version": version,
         "labels": list(LABELS),
         "sample_rate_hz": AUDIO.rate_hz,
         "window_samples": AUDIO.window_samples,

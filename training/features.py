@@ -24,7 +24,7 @@ class PowerSpectrogram(nn.Module):
 
     Frames are centred and zero-padded at both ends as in ``librosa.stft``; the window is a periodic Hann.
 
-    A plain matrix product with all sines and cosines costs 3 times what librosa's FFT does. This is one Cooley-Tukey
+    A plain matrix product with all sines and cosines costs several times as much as an FFT. This is one Cooley-Tukey
     step instead: with N = R * R and n = R a + b, k = p + R q,
 
         X[p + R q] = sum_b  e^(-2 pi i b q / R)  e^(-2 pi i b p / N)  sum_a e^(-2 pi i a p / R)  x[R a + b]

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import bootstrap
 from sklearn.metrics import (
     accuracy_score,
     confusion_matrix,
     f1_score,
     precision_recall_fscore_support,
-    recall_score,
     roc_auc_score,
 )
 
@@ -38,8 +38,21 @@ def clip_probabilities(
 
 def uar(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
     """Mean recall over the classes that occur."""
-    present = np.unique(labels)
-    return float(recall_score(labels, predicted, labels=present, average="macro", zero_division=0.0))
+    clips = np.bincount(labels)
+    hits = np.bincount(labels[labels == predicted], minlength=len(clips))
+    present = clips > 0
+    return float((hits[present] / clips[present]).mean())
+
+
+def uar_interval(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> list[float]:
+    """95 % percentile bootstrap interval of the UAR over clips, [low, high].
+
+    It says how far another draw of clips of the same speakers could lie; other speakers can lie further off.
+    """
+    result = bootstrap(
+        (labels, predicted), uar, paired=True, vectorized=False, n_resamples=2000, method="percentile", rng=0
+    )
+    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 
 def scores(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> dict[str, Any]:
@@ -50,8 +63,8 @@ def scores(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
         probabilities: (clips, classes).
 
     Returns:
-        accuracy, uar, f1_macro, f1_weighted, precision_macro, recall_macro, auc_macro (one against the rest; None where
-        a class does not occur), clips, per_class and confusion (rows are the truth).
+        accuracy, uar, uar_interval, f1_macro, f1_weighted, precision_macro, recall_macro, auc_macro (one against the
+        rest; None where a class does not occur), clips, per_class and confusion (rows are the truth).
     """
     predicted = probabilities.argmax(axis=1)
     classes = list(range(len(LABELS)))
@@ -64,6 +77,7 @@ def scores(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
         "clips": len(labels),
         "accuracy": float(accuracy_score(labels, predicted)),
         "uar": uar(labels, predicted),
+        "uar_interval": uar_interval(labels, predicted),
         "f1_macro": float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0.0)),
         "f1_weighted": float(f1_score(labels, predicted, labels=classes, average="weighted", zero_division=0.0)),
         "precision_macro": float(precision.mean()),

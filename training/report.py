@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from sklearn.metrics import classification_report, roc_curve
 
 from training.spec import LABELS
-
-matplotlib.use("Agg")
 
 _DPI = 120
 

@@ -48,6 +48,7 @@ def train(config: TrainConfig) -> Path:
     trainer = lightning.Trainer(
         max_epochs=config.epochs or DEFAULT_EPOCHS,
         accelerator="auto",
+        devices=1,
         deterministic=True,
         default_root_dir=run,
         logger=TensorBoardLogger(run, name="tensorboard", version=""),

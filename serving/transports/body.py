@@ -5,6 +5,7 @@ The web framework's own form parser spools uploads to disk and reads whole bodie
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from serving.errors import InvalidRequest, MissingFile, TooLarge, TooManyFiles, UnsupportedMediaType
+from serving.errors import InvalidRequest, MissingFile, TooLarge, TooManyFiles, UnsupportedMediaType, UploadTimeout
 from serving.pipeline import Upload
 
 if TYPE_CHECKING:
@@ -32,15 +33,27 @@ _HOW = (
 )
 
 
-async def read_upload(request: Request, max_bytes: int) -> Upload:
+async def read_upload(request: Request, max_bytes: int, timeout_s: float) -> Upload:
     """The one audio file of a request.
 
     Raises:
+        UploadTimeout: the body has not come within ``timeout_s``.
         TooLarge: more than ``max_bytes``, by the announced length or while reading.
         MissingFile: no file in the body. TooManyFiles: more than one.
         UnsupportedMediaType: a content type that carries no audio.
         InvalidRequest: a multipart body that does not follow its own format.
     """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read(request, max_bytes)
+    except TimeoutError:
+        raise UploadTimeout(
+            f"The body did not arrive within {timeout_s:g} s. Send a smaller file, or over a better line.",
+            timeout_s=timeout_s,
+        ) from None
+
+
+async def _read(request: Request, max_bytes: int) -> Upload:
     media_type, options = parse_options_header(request.headers.get("content-type"))
     kind = media_type.decode("latin-1").lower()
     multipart = kind == _MULTIPART
@@ -122,10 +135,11 @@ class _Form:
 
     def upload(self, max_bytes: int) -> Upload:
         """The one file among the parts."""
-        files = [part for part in self.parts if part.name == FIELD and part.filename is not None]
-        if len(files) > 1:
+        named = [part for part in self.parts if part.name == FIELD]
+        files = [part for part in named if part.filename is not None]
+        if len(named) > 1:
             raise TooManyFiles(
-                f"{len(files)} files came; one request takes one. Send them one by one.", files=len(files)
+                f"{len(named)} files came; one request takes one. Send them one by one.", files=len(named)
             )
         if not files or not (files[0].filename or files[0].chunks):
             raise MissingFile(self._why_none(), fields=[part.name for part in self.parts])
@@ -144,7 +158,7 @@ class _Form:
 
     def _begin(self) -> None:
         if len(self.parts) == _MAX_PARTS:
-            raise TooManyFiles(f"The form has more than {_MAX_PARTS} fields. {_HOW}")
+            raise InvalidRequest(f"The form has more than {_MAX_PARTS} fields. {_HOW}")
         self.parts.append(_Part())
 
     def _header_end(self) -> None:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.service import refusal, running
+from tests.service import Service, free_port, refusal, running, wait_until_ready
 from tests.sounds import encode, voice
 
 
@@ -56,8 +61,9 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "serving", "serve"]
         env = {"PATH": "/usr/bin:/bin", "TIMBRE_PORT": port}
         second = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
-        assert second.returncode != 0
-        assert "address already in use" in second.stderr
+        assert second.returncode == 1
+        told = f"Timbre does not start. {first.url} cannot be listened on: Address already in use."
+        assert told in second.stderr
         assert httpx.get(f"{first.url}/health").status_code == 200
 
 
@@ -67,6 +73,64 @@ def test_settings_are_honoured(tmp_path: Path) -> None:
         assert long.json()["error"]["max_duration_s"] == 2
         large = httpx.post(f"{service.url}/predict", files={"file": bytes(2 << 20)})
         assert large.json()["error"]["max_bytes"] == 1 << 20
+
+
+def test_a_model_that_onnx_runtime_cannot_load_is_refused_by_name(models: Path) -> None:
+    """Its checksum is right; it is no model all the same."""
+    damaged = b"no model"
+    (models / "1" / "model.onnx").write_bytes(damaged)
+    path = models / "1" / "model.json"
+    description = json.loads(path.read_text())
+    description["sha256"] = hashlib.sha256(damaged).hexdigest()
+    path.write_text(json.dumps(description))
+    result = refusal(models=models)
+    assert result.returncode == 1
+    assert str(models / "1" / "model.onnx") in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def begin(url: str, body: bytes, announced: int) -> socket.socket:
+    """A connection on which so much of a body has been sent."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    head = f"POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: audio/wav\r\nContent-Length: {announced}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def test_a_body_that_stalls_is_refused_and_does_not_hinder_a_stop(tmp_path: Path) -> None:
+    with running(tmp_path / "log.txt", upload_timeout_s=1) as service:
+        sound = encode(voice(1.0), 16_000)
+        with begin(service.url, sound[:1000], len(sound)) as stalled:
+            answer = b"".join(iter(lambda: stalled.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert b"upload_timeout" in answer
+        with begin(service.url, sound[:1000], len(sound)):
+            assert service.stop() == 0
+
+
+def test_what_is_in_flight_is_answered_before_a_stop(tmp_path: Path) -> None:
+    sound = encode(voice(1.0), 16_000)
+    with running(tmp_path / "log.txt") as service, begin(service.url, sound[:1000], len(sound)) as slow:
+        time.sleep(0.2)  # so that the request has begun
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        slow.sendall(sound[1000:])
+        answer = slow.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert service.process.wait(30) == 0
+
+
+def test_ten_minutes_take_little_memory(tmp_path: Path) -> None:
+    with running(tmp_path / "log.txt") as service:
+        tone = (0.3 * np.sin(np.arange(600 * 16_000, dtype=np.float32) / 10)).astype(np.float32)
+        whole = encode(tone, 16_000, "FLAC")
+        before = service.resident_bytes()
+        answer = httpx.post(f"{service.url}/predict", files={"file": whole}, timeout=120).json()
+        assert answer["duration_s"] == 600
+        assert len(answer["segments"]) == 399
+        # 38 MB are the samples themselves; twice that while they are joined.
+        assert service.resident_bytes() - before < 160 << 20
 
 
 def test_a_stop_is_clean_and_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,3 +152,18 @@ def test_it_runs_under_bentoml_serve_too(tmp_path: Path, exported: Path) -> None
     result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
     assert "Timbre does not start." in result.stderr
+    assert "Traceback" not in result.stderr
+
+    port = free_port()
+    command[-1] = str(port)
+    with (tmp_path / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env | {"TIMBRE_MODELS": str(exported)}, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_until_ready(Service(process, f"http://127.0.0.1:{port}", tmp_path / "log.txt"))
+        answer = httpx.post(f"http://127.0.0.1:{port}/predict", files={"file": encode(voice(1.0), 16_000)}, timeout=30)
+        assert answer.json()["model_version"] == "1"
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -13,8 +13,8 @@ METADATA = Metadata("1", LABELS, audio.WindowSpec(RATE_HZ, window_samples=300, h
 
 
 def clip(samples: int) -> tuple[audio.Clip, audio.Windows]:
-    sound = np.ones(samples, dtype=np.float32)
-    whole = audio.Clip(sound, samples / RATE_HZ, RATE_HZ, 1, "WAV")
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, samples).astype(np.float32)
+    whole = audio.Clip(sound, samples / RATE_HZ, None, RATE_HZ, 1, "WAV")
     return whole, audio.windows(sound, METADATA.windows)
 
 

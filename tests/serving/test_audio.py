@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -176,15 +177,18 @@ def test_rates_and_channels_out_of_range_are_unsupported(rate_hz: int, channels:
         audio.decode(wav_header(rate_hz, channels, len(data)) + data, RATE_HZ)
 
 
-@pytest.mark.parametrize("claimed", [0, 0xFFFFFFFF], ids=["zero", "the largest"])
-def test_a_streamed_wav_whose_header_does_not_know_its_length_is_read(claimed: int) -> None:
+def wav_that_claims(data_bytes: int) -> bytes:
     sound = (voice(1.0) * 32767).astype("<i2")
-    head = wav_header(RATE_HZ, 1, 0)[:-4] + struct.pack("<I", claimed)
-    if claimed == 0:
-        with pytest.raises(EmptyAudio):
-            audio.decode(head + sound.tobytes(), RATE_HZ)
-    else:
-        assert audio.decode(head + sound.tobytes(), RATE_HZ).duration_s == pytest.approx(1.0)
+    return wav_header(RATE_HZ, 1, 0)[:-4] + struct.pack("<I", data_bytes) + sound.tobytes()
+
+
+def test_a_streamed_wav_that_claims_the_largest_size_is_read_to_its_end() -> None:
+    assert audio.decode(wav_that_claims(0xFFFFFFFF), RATE_HZ).duration_s == pytest.approx(1.0)
+
+
+def test_a_wav_that_claims_no_samples_is_taken_at_its_word() -> None:
+    with pytest.raises(EmptyAudio):
+        audio.decode(wav_that_claims(0), RATE_HZ)
 
 
 def test_too_short() -> None:
@@ -231,6 +235,16 @@ def test_a_little_over_full_scale_is_no_fault() -> None:
     assert audio.decode(encode(4 * voice(1.0), RATE_HZ, "WAV", "FLOAT"), RATE_HZ).samples.max() > 1.5
 
 
+def test_a_constant_offset_is_silence() -> None:
+    with pytest.raises(NoSpeech):
+        audio.windows(np.full(RATE_HZ, 0.3, dtype=np.float32), SPEC)
+
+
+def test_opposite_infinities_in_two_channels_are_bad_samples() -> None:
+    with pytest.raises(BadSamples):
+        audio.decode(encode(np.tile([np.inf, -np.inf], (4000, 1)), RATE_HZ, "WAV", "FLOAT"), RATE_HZ)
+
+
 @pytest.mark.parametrize("amplitude", [0.0, 1e-5, 2e-4])
 def test_silence_is_no_speech(amplitude: float) -> None:
     quiet = amplitude * np.random.default_rng(0).standard_normal(4 * RATE_HZ).astype(np.float32)
@@ -250,7 +264,7 @@ def test_a_quiet_voice_is_not_silence() -> None:
 @settings(deadline=None, max_examples=200)
 def test_windows_cover_every_sample_and_never_leave_the_clip(samples: int, window: int, hop_share: float) -> None:
     spec = audio.WindowSpec(RATE_HZ, window, max(1, int(window * hop_share)))
-    loud = np.ones(samples, dtype=np.float32)
+    loud = np.resize(np.array([0.5, -0.5], dtype=np.float32), samples)
     cut = audio.windows(loud, spec)
     covered = np.zeros(max(samples, window), dtype=bool)
     for start in cut.starts:
@@ -284,11 +298,76 @@ def test_silent_windows_leave_a_gap() -> None:
     assert starts.tolist() == [0.0, 1.5, 3.0, 12.0, 13.5, 15.0]
 
 
-@given(data=st.binary(max_size=400))
-@settings(deadline=None, max_examples=300)
-def test_any_bytes_are_refused_in_our_own_words(data: bytes) -> None:
-    with pytest.raises(RequestError):
-        audio.decode(data, RATE_HZ)
+@cache
+def sound_files() -> list[bytes]:
+    """A short file of every kind that is read."""
+    sound = voice(0.4, 48_000)
+    stereo = np.stack([sound, voice(0.4, 48_000, seed=1)], axis=1)
+    files = [encode(sound, 48_000, kind, subtype) for kind, subtype in LOSSLESS + LOSSY]
+    files += [encode(stereo, 48_000, kind) for kind in ("WAV", "FLAC", "OGG", "MP3")]
+    return files + [encode_av(sound, 48_000, container, codec) for container, codec in BY_FFMPEG]
+
+
+@given(
+    which=st.integers(0, len(LOSSLESS + LOSSY) + 4 + len(BY_FFMPEG) - 1),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=12),
+    cut=st.floats(0, 1),
+    tail=st.binary(max_size=40),
+)
+@settings(deadline=None, max_examples=600)
+def test_a_damaged_file_is_heard_or_refused_in_our_own_words(
+    which: int, edits: list[tuple[float, int]], cut: float, tail: bytes
+) -> None:
+    data = bytearray(sound_files()[which])
+    for where, value in edits:
+        # Headers are where damage is interesting: half of the edits fall into the first 200 bytes.
+        reach = len(data) if value % 2 else min(200, len(data))
+        data[int(where * (reach - 1))] = value
+    data = data[: int((0.3 + 0.7 * cut) * len(data))] + tail
+    try:
+        clip = audio.decode(bytes(data), RATE_HZ)
+    except RequestError:
+        return
+    assert np.isfinite(clip.samples).all()
+
+
+def adts(*files: bytes) -> bytes:
+    """AAC frames of several files in a row: what a recorder leaves that was stopped and started."""
+    return b"".join(files)
+
+
+def test_a_stream_that_changes_rate_or_channels_midway_is_refused() -> None:
+    slow, fast = (
+        encode_av(voice(1.0, 24_000), 24_000, "adts", "aac"),
+        encode_av(voice(1.0, 48_000), 48_000, "adts", "aac"),
+    )
+    assert audio.decode(adts(fast, fast), RATE_HZ).duration_s == pytest.approx(2.0, abs=0.2)
+    for mixed in (adts(slow, fast), adts(fast, slow)):
+        with pytest.raises(UnsupportedAudio, match="midway"):
+            audio.decode(mixed, RATE_HZ)
+
+
+def test_a_codec_that_nobody_knows_is_refused() -> None:
+    opus = encode_av(voice(1.0, 48_000), 48_000, "matroska", "libopus")
+    assert b"A_OPUS" in opus
+    with pytest.raises(UnsupportedAudio, match="unknown codec"):
+        audio.decode(opus.replace(b"A_OPUS", b"A_QQQQ"), RATE_HZ)
+
+
+@pytest.mark.parametrize("size", [0, 5, 300])
+def test_a_tag_before_the_sound_is_passed_over(size: int) -> None:
+    tag = b"ID3\x04\x00\x00" + bytes([0, 0, size >> 7, size & 127]) + bytes(size)
+    for data in (encode(voice(1.0), RATE_HZ, "MP3"), encode_av(voice(1.0, 48_000), 48_000, "adts", "aac")):
+        assert audio.decode(tag + data, RATE_HZ).duration_s == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+def test_a_file_cut_short_shows_in_the_announced_length(kind: str) -> None:
+    whole = encode(voice(2.0), RATE_HZ, kind)
+    assert audio.decode(whole, RATE_HZ).announced_s == 2.0
+    cut = audio.decode(whole[: len(whole) // 2], RATE_HZ)
+    assert cut.announced_s == pytest.approx(2.0, abs=0.01)
+    assert cut.duration_s < 1.5
 
 
 def test_real_clips(shared_samples: list[Path]) -> None:

@@ -10,22 +10,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from serving.errors import InvalidRequest, MissingFile, RequestError, TooLarge, TooManyFiles, UnsupportedMediaType
+from serving.errors import (
+    InvalidRequest,
+    MissingFile,
+    RequestError,
+    TooLarge,
+    TooManyFiles,
+    UnsupportedMediaType,
+    UploadTimeout,
+)
 from serving.pipeline import Upload
 from serving.transports.body import read_upload
 
 MAX_BYTES = 1000
+TIMEOUT_S = 30.0
 BOUNDARY = "frontier"
 
 
-def read(chunks: Sequence[bytes], **headers: str) -> Upload:
-    """What ``read_upload`` makes of a body that arrives in these chunks."""
+def read(chunks: Sequence[bytes], *, timeout_s: float = TIMEOUT_S, ends: bool = True, **headers: str) -> Upload:
+    """What ``read_upload`` makes of a body that arrives in these chunks; one that does not end stalls after them."""
     messages: list[dict[str, Any]] = [
-        {"type": "http.request", "body": chunk, "more_body": index + 1 < len(chunks)}
+        {"type": "http.request", "body": chunk, "more_body": not ends or index + 1 < len(chunks)}
         for index, chunk in enumerate(chunks)
     ]
 
     async def receive() -> dict[str, Any]:
+        if not messages:
+            await asyncio.Event().wait()
         return messages.pop(0)
 
     scope = {
@@ -34,7 +45,7 @@ def read(chunks: Sequence[bytes], **headers: str) -> Upload:
         "path": "/predict",
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
     }
-    return asyncio.run(read_upload(Request(scope, receive), MAX_BYTES))
+    return asyncio.run(read_upload(Request(scope, receive), MAX_BYTES, timeout_s))
 
 
 def part(name: str, content: bytes, filename: str | None = None) -> bytes:
@@ -82,7 +93,8 @@ def test_how_a_body_is_cut_into_chunks_makes_no_difference(content: bytes, cuts:
         (form(part("file", b"http://127.0.0.1/a.wav")), MissingFile, "URLs are not fetched"),
         (form(part("file", b"", "")), MissingFile, "no file was chosen"),
         (form(part("file", b"a", "a.wav"), part("file", b"b", "b.wav")), TooManyFiles, "2 files came"),
-        (form(*[part(str(n), b"") for n in range(40)]), TooManyFiles, "more than 32"),
+        (form(part("file", b"a"), part("file", b"b", "b.wav")), TooManyFiles, "2 files came"),
+        (form(*[part(str(n), b"") for n in range(40)]), InvalidRequest, "more than 32"),
         (form(part("file", b"a", "a.wav"))[:-8], InvalidRequest, "breaks off"),
         (b"--other\r\n\r\n--other--", InvalidRequest, "malformed"),
         (b"", InvalidRequest, "breaks off"),
@@ -116,7 +128,7 @@ def test_a_body_without_a_type_is_taken_as_the_file() -> None:
 )
 def test_other_types_are_refused_unread(kind: str) -> None:
     with pytest.raises(UnsupportedMediaType, match=r"curl -F file=@clip\.wav"):
-        read([], content_type=kind)  # there is nothing to receive: reading would fail
+        read([], content_type=kind)  # there is nothing to receive: reading would stall
 
 
 @pytest.mark.parametrize("kind", ["audio/wav", f"multipart/form-data; boundary={BOUNDARY}"])
@@ -127,6 +139,11 @@ def test_an_announced_length_over_the_limit_is_refused_unread(kind: str) -> None
 
 def test_a_body_that_grows_over_the_limit_is_refused_while_it_comes() -> None:
     with pytest.raises(TooLarge):
-        # The third chunk would fail to arrive; it is never asked for.
-        read([bytes(600), bytes(600)], content_type="audio/wav")
+        read([bytes(600), bytes(600)], ends=False, content_type="audio/wav")  # the third chunk never comes
     assert len(read([bytes(600), bytes(400)], content_type="audio/wav").data) == MAX_BYTES
+
+
+@pytest.mark.parametrize("kind", ["audio/wav", f"multipart/form-data; boundary={BOUNDARY}"])
+def test_a_body_that_stalls_is_refused(kind: str) -> None:
+    with pytest.raises(UploadTimeout, match=r"within 0\.05 s"):
+        read([b"--frontier\r\n"], ends=False, timeout_s=0.05, content_type=kind)

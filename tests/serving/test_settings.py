@@ -10,7 +10,8 @@ from serving.settings import Settings
 
 def test_defaults() -> None:
     settings = Settings.from_environment({})
-    assert (settings.address, settings.port, settings.grpc_port) == ("127.0.0.1", 3000, 3001)
+    assert (str(settings.host), settings.port, settings.grpc_port) == ("127.0.0.1", 3000, 3001)
+    assert settings.url == "http://127.0.0.1:3000"
     assert settings.models == Path("exported")
     assert settings.max_upload_bytes == 25 * 2**20
     assert settings.limits.max_duration_s == 600
@@ -20,7 +21,7 @@ def test_values_come_from_the_environment() -> None:
     settings = Settings.from_environment(
         {"TIMBRE_HOST": "::1", "TIMBRE_PORT": "8080", "TIMBRE_MAX_DURATION_S": "2.5", "HOME": "/", "TIMBRE_DATA": "/d"}
     )
-    assert (settings.address, settings.port, settings.limits.max_duration_s) == ("::1", 8080, 2.5)
+    assert (settings.url, settings.limits.max_duration_s) == ("http://[::1]:8080", 2.5)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,8 @@ def test_values_come_from_the_environment() -> None:
         ("TIMBRE_PORT", "http", "TIMBRE_PORT: .*integer"),
         ("TIMBRE_HOST", "nowhere.example", "TIMBRE_HOST"),
         ("TIMBRE_MAX_DURATION_S", "-1", "TIMBRE_MAX_DURATION_S: .*greater than 0"),
+        ("TIMBRE_MAX_DURATION_S", "inf", "TIMBRE_MAX_DURATION_S"),
+        ("TIMBRE_UPLOAD_TIMEOUT_S", "nan", "TIMBRE_UPLOAD_TIMEOUT_S"),
         ("TIMBRE_MAX_UPLOAD_MIB", "0", "TIMBRE_MAX_UPLOAD_MIB"),
     ],
 )

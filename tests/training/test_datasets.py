@@ -9,7 +9,7 @@ import pytest
 
 from tests.sounds import encode, voice
 from training import spec
-from training.datasets import Clip, check, find_clips, parse, without_copies
+from training.datasets import check, find_clips, parse, without_copies
 
 SOUND = encode(voice(1.0), 16_000)
 
@@ -63,11 +63,6 @@ def test_other_names_are_nobody(name: str) -> None:
     assert parse(Path(name)) is None
 
 
-def test_what_was_said() -> None:
-    assert Clip("tess", "OAF_back_angry", Path(), "angry", "OAF").utterance == "back"
-    assert Clip("ravdess", "03-01-05-01-02-01-05", Path(), "angry", "05").utterance == "02"
-
-
 def test_a_whole_actor_is_sound(ravdess: Path) -> None:
     report = check(ravdess)
     assert report.sound, report
@@ -80,16 +75,23 @@ def test_a_whole_actor_is_sound(ravdess: Path) -> None:
 
 def test_each_fault_is_found(ravdess: Path) -> None:
     folder = next(ravdess.glob("*/Actor_05"))
-    first, second, third, fourth, *_ = sorted(folder.iterdir())
+    first, second, third, fourth, fifth, sixth, *_ = sorted(folder.iterdir())
     first.unlink()
     second.write_bytes(b"RIFF nothing like a sound")
     third.write_bytes(b"")
     fourth.write_bytes(encode(voice(1.0) * 0, 16_000))
+    fifth.write_bytes(fifth.read_bytes()[:-6000])
+    sixth.unlink()
+    sixth.symlink_to(folder / "nowhere.wav")
     (folder / "03-01-05-01-01-01-05 copy.wav").write_bytes((folder / "03-01-05-01-01-01-05.wav").read_bytes())
     report = check(ravdess)
     assert not report.sound
     assert report.missing == [f"ravdess {first.stem}"]
-    assert report.unreadable == [str(second.relative_to(ravdess))]
+    damaged, lost = report.unreadable
+    assert damaged.startswith(f"{second.relative_to(ravdess)} (The bytes are not audio")
+    assert lost == f"{sixth.relative_to(ravdess)} (No such file or directory)"
+    (short,) = report.cut_short
+    assert short == f"{fifth.relative_to(ravdess)} (0.31 s of 0.50 s)"
     assert report.empty == [str(third.relative_to(ravdess))]
     assert report.silent == [str(fourth.relative_to(ravdess))]
     assert len(report.extra) == 1
@@ -149,7 +151,7 @@ def test_the_reference_copy(shared_data: Path) -> None:
     totals = {corpus: sum(row.total() for row in report.counts(corpus).values()) for corpus in ("ravdess", "tess")}
     assert totals == {"ravdess": 1200, "tess": 2520}
     assert report.absent == [f"{corpus} {actor}" for corpus in ("ravdess", "ravdess_song") for actor in range(21, 25)]
-    for problem in ("missing", "extra", "unreadable", "empty", "silent"):
+    for problem in ("missing", "extra", "unreadable", "cut_short", "empty", "silent"):
         assert getattr(report, problem) == []
     # The published RAVDESS has this recording under two names.
     (pair,) = report.duplicates

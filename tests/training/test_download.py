@@ -12,13 +12,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.sounds import encode, voice
 from training import download as download_module
 from training.config import DataConfig
 from training.datasets import find_clips
-from training.download import download
+from training.download import Meter, RemoteFile, StoppedError, download
+from training.download import fetch as fetch_file
+from training.progress import no_progress
 
 WAV = encode(voice(0.2), 8_000)
 
@@ -137,7 +140,7 @@ def assert_complete(folder: Path) -> None:
     assert len(find_clips(folder, ("ravdess",))) == 4
     assert [clip.name for clip in find_clips(folder, ("tess",))] == ["OAF_dog_angry", "YAF_cat_ps"]
     assert not list(folder.rglob("*.part"))
-    assert not list(folder.rglob("*.txt"))
+    assert not list((folder / "tess").rglob("*.txt"))
 
 
 def test_both_records_are_fetched_and_unpacked(records: Records, tmp_path: Path) -> None:
@@ -199,6 +202,37 @@ def test_a_file_that_is_gone_is_an_error_at_once(records: Records, tmp_path: Pat
     with pytest.raises(OSError, match="404"):
         fetch(records, tmp_path)
     assert records.asked.count("/api/access/datafile/0") == 1
+
+
+def test_files_that_somebody_put_there_stay(records: Records, tmp_path: Path) -> None:
+    mine = tmp_path / "ravdess" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    song = tmp_path / "ravdess" / "Actor_01" / "03-02-05-01-01-01-01.wav"
+    song.parent.mkdir()
+    song.write_bytes(WAV)
+    fetch(records, tmp_path)
+    assert mine.read_text() == "mine"
+    assert song.exists()
+    assert len(find_clips(tmp_path, ("ravdess",))) == 4
+    assert not list(tmp_path.glob(".ravdess-*"))
+
+
+def test_an_empty_folder_is_no_obstacle(records: Records, tmp_path: Path) -> None:
+    (tmp_path / "ravdess").mkdir()
+    fetch(records, tmp_path)
+    assert_complete(tmp_path)
+
+
+def test_a_stop_is_obeyed_in_the_middle_of_a_file(records: Records, tmp_path: Path) -> None:
+    """Ctrl-C reaches the main thread only; the others must not finish their files first."""
+    records.files["/large"] = bytes(8 << 20)
+    file = RemoteFile(f"{records.url}/large", tmp_path / "large", "")
+    meter = Meter([file], no_progress)
+    meter.stopped.set()
+    with httpx.Client() as client, pytest.raises(StoppedError):
+        fetch_file(client, file, meter)
+    assert (tmp_path / "large.part").stat().st_size < 8 << 20
 
 
 def test_no_server_at_all_says_so(tmp_path: Path) -> None:

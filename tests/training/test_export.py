@@ -104,7 +104,7 @@ def test_the_file_says_everything_about_itself(version: Path) -> None:
 
 
 def test_the_service_reads_what_training_writes(version: Path) -> None:
-    session = Session(Artifact.load(version), threads=1)
+    session = Session(Artifact.load(version))
     assert session.metadata.labels == LABELS
     assert session.metadata.windows == AUDIO.windows
 

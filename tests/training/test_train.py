@@ -102,7 +102,8 @@ def test_the_classifier_comes_back_with_its_normalisation(run: Path) -> None:
 
 
 def test_evaluation_writes_numbers_text_and_pictures(run: Path, settings: TrainConfig) -> None:
-    metrics = evaluate(EvaluateConfig(run=run, part="test", data=settings.data))
+    folder, metrics = evaluate(EvaluateConfig(run=run, part="test", data=settings.data))
+    assert folder == run / "test"
     assert {path.name for path in (run / "test").iterdir()} == {
         "metrics.json",
         "report.txt",

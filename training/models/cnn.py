@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class FixedAveragePool(nn.Module):
     """``nn.AdaptiveAvgPool2d`` written as two constant matrices, (B, C, H, W) -> (B, C, rows, columns).
 
-    The adaptive kind has no ONNX form where the sizes do not divide. Input sizes are bound at the first use.
+    The adaptive kind has no ONNX form where the sizes do not divide. An export freezes the input size it saw.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
