@@ -51,11 +51,12 @@ def test_refusals() -> None:
 
 def test_the_figures_are_those_of_the_committed_model() -> None:
     metadata = json.loads((ROOT / "exported" / "1" / "model.json").read_text())["metadata"]
-    table = rows("version 1, the classic CNN over 40 MFCC", "clips", "UAR", "accuracy")
-    for (_, clips, uar, accuracy), part in zip(table, ("test", "validation", "tess"), strict=True):
+    table = rows("version 1, the classic CNN over 40 MFCC", "clips", "UAR", "95 % interval", "accuracy")
+    for (_, clips, uar, interval, accuracy), part in zip(table, ("test", "validation", "tess"), strict=True):
         measured = metadata["metrics"][part]
         assert int(clips) == measured["clips"]
         assert uar == f"{measured['uar']:.3f}"
+        assert interval == "{:.3f} to {:.3f}".format(*measured["uar_interval"])
         assert accuracy == f"{measured['accuracy']:.3f}"
     assert metadata["training"]["speakers"]["test"] == ["08", "17"]
     assert metadata["training"]["speakers"]["validation"] == ["01", "04", "09"]
