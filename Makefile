@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Which lock the service is installed from: serving, or serving-cuda where there is an NVIDIA GPU.
+SERVING ?= serving
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test lint format lock data train evaluate export clean
@@ -43,6 +45,8 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--generate-hashes requirements/serving.in -o requirements/serving.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		--generate-hashes -c requirements/serving.txt requirements/serving-cuda.in -o requirements/serving-cuda.txt
+	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--no-emit-package torch -c requirements/serving.txt requirements/dev.in -o requirements/dev.txt
 
 clean: ## remove the environment and caches, not data or runs
@@ -52,12 +56,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.serving: requirements/serving.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/serving.txt
+$(VENV)/.serving: requirements/$(SERVING).txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/$(SERVING).txt
 	@touch $@
 
 # torch comes first and by its own: which build of it (CPU, CUDA) is the machine's choice and not locked.
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.serving
-	$(BIN)/python -m pip install --quiet -c requirements/dev.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c requirements/dev.txt $$(grep -o '^torch==[^ ]*' requirements/dev.in)
 	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
 	@touch $@

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def random_crop(waveform: Tensor, samples: int) -> Tensor:
-    """A window from a random place, (T,) -> (samples,); a shorter waveform is zero-padded behind, as in serving."""
+    """A window from a random place, float32 (T,) -> (samples,); a shorter one is zero-padded behind, as in serving."""
     spare = waveform.shape[0] - samples
     if spare <= 0:
         return torch.nn.functional.pad(waveform, (0, -spare))

@@ -38,7 +38,7 @@ def model_card(metadata: dict[str, Any], results: dict[str, dict[str, Any]]) -> 
         "## How it was measured",
         _method(training),
         _headline(results, training["split"]["kind"]),
-        f"UAR is the mean recall over the emotions that occur; chance is {1 / len(LABELS):.3f}. The intervals are "
+        "UAR and F1 are means over the emotions that occur; chance is one by their number. The intervals are "
         f"bootstrapped over clips and say nothing of other speakers. {_by_speaker(metrics)}",
         "| emotion | recall | precision | clips |\n|---|---|---|---|\n"
         + "\n".join(

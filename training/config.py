@@ -31,10 +31,10 @@ def newest_run() -> Path:
     Raises:
         ValueError: there is none.
     """
-    runs = [path.parent for path in (ROOT / "runs").glob("*/config.json")]
-    if not runs:
-        raise ValueError(f"There is no run below {ROOT / 'runs'}. Train one, or name it with --run.")
-    return max(runs, key=lambda run: (run / "config.json").stat().st_mtime)
+    checkpoints = list((ROOT / "runs").glob("*/checkpoints/best.ckpt"))
+    if not checkpoints:
+        raise ValueError(f"There is no run with a checkpoint below {ROOT / 'runs'}. Train one, or name it with --run.")
+    return max(checkpoints, key=lambda path: path.stat().st_mtime).parents[1]
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,17 @@ def _move_into(folder: Path, unpacked: Path) -> None:
 
 
 def _download_tess(client: httpx.Client, config: DataConfig) -> None:
-    listing = _get_json(client, config.borealis + _TESS_LIST)
+    url = config.borealis + _TESS_LIST
+    try:
+        files = _tess_files(_get_json(client, url), config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise OSError(f"{url} answers in another form than is known ({error!r}).") from error
+    if not files:
+        raise OSError(f"{url} lists no WAV file.")
+    fetch_all(client, files, "TESS")
+
+
+def _tess_files(listing: Any, config: DataConfig) -> list[RemoteFile]:
     files = []
     for entry in listing["data"]:
         file = entry["dataFile"]
@@ -121,9 +131,7 @@ def _download_tess(client: httpx.Client, config: DataConfig) -> None:
             raise OSError(f"The record names a file outside the data folder: {path}.")
         url = config.borealis + _TESS_FILE.format(id=file["id"])
         files.append(RemoteFile(url, path, file["checksum"]["value"], file["filesize"]))
-    if not files:
-        raise OSError(f"{config.borealis + _TESS_LIST} lists no WAV file.")
-    fetch_all(client, files, "TESS")
+    return files
 
 
 def fetch_all(client: httpx.Client, files: list[RemoteFile], title: str) -> None:
@@ -191,7 +199,7 @@ def _persist(action: Callable[[], T], name: str) -> T:
             if error.response.status_code < 500 and error.response.status_code != httpx.codes.TOO_MANY_REQUESTS:
                 raise OSError(f"{name} could not be downloaded: {error}") from error
             problem = error
-        except (httpx.TransportError, _DamagedError) as error:
+        except (httpx.TransportError, httpx.TooManyRedirects, _DamagedError) as error:
             problem = error
     raise OSError(f"{name} could not be downloaded in {_ATTEMPTS} attempts: {problem}") from problem
 

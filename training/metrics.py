@@ -10,7 +10,6 @@ from scipy.stats import bootstrap
 from sklearn.metrics import (
     accuracy_score,
     confusion_matrix,
-    f1_score,
     precision_recall_fscore_support,
     roc_auc_score,
 )
@@ -37,7 +36,7 @@ def clip_probabilities(
 
 
 def uar(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
-    """Mean recall over the classes that occur."""
+    """Mean recall over the classes that occur; labels and predicted are int (clips,), indices of classes."""
     clips = np.bincount(labels)
     hits = np.bincount(labels[labels == predicted], minlength=len(clips))
     present = clips > 0
@@ -45,7 +44,7 @@ def uar(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> floa
 
 
 def uar_interval(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> list[float]:
-    """95 % percentile bootstrap interval of the UAR over clips, [low, high].
+    """95 % percentile bootstrap interval of the UAR over clips, [low, high]; arguments as of :func:`uar`.
 
     It says how far another draw of clips of the same speakers could lie; other speakers can lie further off.
     """
@@ -63,8 +62,8 @@ def scores(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
         probabilities: (clips, classes).
 
     Returns:
-        accuracy, uar, uar_interval, f1_macro, f1_weighted, precision_macro, recall_macro, auc_macro (one against the
-        rest; None where a class does not occur), clips, per_class and confusion (rows are the truth).
+        clips, accuracy, uar with its interval; f1, precision, recall and auc (one against the rest), each macro (mean
+        over the classes that occur) and weighted (by their clips); per_class; confusion (rows are the truth).
     """
     predicted = probabilities.argmax(axis=1)
     classes = list(range(len(LABELS)))
@@ -72,17 +71,22 @@ def scores(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
         labels, predicted, labels=classes, zero_division=0.0
     )
     auc = [_auc(labels == index, probabilities[:, index]) for index in classes]
-    known = [value for value in auc if value is not None]
+    present = support > 0
+    share = support / support.sum()
+    known = np.array([0.0 if value is None else value for value in auc])
     return {
         "clips": len(labels),
         "accuracy": float(accuracy_score(labels, predicted)),
         "uar": uar(labels, predicted),
         "uar_interval": uar_interval(labels, predicted),
-        "f1_macro": float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0.0)),
-        "f1_weighted": float(f1_score(labels, predicted, labels=classes, average="weighted", zero_division=0.0)),
-        "precision_macro": float(precision.mean()),
-        "recall_macro": float(recall.mean()),
-        "auc_macro": float(np.mean(known)) if len(known) == len(classes) else None,
+        "f1_macro": float(f1[present].mean()),
+        "f1_weighted": float(share @ f1),
+        "precision_macro": float(precision[present].mean()),
+        "precision_weighted": float(share @ precision),
+        "recall_macro": float(recall[present].mean()),
+        "recall_weighted": float(share @ recall),
+        "auc_macro": float(known[present].mean()),
+        "auc_weighted": float(share @ known),
         "per_class": {
             label: {
                 "precision": float(precision[index]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ def load_classifier(run: Path) -> tuple[TrainConfig, Classifier]:
 
 def read_history(run: Path) -> list[dict[str, float]]:
     """The epochs of a run, in order: epoch, learning rate, losses and scores."""
+    if not (run / "history.csv").exists():
+        return []
     with (run / "history.csv").open() as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
@@ -110,8 +113,11 @@ def _open_run(config: TrainConfig) -> tuple[TrainConfig, Path]:
             raise FileNotFoundError(f"{run} has no {LAST}: it stopped before its first epoch ended. Start it anew.")
     else:
         run = config.runs / config.run_name
-        if run.exists():
+        if (run / "checkpoints" / LAST).exists():
             raise FileExistsError(f"{run} exists. Go on with it by --resume {run}, or give another --name.")
+        if (run / "config.json").exists():
+            shutil.rmtree(run)  # it stopped before its first epoch ended: there is nothing in it
+        make_split(config, config.data)  # before there is a folder: what has no data leaves nothing behind
         run.mkdir(parents=True)
         _write(run / "provenance.json", provenance(config.seed))
     _write(run / "config.json", config.to_json())
@@ -184,9 +190,9 @@ class History(Callback):
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         row = {"epoch": trainer.current_epoch, "learning_rate": rate, **logged}
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        # A run that was killed between this and its checkpoint lives the epoch again.
+        rows = [old for old in read_history(self.path.parent) if old["epoch"] < row["epoch"]]
+        with self.path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.COLUMNS, extrasaction="ignore")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+            writer.writeheader()
+            writer.writerows([*rows, row])

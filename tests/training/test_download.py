@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -106,7 +107,8 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.close()
             self.close_connection = True
         else:
-            self.wfile.write(rest)
+            with contextlib.suppress(ConnectionError):  # a client that was told to stop
+                self.wfile.write(rest)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from serving.artifact import Artifact
+from serving.runtime import Runtime
 from serving.session import Session
 from tests.conftest import ROOT
 from tests.sounds import voice
@@ -23,6 +24,8 @@ from training.export import export
 from training.recordings import Recordings
 from training.spec import AUDIO, LABELS
 from training.train import load_classifier, train
+
+CPU = Runtime("cpu", lanes=1, threads=1, batch_windows=4)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,7 @@ def test_the_file_says_everything_about_itself(version: Path) -> None:
 
 
 def test_the_service_reads_what_training_writes(version: Path) -> None:
-    session = Session(Artifact.load(version))
+    session = Session(Artifact.load(version), CPU)
     assert session.metadata.labels == LABELS
     assert session.metadata.windows == AUDIO.windows
 

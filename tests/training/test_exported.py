@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from serving.artifact import Artifact, versions
+from serving.runtime import Runtime
 from serving.session import Session
 from tests.conftest import ROOT
 from training.datasets import find_clips
@@ -19,11 +20,13 @@ from training.splits import Split
 
 VERSIONS = versions(ROOT / "exported")
 
+CPU = Runtime("cpu", lanes=1, threads=1, batch_windows=4)
+
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_figures_of_a_version_are_what_its_file_scores(version: str, shared_data: Path) -> None:
     folder = ROOT / "exported" / version
-    session = Session(Artifact.load(folder))
+    session = Session(Artifact.load(folder), CPU)
     told = session.metadata.everything["metrics"]["test"]
     clips = find_clips(shared_data, session.metadata.everything["training"]["corpora"])
     recordings = Recordings(Split.load(folder / "report" / "split.json", clips).test)

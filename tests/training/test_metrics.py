@@ -24,13 +24,27 @@ def test_a_clip_is_the_mean_of_its_windows() -> None:
 def test_perfect_answers_score_one() -> None:
     labels = np.arange(8).repeat(3)
     perfect = scores(labels, np.eye(8)[labels])
-    for name in ("accuracy", "uar", "f1_macro", "f1_weighted", "precision_macro", "recall_macro", "auc_macro"):
+    for name in (
+        "accuracy",
+        "uar",
+        *(f"{n}_{how}" for n in ("f1", "precision", "recall", "auc") for how in ("macro", "weighted")),
+    ):
         assert perfect[name] == pytest.approx(1.0)
     assert perfect["confusion"] == (3 * np.eye(8, dtype=int)).tolist()
 
 
-def test_a_class_that_does_not_occur_has_no_auc() -> None:
+def test_a_class_that_does_not_occur_counts_nowhere() -> None:
     labels = np.array([0, 0, 1, 2])
     result = scores(labels, np.eye(8)[labels])
-    assert result["auc_macro"] is None
+    for name in ("uar", "f1_macro", "precision_macro", "recall_macro", "auc_macro", "auc_weighted"):
+        assert result[name] == 1
     assert result["per_class"][LABELS[7]] == {"precision": 0, "recall": 0, "f1": 0, "auc": None, "clips": 0}
+
+
+def test_macro_recall_is_the_uar() -> None:
+    rng = np.random.default_rng(0)
+    labels, probabilities = rng.integers(0, 7, 200), rng.dirichlet(np.ones(8), 200)
+    result = scores(labels, probabilities)
+    assert result["recall_macro"] == pytest.approx(result["uar"])
+    low, high = result["uar_interval"]
+    assert low < result["uar"] < high

@@ -73,6 +73,29 @@ def test_a_run_is_not_overwritten(settings: TrainConfig, run: Path) -> None:
         train(settings)
 
 
+def test_a_training_without_data_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(FileNotFoundError, match="No ravdess clip"):
+        train(TrainConfig(data=tmp_path / "data", runs=tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_stopped_before_its_first_epoch_ended_is_started_anew(settings: TrainConfig, tmp_path: Path) -> None:
+    stub = tmp_path / "stub"
+    stub.mkdir()
+    (stub / "config.json").write_text("{}")
+    run = train(dataclasses.replace(settings, runs=tmp_path, name="stub", epochs=1))
+    assert len(read_history(run)) == 1
+
+
+def test_an_epoch_that_is_lived_again_is_told_once(settings: TrainConfig, run: Path, tmp_path: Path) -> None:
+    stopped = train(dataclasses.replace(settings, runs=tmp_path, epochs=1))
+    history = stopped / "history.csv"
+    history.write_text(history.read_text() + "1,0,0,0,0,0\n")  # killed before the checkpoint of this one
+    train(TrainConfig(data=settings.data, resume=stopped, epochs=2))
+    assert read_history(stopped) == read_history(run)
+
+
 def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is not a run"):
         train(TrainConfig(resume=tmp_path))
