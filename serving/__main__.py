@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
+from collections.abc import Callable
 
 import typer
 
 from serving.errors import SettingsError, TimbreError
-from serving.server import run
 from serving.settings import Settings
 
 app = typer.Typer(
@@ -23,8 +25,33 @@ def main() -> None:
 @app.command()
 def serve() -> None:
     """Answer HTTP until told to stop. Settings come from TIMBRE_* variables; README lists them."""
+    _run(_serve)
+
+
+@app.command(hidden=True)
+def worker(socket_number: int) -> None:
+    """One of several processes that `serve` starts; listens on a socket that it was given."""
+    from serving.server import run
+
+    listener = socket.socket(fileno=os.dup(socket_number))
+    _run(lambda settings: run(settings, listener))
+
+
+def _serve(settings: Settings) -> None:
+    # Imported here: a process that only looks after others need not load what they do.
+    if settings.workers > 1:
+        from serving.workers import run_workers
+
+        run_workers(settings)
+    else:
+        from serving.server import run
+
+        run(settings)
+
+
+def _run(action: Callable[[Settings], None]) -> None:
     try:
-        run(Settings.from_environment())
+        action(Settings.from_environment())
     except TimbreError as error:
         print(f"Timbre does not start. {error}", file=sys.stderr)
         raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from None

@@ -38,6 +38,6 @@ def answer(probabilities: Probabilities, labels: tuple[str, ...]) -> dict[str, o
 
 
 def whole_clip(probabilities: Probabilities) -> Probabilities:
-    """Mean over the windows, (N, classes) -> (classes,): the rule the models are measured by."""
+    """Mean over the windows, float32 (N, classes) -> (classes,): the rule the models are measured by."""
     mean: Probabilities = probabilities.mean(axis=0)
     return mean

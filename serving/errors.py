@@ -25,6 +25,14 @@ class ArtifactError(TimbreError):
     """An exported version is missing, damaged or of another schema; it is not loaded."""
 
 
+class RoutesError(TimbreError):
+    """``routes.yaml`` says something impossible; what was loaded before stays."""
+
+
+class RuntimeUnavailable(TimbreError):
+    """``TIMBRE_RUNTIME`` asks for a device that cannot be used; the service does not start."""
+
+
 class RequestError(TimbreError):
     """A request that is refused.
 
@@ -111,3 +119,39 @@ class InternalError(RequestError):
     """What a client hears of a fault of ours; the log has the rest."""
 
     code, http_status, grpc_status = "internal", 500, "INTERNAL"
+
+
+class UnknownVersion(RequestError):
+    """A version that is not loaded."""
+
+    code, http_status, grpc_status = "unknown_version", 404, "NOT_FOUND"
+
+
+class InvalidFeedback(RequestError):
+    """Feedback on a request that was not answered here, or of an emotion that the model does not know."""
+
+    code, http_status, grpc_status = "invalid_feedback", 422, "INVALID_ARGUMENT"
+
+
+class Overloaded(RequestError):
+    """More work than the service takes at a time."""
+
+    code, http_status, grpc_status = "overloaded", 429, "RESOURCE_EXHAUSTED"
+
+
+class DeadlineExceeded(RequestError):
+    """The answer was not ready in time."""
+
+    code, http_status, grpc_status = "deadline_exceeded", 504, "DEADLINE_EXCEEDED"
+
+
+class NotReady(RequestError):
+    """A routed version cannot answer."""
+
+    code, http_status, grpc_status = "not_ready", 503, "UNAVAILABLE"
+
+
+class Stopping(RequestError):
+    """The service has been told to stop."""
+
+    code, http_status, grpc_status = "stopping", 503, "UNAVAILABLE"

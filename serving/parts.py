@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.artifact import Artifact, versions
+from serving.errors import RuntimeUnavailable
+from serving.feedback import Feedback, Seen
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
-from serving.session import Session
+from serving.registry import Registry
+from serving.runtime import Runtime, choose_runtime, fall_back
 from serving.settings import Settings
 
 
@@ -17,15 +19,48 @@ class Parts:
 
     settings: Settings
     metrics: Metrics
+    registry: Registry
+    feedback: Feedback
+    seen: Seen
     pipeline: Pipeline
 
     @staticmethod
     def build(settings: Settings) -> Parts:
-        """Load and warm up the newest exported version and put the request path together.
+        """Load and warm up the routed versions and put the request path together.
 
         Raises:
-            ArtifactError: there is no version, or it is damaged.
+            ArtifactError: there is no version, or one is damaged.
+            RoutesError: routes.yaml says something impossible.
+            RuntimeUnavailable: the device asked for cannot be used.
         """
-        artifact = Artifact.load(settings.models / versions(settings.models)[-1])
         metrics = Metrics()
-        return Parts(settings, metrics, Pipeline(Session(artifact), settings.limits, metrics))
+        runtime = choose_runtime(settings.runtime, settings.threads, settings.max_batch)
+        try:
+            registry = _load(settings, runtime, metrics)
+        except RuntimeUnavailable as error:
+            if settings.runtime != "auto":
+                raise
+            registry = _load(settings, fall_back(settings.threads, settings.max_batch, str(error)), metrics)
+        seen = Seen.of_this_replica()
+        feedback = Feedback(settings.secret.get_secret_value(), metrics, seen)
+        pipeline = Pipeline(
+            registry,
+            settings.limits,
+            metrics,
+            feedback,
+            permits=settings.max_inflight,
+            timeout_s=settings.timeout_s,
+        )
+        return Parts(settings, metrics, registry, feedback, seen, pipeline)
+
+
+def _load(settings: Settings, runtime: Runtime, metrics: Metrics) -> Registry:
+    return Registry(
+        settings.models,
+        settings.routes_file,
+        runtime,
+        metrics,
+        wait_s=settings.max_wait_ms / 1e3,
+        queue_windows=settings.max_queue,
+        retire_s=settings.timeout_s + settings.upload_timeout_s,
+    )

@@ -1,9 +1,8 @@
-"""The one way of a request, whatever transport it came by: decode, cut, infer, aggregate."""
+"""The one way of a request, whatever transport it came by: permit, route, decode, cut, infer, aggregate."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,13 +11,18 @@ import numpy as np
 
 from serving import audio
 from serving.aggregate import answer, timeline, whole_clip
-from serving.errors import InternalError, RequestError
-from serving.metrics import Metrics
+from serving.errors import DeadlineExceeded, InternalError, Overloaded, RequestError
+from serving.feedback import Feedback
+from serving.metrics import NOBODY, Input, Metrics
+from serving.registry import Loaded, Registry
+from serving.router import Choice, choose
+from serving.runtime import cores
 from serving.schemas import Prediction, Timing
-from serving.session import Session
+from serving.shadow import Shadowing
 
-# Of one long clip at a time. More at once is slower on a CPU and grows the memory that ONNX Runtime keeps.
-_BATCH_WINDOWS = 4
+# More threads than cores, so that a long recording being decoded does not stand before a short one.
+_DECODERS_PER_CORE = 4
+_CLIPPED = 0.999
 
 
 @dataclass(frozen=True)
@@ -29,83 +33,189 @@ class Upload:
     filename: str | None
 
 
-class Pipeline:
-    """Answers uploads with one loaded version; as many at a time as there are cores.
+@dataclass(frozen=True)
+class Ask:
+    """What a transport hands over.
 
-    Args:
-        session: the version that answers.
-        limits: what audio is accepted.
-        metrics: told of every answer and refusal.
+    Attributes:
+        transport: by which it came, for the metrics.
+        version: the version that the client pinned.
+        key: user or session that always gets the same variant.
     """
 
-    def __init__(self, session: Session, limits: audio.Limits, metrics: Metrics) -> None:
-        self.session = session
-        self._limits = limits
-        self._metrics = metrics
-        self._workers = ThreadPoolExecutor(_cores(), thread_name_prefix="predict")
+    upload: Upload
+    transport: str
+    version: str | None = None
+    key: str | None = None
 
-    async def predict(self, upload: Upload, transport: str) -> Prediction:
+
+@dataclass(frozen=True)
+class Answer:
+    """What a transport sends back."""
+
+    prediction: Prediction
+    variant: str
+    request_id: str
+
+
+class Pipeline:
+    """Answers uploads with the routed versions.
+
+    Args:
+        limits: what audio is accepted.
+        permits: requests that may be answered at a time.
+        timeout_s: longest time from the upload's last byte to the answer.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        limits: audio.Limits,
+        metrics: Metrics,
+        feedback: Feedback,
+        *,
+        permits: int,
+        timeout_s: float,
+    ) -> None:
+        self.registry = registry
+        self._limits, self._metrics, self._feedback = limits, metrics, feedback
+        self._permits, self._timeout_s = permits, timeout_s
+        self._inflight = 0
+        self._decoders = ThreadPoolExecutor(_DECODERS_PER_CORE * cores(), thread_name_prefix="decode")
+        self._shadowing = Shadowing(metrics, busy=lambda: self._inflight > 0)
+        metrics.permits.set(permits)
+
+    @property
+    def full(self) -> bool:
+        """Every permit is taken: a transport need not read a body that will be refused."""
+        return self._inflight >= self._permits
+
+    async def predict(self, ask: Ask) -> Answer:
         """Answer one upload.
 
-        Args:
-            transport: by which it came, for the metrics.
-
         Raises:
+            Overloaded: all permits are taken, or the queue is full.
+            UnknownVersion: the pinned version is not loaded.
+            DeadlineExceeded: no answer in time.
             RequestError: the audio is refused; see ``audio.decode`` and ``audio.windows``.
         """
-        loop = asyncio.get_running_loop()
+        if self.full:
+            error = self.overloaded()
+            self.refused(error, ask.transport)
+            raise error
+        choice: Choice | None = None
+        self._enter(1)
         try:
-            prediction = await loop.run_in_executor(self._workers, self._predict, upload, time.perf_counter())
+            fleet = self.registry.fleet
+            choice = choose(fleet.routes, ask.version, ask.key)
+            return await self._answer(ask, choice, fleet.versions[choice.version])
         except RequestError as error:
-            self.refused(error, transport)
+            self.refused(error, ask.transport, choice)
             raise
         except Exception:
-            self._metrics.requests.labels(transport, InternalError.code).inc()
+            self._count(InternalError.code, ask.transport, choice)
             raise
-        self._metrics.requests.labels(transport, "ok").inc()
-        for stage, milliseconds in prediction.timing_ms:
-            self._metrics.stages.labels(stage).observe(milliseconds / 1e3)
-        return prediction
+        finally:
+            self._enter(-1)
 
-    def refused(self, error: RequestError, transport: str) -> None:
-        """Count a request that was refused before it got here, too."""
-        self._metrics.requests.labels(transport, error.code).inc()
-
-    def close(self) -> None:
-        """Finish what was begun and stop the workers."""
-        self._workers.shutdown()
-
-    def _predict(self, upload: Upload, arrived: float) -> Prediction:
-        metadata = self.session.metadata
-        started = time.perf_counter()
-        clip = audio.decode(upload.data, metadata.windows.rate_hz, self._limits)
-        windows = audio.windows(clip.samples, metadata.windows)
-        decoded = time.perf_counter()
-        probabilities = np.concatenate(
-            [self.session.run(windows[i : i + _BATCH_WINDOWS]) for i in range(0, len(windows), _BATCH_WINDOWS)]
+    def overloaded(self) -> Overloaded:
+        """The refusal of a request for which there is no permit."""
+        return Overloaded(
+            f"{self._permits} requests are being answered already. Try again in a second.", retry_after_s=1
         )
-        inferred = time.perf_counter()
-        return Prediction(
-            **answer(whole_clip(probabilities), metadata.labels),
-            filename=upload.filename,
+
+    def refused(self, error: RequestError, transport: str, choice: Choice | None = None) -> None:
+        """Count a request that is refused, here or before it got here."""
+        self._count(error.code, transport, choice)
+        if isinstance(error, Overloaded):
+            self._metrics.rejects.labels("permits" if self.full else "queue").inc()
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of the models."""
+        self._shadowing.close()
+        await self.registry.close()
+        self._decoders.shutdown(wait=False)
+
+    async def _answer(self, ask: Ask, choice: Choice, loaded: Loaded) -> Answer:
+        loop = asyncio.get_running_loop()
+        arrived, deadline = time.perf_counter(), loop.time() + self._timeout_s
+        metadata = loaded.session.metadata
+        try:
+            async with asyncio.timeout_at(deadline):
+                heard = await loop.run_in_executor(self._decoders, self._decode, ask.upload.data, loaded)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"Decoding took longer than {self._timeout_s:g} s. Send a shorter clip.", timeout_s=self._timeout_s
+            ) from None
+        self._metrics.heard(heard.input)
+        batched = await loaded.batcher.submit(heard.windows, deadline)
+        clip = whole_clip(batched.probabilities)
+        prediction = Prediction(
+            **answer(clip, metadata.labels),
+            filename=ask.upload.filename,
             model_version=metadata.version,
-            duration_s=round(clip.duration_s, 3),
-            segments=timeline(probabilities, windows, clip, metadata),
+            duration_s=round(heard.clip.duration_s, 3),
+            segments=timeline(batched.probabilities, heard.windows, heard.clip, metadata),
             timing_ms=Timing(
-                decode=_ms(started, decoded),
-                queue=_ms(arrived, started),
-                inference=_ms(decoded, inferred),
-                total=_ms(arrived, time.perf_counter()),
+                decode=_ms(heard.seconds),
+                queue=_ms(batched.queue_s + batched.batch_s),
+                inference=_ms(batched.inference_s),
+                total=_ms(time.perf_counter() - arrived),
             ),
         )
+        self._measure(ask, choice, clip, prediction, batched.queue_s, batched.batch_s)
+        self._shadowing.offer(self.registry.fleet, loaded, heard.windows, int(clip.argmax()))
+        request_id = self._feedback.issue(choice.variant, choice.version, prediction.emotion)
+        return Answer(prediction, choice.variant, request_id)
+
+    def _decode(self, data: bytes, loaded: Loaded) -> _Heard:
+        started = time.perf_counter()
+        spec = loaded.session.metadata.windows
+        clip = audio.decode(data, spec.rate_hz, self._limits)
+        windows = audio.windows(clip.samples, spec)
+        power = float(np.einsum("t,t->", clip.samples, clip.samples)) / len(clip.samples)
+        level = 10 * np.log10(max(power, 1e-12))
+        clipped = max(float(clip.samples.max()), -float(clip.samples.min())) >= _CLIPPED
+        what = Input(clip.duration_s, clip.source_rate_hz, level, clipped)
+        return _Heard(clip, windows, what, time.perf_counter() - started)
+
+    def _measure(
+        self, ask: Ask, choice: Choice, clip: np.ndarray, prediction: Prediction, queue_s: float, batch_s: float
+    ) -> None:
+        who = (choice.variant, choice.version)
+        timing = prediction.timing_ms
+        for stage, seconds in (
+            ("decode", timing.decode / 1e3),
+            ("queue", queue_s),
+            ("batch", batch_s),
+            ("inference", timing.inference / 1e3),
+            ("total", timing.total / 1e3),
+        ):
+            self._metrics.stages.labels(*who, stage).observe(seconds)
+        second, first = np.partition(clip, -2)[-2:]
+        self._metrics.emotions.labels(*who, prediction.emotion).inc()
+        self._metrics.confidence.labels(*who).observe(float(first))
+        self._metrics.margin.labels(*who).observe(float(first - second))
+        self._count("ok", ask.transport, choice)
+
+    def _count(self, code: str, transport: str, choice: Choice | None) -> None:
+        variant, version = (choice.variant, choice.version) if choice else (NOBODY, NOBODY)
+        self._metrics.requests.labels(transport, variant, version, code).inc()
+
+    def _enter(self, change: int) -> None:
+        self._inflight += change
+        self._metrics.inflight.set(self._inflight)
 
 
-def _ms(start: float, end: float) -> float:
-    return round((end - start) * 1e3, 3)
+@dataclass(frozen=True)
+class _Heard:
+    """A decoded upload."""
+
+    clip: audio.Clip
+    windows: audio.Windows
+    input: Input
+    seconds: float
 
 
-def _cores() -> int:
-    """Cores that this process may use; not every system can say."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)

@@ -47,7 +47,61 @@ class Health(_Answer):
     """Whether the service answers, and with what."""
 
     status: str
-    model_version: str
+    model_version: str = Field(description="The default variant's version.")
+
+
+class Variant(_Answer):
+    """A name under which a version gets a share of the traffic."""
+
+    version: str
+    weight: float
+
+
+class Shadow(_Answer):
+    """The version that hears a share of the requests after they have been answered."""
+
+    version: str
+    percent: float
+
+
+class Model(_Answer):
+    """One loaded version."""
+
+    version: str
+    variants: list[str] = Field(description="Names under which it is routed.")
+    device: str = Field(description="What it runs on: cpu or cuda.")
+    metadata: dict[str, Any] = Field(description="What the exported file says of itself: labels, rates, data, metrics.")
+
+
+class Models(_Answer):
+    """What is loaded and how traffic goes."""
+
+    default: str
+    variants: dict[str, Variant]
+    shadow: Shadow | None
+    models: list[Model]
+    device: str
+    note: str = Field(description="Why the device is not the one asked for; empty where it is.")
+    problem: str = Field(description="Why the newest routes.yaml is not in force; empty where it is.")
+
+
+class FeedbackIn(BaseModel):
+    """The true emotion of an answered request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: str = Field(description="X-Request-ID of the answer.", max_length=512)
+    emotion: str = Field(description="What it really was.", max_length=64)
+
+
+class FeedbackOut(_Answer):
+    """What became of it."""
+
+    counted: bool = Field(description="False where this id had been counted before.")
+    agreed: bool = Field(description="Whether the answer had said the same.")
+    heard: str = Field(description="What the answer had said.")
+    variant: str
+    version: str
 
 
 class ErrorDetail(BaseModel):

@@ -1,24 +1,46 @@
-"""The BentoML service: mounts the transports, opens and closes them.
+"""The BentoML service: loads the parts, opens the transports over them, and closes them again.
 
 Run by ``python -m serving serve``; ``bentoml serve serving.service:Timbre`` works too, under BentoML's supervisor.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import bentoml
 
 from serving.errors import TimbreError
+from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.settings import Settings
 from serving.transports.http import HttpTransport
 
+logger = logging.getLogger("timbre")
 
-def create_service(make_parts: Callable[[], Parts]) -> Any:
-    """The BentoML service over parts that are made when it starts."""
-    http = HttpTransport()
+_HOUSEKEEPING_S = 1.0
+_CLEAN_EVERY = 3600  # rounds of housekeeping
+
+
+def create_service(
+    lifecycle: Lifecycle,
+    http: HttpTransport,
+    make_parts: Callable[[], Parts],
+    failed: Callable[[TimbreError], None],
+) -> Any:
+    """The BentoML service.
+
+    Args:
+        lifecycle: gets the parts when they are loaded; until then transports answer that the service is starting.
+        http: the application that is mounted.
+        make_parts: loads and warms up, in a thread.
+        failed: is told when it cannot.
+    """
 
     # BentoML's access log costs more than a small request does, and its metrics grow a series for every path that
     # anybody asks for. Ours are at /metrics.
@@ -27,32 +49,75 @@ def create_service(make_parts: Callable[[], Parts]) -> Any:
     class Timbre:
         """Hears a voice and says which emotion is in it."""
 
-        def __init__(self) -> None:
-            self._parts = make_parts()
-
         @bentoml.on_deployment
         def check() -> None:
             """Under ``bentoml serve``, before any worker: refuse in one line what workers would fail at for ever."""
             try:
-                make_parts().pipeline.close()
+                make_parts()
             except TimbreError as error:
                 raise SystemExit(f"Timbre does not start. {error}") from None
 
         @bentoml.on_startup
-        def open(self) -> None:
-            """The model is loaded and warmed up: answer."""
-            http.open(self._parts)
+        async def open(self) -> None:
+            """Answer at once that it is starting, and load."""
+            self._work = asyncio.create_task(_load_and_keep(lifecycle, make_parts, failed))
 
         @bentoml.on_shutdown
-        def close(self) -> None:
+        async def close(self) -> None:
             """Everything in flight has been answered."""
-            self._parts.pipeline.close()
+            self._work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._work
+            if lifecycle.parts:
+                await lifecycle.parts.pipeline.close()
+
+        async def __is_ready__(self) -> bool:
+            """For BentoML's own /readyz."""
+            return await lifecycle.why_not_ready() is None
 
     return Timbre
+
+
+async def _load_and_keep(
+    lifecycle: Lifecycle, make_parts: Callable[[], Parts], failed: Callable[[TimbreError], None]
+) -> None:
+    """Load, open, and then follow routes.yaml and keep house until cancelled."""
+    try:
+        parts = await asyncio.to_thread(make_parts)
+    except TimbreError as error:
+        failed(error)
+        return
+    lifecycle.parts = parts
+    fleet = parts.registry.fleet
+    logger.info(
+        "Version %s on %s answers at %s", ", ".join(fleet.versions), parts.registry.runtime.device, parts.settings.url
+    )
+    if note := parts.registry.runtime.note:
+        logger.info("On the CPU, because there is %s", note)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(parts.registry.watch())
+        tasks.create_task(_keep_house(parts))
+
+
+async def _keep_house(parts: Parts) -> None:
+    """What is measured by looking now and then, and what must be thrown away now and then."""
+    for turn in range(1 << 62):
+        for version, loaded in parts.registry.fleet.versions.items():
+            parts.metrics.queue_oldest.labels(version).set(loaded.batcher.oldest_s())
+        if turn % _CLEAN_EVERY == 0:
+            await asyncio.to_thread(parts.seen.clean)
+        await asyncio.sleep(_HOUSEKEEPING_S)
+
+
+def _stop_worker(error: TimbreError) -> None:
+    logger.error("Timbre does not start. %s", error)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def __getattr__(name: str) -> Any:
     """``serving.service:Timbre`` for BentoML's own commands, made when it is asked for and not at import."""
     if name == "Timbre":
-        return create_service(lambda: Parts.build(Settings.from_environment()))
+        lifecycle = Lifecycle()
+        http = HttpTransport(lifecycle)
+        return create_service(lifecycle, http, lambda: Parts.build(Settings.from_environment()), _stop_worker)
     raise AttributeError(name)

@@ -1,8 +1,11 @@
-"""One model in ONNX Runtime: windows in, probabilities out."""
+"""ONNX Runtime behind one loaded version: windows (n, samples) -> probabilities (n, classes)."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,49 +14,90 @@ import onnxruntime
 
 from serving.artifact import Artifact, Metadata
 from serving.audio import Samples
-from serving.errors import ArtifactError
-
-INPUT, OUTPUT = "waveform", "probabilities"
+from serving.errors import ArtifactError, RuntimeUnavailable
+from serving.runtime import Runtime
 
 Probabilities = npt.NDArray[np.float32]
+
+INPUT, OUTPUT = "waveform", "probabilities"
 
 
 class Session:
     """A loaded and warmed-up version. Safe to call from several threads at once.
 
-    One thread to a forward pass: several passes side by side use the cores better than one that is split.
-
     Args:
         artifact: the verified files.
+        runtime: what passes run on.
+
+    Attributes:
+        warmed_up: (windows, seconds) of each batch size that was run before the first request.
 
     Raises:
-        ArtifactError: ONNX Runtime cannot load the file, or the file contradicts model.json.
+        ArtifactError: ONNX Runtime cannot load the file, it fails on silence, or it contradicts model.json.
+        RuntimeUnavailable: CUDA is asked for and does not work.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, runtime: Runtime) -> None:
         self.metadata = artifact.metadata
+        self.runtime = runtime
+        if runtime.device == "cuda":
+            onnxruntime.preload_dlls()  # the CUDA libraries that pip installed; ONNX Runtime does not look there itself
+        self._lanes = ThreadPoolExecutor(runtime.lanes, thread_name_prefix=f"version-{self.metadata.version}")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = runtime.threads
         options.inter_op_num_threads = 1
         try:
-            self._session = onnxruntime.InferenceSession(artifact.model, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(artifact.model, options, providers=runtime.providers)
         except Exception as error:  # ONNX Runtime raises a class of its own per cause, without a common base
             raise ArtifactError(f"{artifact.file}: ONNX Runtime cannot load the model: {error}") from error
+        used = self._session.get_providers()
+        if runtime.providers[0] not in used:
+            raise RuntimeUnavailable(
+                f"CUDA cannot be used: ONNX Runtime fell back to {', '.join(used)}; its log says why."
+            )
         self._check(artifact)
         try:
-            self.run(np.zeros((1, self.metadata.windows.window_samples), dtype=np.float32))
+            self.warmed_up = [(size, self._time(size)) for size in runtime.batch_sizes]
         except Exception as error:
             raise ArtifactError(f"{artifact.file}: the model fails on silence: {error}") from error
 
     def run(self, windows: Samples) -> Probabilities:
         """Windows float32 (n, window_samples) -> probabilities float32 (n, classes), rows summing to 1."""
-        probabilities: Probabilities = self._session.run([OUTPUT], {INPUT: windows})[0]
+        probabilities: Probabilities
+        if self.runtime.device == "cpu":
+            (probabilities,) = self._session.run([OUTPUT], {INPUT: windows})
+            return probabilities
+        # Bound output: the provider allocates it where it is computed, and it is copied once.
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(INPUT, windows)
+        binding.bind_output(OUTPUT, "cuda")
+        self._session.run_with_iobinding(binding)
+        (probabilities,) = binding.copy_outputs_to_cpu()
         return probabilities
+
+    async def run_in_lane(self, windows: Samples) -> Probabilities:
+        """:meth:`run` in one of the session's own threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._lanes, self.run, windows)
+
+    def probe(self) -> None:
+        """A real forward pass; raises what ONNX Runtime raises."""
+        self.run(np.zeros((1, self.metadata.windows.window_samples), dtype=np.float32))
+
+    def close(self) -> None:
+        """Stop the threads when they have finished."""
+        self._lanes.shutdown(wait=False)
+
+    def _time(self, windows: int) -> float:
+        silence = np.zeros((windows, self.metadata.windows.window_samples), dtype=np.float32)
+        self.run(silence)  # the first of a size allocates, and on CUDA chooses its kernels
+        started = time.perf_counter()
+        self.run(silence)
+        return time.perf_counter() - started
 
     def _check(self, artifact: Artifact) -> None:
         """The file carries its own metadata and shapes; they must be those that model.json told."""
         told, found = artifact.metadata.everything, self._embedded(artifact)
-        inside = Metadata.parse(found, f"{artifact.file}")
+        inside = Metadata.parse(found, str(artifact.file))
         if differing := sorted(key for key in found.keys() | told.keys() if found.get(key) != told.get(key)):
             raise ArtifactError(
                 f"{artifact.file}: it and model.json disagree on {', '.join(differing)}. Export it again."

@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from serving.audio import Limits
 from serving.errors import SettingsError
+from serving.router import ROUTES_FILE
 
 PREFIX = "TIMBRE_"
 _NOT_OURS = frozenset({"TIMBRE_DATA"})  # the corpora's folder: training's
@@ -40,7 +41,38 @@ class Settings(BaseModel):
     )
     port: Port = Field(3000, description="HTTP port.")
     grpc_port: Port = Field(3001, description="gRPC port, reserved.")
-    models: Path = Field(Path("exported"), description="Folder with the exported versions; the newest is served.")
+    models: Path = Field(Path("exported"), description="Folder with the exported versions.")
+    routes: str = Field(
+        "", description=f"File that says which versions answer; {ROUTES_FILE} in TIMBRE_MODELS where empty."
+    )
+    runtime: Literal["auto", "cpu", "cuda"] = Field("auto", description="What models run on: auto, cpu or cuda.")
+    threads: Annotated[int, Field(ge=0, le=256)] = Field(
+        0, description="CPU threads inside one forward pass; 0 for one, with as many passes at a time as cores."
+    )
+    workers: Annotated[int, Field(ge=1, le=256)] = Field(
+        1, description="Processes, for a big machine without Kubernetes."
+    )
+    max_inflight: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        128, description="Most requests answered at a time by one process; more are refused with 429."
+    )
+    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        4096, description="Most windows that wait for one version; more are refused with 429."
+    )
+    max_batch: Annotated[int, Field(ge=0, le=4096)] = Field(
+        0, description="Most windows of one forward pass; 0 for 4 on CPU, 64 on CUDA."
+    )
+    max_wait_ms: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = Field(
+        5.0, description="Longest wait for company where waiting pays, milliseconds."
+    )
+    timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
+        30.0, description="Longest time from a request's last byte to its answer, seconds."
+    )
+    drain_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
+        5.0, description="Time to go on answering after SIGTERM, not ready any more, seconds."
+    )
+    secret: SecretStr = Field(
+        SecretStr(""), description="Signs request ids for feedback; the same on all replicas. Empty: a random one."
+    )
     max_upload_mib: Annotated[int, Field(ge=1, le=1024)] = Field(25, description="Largest request body, MiB.")
     upload_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
         60.0, description="Longest time for a request's body to arrive, seconds."
@@ -53,6 +85,10 @@ class Settings(BaseModel):
     def url(self) -> str:
         """Where the service answers."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
+    def routes_file(self) -> Path:
+        return Path(self.routes) if self.routes else self.models / ROUTES_FILE
 
     @property
     def max_upload_bytes(self) -> int:

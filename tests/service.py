@@ -31,9 +31,14 @@ class Service:
     def resident_bytes(self) -> int:
         """Memory of the process and its children, as the kernel counts it."""
         pages = 0
-        for pid in [self.process.pid, *_children(self.process.pid)]:
+        for pid in [self.process.pid, *children(self.process.pid)]:
             pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def peak_bytes(self) -> int:
+        """Most memory that the process has ever had."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
     def stop(self) -> int:
         """SIGTERM, then the exit status."""
@@ -48,34 +53,34 @@ def free_port() -> int:
         return port
 
 
-def environment(**settings: str | int | Path) -> dict[str, str]:
+def environment(**settings: str | float | Path) -> dict[str, str]:
     """The environment with only these TIMBRE_ settings."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TIMBRE_")}
     return clean | {f"TIMBRE_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 @contextmanager
-def running(log: Path, python: str = sys.executable, **settings: str | int | Path) -> Iterator[Service]:
+def running(log: Path, python: str = sys.executable, **settings: str | float | Path) -> Iterator[Service]:
     """Start the service on a free port, wait until it is ready, stop it afterwards."""
-    port = free_port()
+    service = start_process(log, environment(**{"port": free_port(), "drain_s": 0, **settings}), python)
+    try:
+        wait_until_ready(service)
+        yield service
+    finally:
+        if service.process.poll() is None and service.stop() != 0:
+            raise RuntimeError(f"the service did not stop cleanly:\n{log.read_text()}")
+
+
+def start_process(log: Path, env: dict[str, str], python: str = sys.executable) -> Service:
+    """The process, not waited for."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [python, "-m", "serving", "serve"],
-            cwd=ROOT,
-            env=environment(port=port, **settings),
-            stdout=out,
-            stderr=subprocess.STDOUT,
+            [python, "-m", "serving", "serve"], cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT
         )
-        service = Service(process, f"http://127.0.0.1:{port}", log)
-        try:
-            wait_until_ready(service)
-            yield service
-        finally:
-            if process.poll() is None and service.stop() != 0:
-                raise RuntimeError(f"the service did not stop cleanly:\n{log.read_text()}")
+    return Service(process, f"http://127.0.0.1:{env['TIMBRE_PORT']}", log)
 
 
-def refusal(**settings: str | int | Path) -> subprocess.CompletedProcess[str]:
+def refusal(**settings: str | float | Path) -> subprocess.CompletedProcess[str]:
     """A start that is expected to fail."""
     return subprocess.run(
         [sys.executable, "-m", "serving", "serve"],
@@ -102,6 +107,6 @@ def wait_until_ready(service: Service) -> None:
     raise RuntimeError(f"the service did not become ready:\n{service.log.read_text()}")
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in listed] + [grand for child in listed for grand in _children(int(child))]
+    return [int(child) for child in listed] + [grand for child in listed for grand in children(int(child))]

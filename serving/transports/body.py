@@ -34,7 +34,7 @@ _HOW = (
 
 
 async def read_upload(request: Request, max_bytes: int, timeout_s: float) -> Upload:
-    """The one audio file of a request.
+    """The one audio file of a request. ``request.state.body_read`` is set when the body has come in whole.
 
     Raises:
         UploadTimeout: the body has not come within ``timeout_s``.
@@ -81,6 +81,7 @@ async def _counted(request: Request, allowed: int, max_bytes: int) -> AsyncItera
         if received > allowed:
             raise _too_large(max_bytes)
         yield chunk
+    request.state.body_read = True
 
 
 def _too_large(max_bytes: int) -> TooLarge:
@@ -170,6 +171,9 @@ class _Form:
         part = self.parts[-1]
         _, options = parse_options_header(part.headers.get(b"content-disposition"))
         part.name = options.get(b"name", b"").decode("utf-8", "replace")
+        kind = part.headers.get(b"content-type", b"").decode("latin-1").lower()
+        if part.name == FIELD and "pickle" in kind:
+            raise UnsupportedMediaType(f"A file of type {kind} is not unpickled here. {_HOW}", content_type=kind)
         if b"filename" in options:
             part.filename = options[b"filename"].decode("utf-8", "replace")
 

@@ -1,4 +1,4 @@
-"""HTTP for people: /predict, /health, /metrics, /docs. Mounted into the BentoML service, which adds /livez and /readyz.
+"""HTTP for people and probes: /predict, /models, /feedback, /experiments, /health, /livez, /readyz, /metrics, /docs.
 
 It is an application of our own and not ``@bentoml.api`` methods, because those read whole bodies before a limit can be
 asked, fetch URLs that come in file fields, and know no error body but their own.
@@ -7,13 +7,15 @@ asked, fetch URLs that come in file fields, and know no error body but their own
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import bentoml
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -25,25 +27,34 @@ from serving.errors import (
     AudioTooLong,
     AudioTooShort,
     BadSamples,
+    DeadlineExceeded,
     EmptyAudio,
     InternalError,
+    InvalidFeedback,
     InvalidRequest,
     MethodNotAllowed,
     MissingFile,
     NoSpeech,
     NotFound,
+    Overloaded,
     RequestError,
     Starting,
+    Stopping,
     TooLarge,
     TooManyFiles,
+    UnknownVersion,
     UnsupportedAudio,
     UnsupportedMediaType,
     UploadTimeout,
 )
+from serving.experiments import experiments
+from serving.lifecycle import Lifecycle
 from serving.metrics import CONTENT_TYPE
-from serving.parts import Parts
-from serving.schemas import ErrorBody, Health, Prediction
+from serving.pipeline import Answer, Ask
+from serving.schemas import ErrorBody, FeedbackIn, FeedbackOut, Health, Model, Models, Prediction, Shadow, Variant
 from serving.transports.body import FIELD, read_upload
+
+Small = TypeVar("Small", bound=BaseModel)
 
 TRANSPORT = "http"
 """This transport's name in the metrics."""
@@ -64,8 +75,32 @@ _PREDICT_BODY = {
     },
 }
 
-# Pages of BentoML's own that lie before ours and answer only to GET.
-_BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/schema.json"})
+_REFUSALS_OF_PREDICT = (
+    InvalidRequest,
+    MissingFile,
+    TooManyFiles,
+    EmptyAudio,
+    AudioTooShort,
+    NoSpeech,
+    BadSamples,
+    UnsupportedMediaType,
+    UnsupportedAudio,
+    TooLarge,
+    AudioTooLong,
+    UploadTimeout,
+    UnknownVersion,
+    Overloaded,
+    DeadlineExceeded,
+    Starting,
+    Stopping,
+    InternalError,
+)
+
+VERSION_HEADER, VARIANT_HEADER = "X-Model-Version", "X-Timbre-Variant"
+KEY_HEADER, ID_HEADER = "X-Timbre-Key", "X-Request-ID"
+
+_SMALL_BYTES = 4096
+_WATCH_AFTER_S = 0.25
 
 # What a client may still send after it has been refused, before its connection is closed.
 _LINGER_BYTES = 64 << 20
@@ -73,42 +108,102 @@ _LINGER_S = 5
 
 
 class HttpTransport:
-    """The application and what it answers with; without parts it says that it is starting."""
+    """The application over a service that may be starting, ready or stopping."""
 
-    def __init__(self) -> None:
-        self.parts: Parts | None = None
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
         self.app = self._build()
 
-    def open(self, parts: Parts) -> None:
-        """Start answering."""
-        self.parts = parts
-
-    def _ready(self) -> Parts:
-        if self.parts is None:
-            raise Starting("The service is starting: no model is loaded yet. Try again in a second.")
-        return self.parts
-
     async def predict(self, request: Request) -> Response:
-        """Hear one clip: multipart field `file`, or the raw body. WAV, FLAC, OGG, MP3, AIFF, M4A/AAC and WebM."""
-        parts = self._ready()
+        """Hear one clip: multipart field `file`, or the raw body. WAV, FLAC, OGG, MP3, AIFF, M4A/AAC and WebM.
+
+        Headers: `X-Model-Version` asks for a version; `X-Timbre-Key` (any user or session id) for always the same
+        variant. The answer's `X-Model-Version` and `X-Timbre-Variant` say who answered, and its `X-Request-ID` is what
+        `/feedback` takes.
+        """
+        parts = self._lifecycle.get()
+        pipeline, settings = parts.pipeline, parts.settings
         try:
-            upload = await read_upload(request, parts.settings.max_upload_bytes, parts.settings.upload_timeout_s)
+            if pipeline.full:
+                raise pipeline.overloaded()
+            upload = await read_upload(request, settings.max_upload_bytes, settings.upload_timeout_s)
         except RequestError as error:
-            parts.pipeline.refused(error, TRANSPORT)
-            return _Unread(error.body(), error.http_status)
-        prediction = await parts.pipeline.predict(upload, TRANSPORT)
-        return Response(prediction.model_dump_json(), media_type="application/json")
+            pipeline.refused(error, TRANSPORT)
+            return _refusal(error) if getattr(request.state, "body_read", False) else _Unread(error)
+        headers = request.headers
+        ask = Ask(upload, TRANSPORT, headers.get(VERSION_HEADER), headers.get(KEY_HEADER))
+        answer = await _unless_gone(request, pipeline.predict(ask))
+        return Response(
+            answer.prediction.model_dump_json(),
+            media_type="application/json",
+            headers={
+                VERSION_HEADER: answer.prediction.model_version,
+                VARIANT_HEADER: answer.variant,
+                ID_HEADER: answer.request_id,
+            },
+        )
 
     async def health(self) -> Health:
-        """Whether the service is ready to answer, and with which version."""
-        return Health(status="ok", model_version=self._ready().pipeline.session.metadata.version)
+        """Whether the service answers, and with which version."""
+        routes = self._lifecycle.get().registry.fleet.routes
+        return Health(status="ok", model_version=routes.variants[routes.default].version)
 
-    async def metrics(self, _: Request) -> Response:
-        """Everything that is measured, in Prometheus' text format."""
-        return Response(self._ready().metrics.exposition(), media_type=CONTENT_TYPE)
+    async def models(self) -> Models:
+        """The loaded versions, how traffic goes, and what each exported file says of itself."""
+        registry = self._lifecycle.get().registry
+        routes, versions = registry.fleet.routes, registry.fleet.versions
+        return Models(
+            default=routes.default,
+            variants={name: Variant(**variant.model_dump()) for name, variant in routes.variants.items()},
+            shadow=Shadow(**routes.shadow.model_dump()) if routes.shadow else None,
+            models=[
+                Model(
+                    version=version,
+                    variants=[name for name, variant in routes.variants.items() if variant.version == version],
+                    device=loaded.session.runtime.device,
+                    metadata=loaded.session.metadata.everything,
+                )
+                for version, loaded in versions.items()
+            ],
+            device=registry.runtime.device,
+            note=registry.runtime.note,
+            problem=registry.problem,
+        )
+
+    async def feedback(self, request: Request) -> Response:
+        """Tell the true emotion of an answered request; each id counts once."""
+        parts = self._lifecycle.get()
+        told = await _read_small(request, FeedbackIn)
+        fleet = parts.registry.fleet
+        labels = dict.fromkeys(label for loaded in fleet.versions.values() for label in loaded.session.metadata.labels)
+        verdict = parts.feedback.take(told.request_id, told.emotion, tuple(labels))
+        return JSONResponse(
+            FeedbackOut(
+                counted=verdict.counted,
+                agreed=verdict.agreed,
+                heard=verdict.heard.emotion,
+                variant=verdict.heard.variant,
+                version=verdict.heard.version,
+            ).model_dump()
+        )
+
+    async def experiments(self) -> dict[str, Any]:
+        """Per variant: requests, confidence, emotions, latency, agreement with feedback; and whether two differ."""
+        parts = self._lifecycle.get()
+        return await asyncio.to_thread(experiments, parts.metrics, parts.registry.fleet.routes)
+
+    async def _metrics(self, _: Request) -> Response:
+        return Response(self._lifecycle.get().metrics.exposition(), media_type=CONTENT_TYPE)
 
     async def _head_of_health(self, _: Request) -> Response:
         return JSONResponse((await self.health()).model_dump())
+
+    async def _livez(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _readyz(self, _: Request) -> Response:
+        error = await self._lifecycle.why_not_ready()
+        return JSONResponse({"status": "ok"}) if error is None else _refusal(error)
 
     def _build(self) -> FastAPI:
         app = FastAPI(
@@ -129,42 +224,94 @@ class HttpTransport:
             self.predict,
             methods=["POST"],
             response_model=Prediction,
-            responses=_describe(
-                InvalidRequest,
-                MissingFile,
-                TooManyFiles,
-                EmptyAudio,
-                AudioTooShort,
-                NoSpeech,
-                BadSamples,
-                UnsupportedMediaType,
-                UnsupportedAudio,
-                TooLarge,
-                AudioTooLong,
-                UploadTimeout,
-                Starting,
-                InternalError,
-            ),
+            responses=_describe(*_REFUSALS_OF_PREDICT),
             openapi_extra={"requestBody": _PREDICT_BODY},
         )
+        app.add_api_route("/models", self.models, methods=["GET"], responses=_describe(Starting))
+        app.add_api_route(
+            "/feedback",
+            self.feedback,
+            methods=["POST"],
+            response_model=FeedbackOut,
+            responses=_describe(InvalidRequest, InvalidFeedback, TooLarge, Starting),
+            openapi_extra={
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": FeedbackIn.model_json_schema()}},
+                }
+            },
+        )
+        app.add_api_route("/experiments", self.experiments, methods=["GET"], responses=_describe(Starting))
         app.add_api_route("/health", self.health, methods=["GET"], responses=_describe(Starting))
         app.add_route("/health", self._head_of_health, methods=["HEAD"], include_in_schema=False)
-        app.add_route("/metrics", self.metrics, include_in_schema=False)
+        app.add_route("/livez", self._livez, include_in_schema=False)
+        app.add_route("/readyz", self._readyz, include_in_schema=False)
+        app.add_route("/metrics", self._metrics, include_in_schema=False)
         app.add_route("/docs", _docs, include_in_schema=False)
         app.mount("/docs/assets", StaticFiles(directory=_swagger_assets()))
         app.add_route("/", _to_docs, include_in_schema=False)
-        # Last, for whatever nothing above takes. BentoML's pages behind it (its own /docs.json) are hidden by it, those
-        # before it (/livez, /readyz, /schema.json) are not.
+        # Last, for whatever nothing above takes.
         app.router.routes.append(Route("/{path:path}", _Unmatched()))
         return app
 
 
+async def _unless_gone(request: Request, answer: Coroutine[Any, Any, Answer]) -> Answer:
+    """The answer, given up when the client leaves.
+
+    Quick requests are not watched: nobody leaves within so short a time, and a watcher costs more than it saves.
+
+    Raises:
+        ClientDisconnect: nobody is there to be answered.
+    """
+    work = asyncio.ensure_future(answer)
+    try:
+        done, _ = await asyncio.wait({work}, timeout=_WATCH_AFTER_S)
+        if done:
+            return work.result()
+        watcher = asyncio.ensure_future(_gone(request))
+        await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        watcher.cancel()
+        if work.done():
+            return work.result()
+        raise ClientDisconnect
+    finally:
+        work.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _read_small(request: Request, schema: type[Small]) -> Small:
+    """A JSON body of a few hundred bytes.
+
+    Raises:
+        TooLarge: it is more than that.
+        InvalidRequest: it is not JSON, or not of this schema.
+    """
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _SMALL_BYTES:
+            raise TooLarge(f"The body is over {_SMALL_BYTES} bytes.", max_bytes=_SMALL_BYTES)
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
+        wanted = ", ".join(schema.model_fields)
+        raise InvalidRequest(f"The body must be a JSON object of {wanted}. {faults}.") from error
+
+
 class _Unread(JSONResponse):
-    """Refuses a request whose body may not have come in whole, and closes its connection.
+    """Refuses a request whose body has not come in whole, and closes its connection.
 
     Closed at once, the kernel would reset it under a client that is still sending, which then never sees the answer; so
     a little more is taken and thrown away first.
     """
+
+    def __init__(self, error: RequestError) -> None:
+        super().__init__(error.body(), error.http_status, _headers_of(error))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - Starlette's name
         headers = [*self.raw_headers, (b"connection", b"close")]
@@ -188,12 +335,10 @@ class _Unmatched:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        allowed = {"GET"} if request.url.path in _BENTOML_PATHS else _methods_of(request)
-        if allowed:
+        if allowed := _methods_of(request):
             refusal = _wrong_method(request, ", ".join(sorted(allowed)))
         else:
-            error = NotFound(f"There is nothing at {request.url.path}. /docs shows what there is.")
-            refusal = JSONResponse(error.body(), error.http_status)
+            refusal = _refusal(NotFound(f"There is nothing at {request.url.path}. /docs shows what there is."))
         await refusal(scope, receive, send)
 
 
@@ -211,6 +356,15 @@ def _wrong_method(request: Request, allowed: str) -> JSONResponse:
     return JSONResponse(error.body(), error.http_status, {"Allow": allowed})
 
 
+def _refusal(error: RequestError) -> JSONResponse:
+    return JSONResponse(error.body(), error.http_status, _headers_of(error))
+
+
+def _headers_of(error: RequestError) -> dict[str, str]:
+    wait_s = error.details.get("retry_after_s")
+    return {} if wait_s is None else {"Retry-After": str(wait_s)}
+
+
 def _describe(*errors: type[RequestError]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses: one per status, its description listing the codes."""
     codes: dict[int, list[str]] = {}
@@ -225,7 +379,7 @@ def _describe(*errors: type[RequestError]) -> dict[int | str, dict[str, Any]]:
 async def _answer_refusal(_: Request, error: Exception) -> Response:
     if not isinstance(error, RequestError):
         raise error
-    return JSONResponse(error.body(), error.http_status)
+    return _refusal(error)
 
 
 async def _answer_framework(request: Request, error: Exception) -> Response:
@@ -234,8 +388,7 @@ async def _answer_framework(request: Request, error: Exception) -> Response:
         raise error
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return _wrong_method(request, (error.headers or {}).get("Allow", "GET, HEAD"))
-    refusal = NotFound(f"There is nothing at {request.url.path}. /docs shows what there is.")
-    return JSONResponse(refusal.body(), refusal.http_status)
+    return _refusal(NotFound(f"There is nothing at {request.url.path}. /docs shows what there is."))
 
 
 async def _answer_nobody(_: Request, __: Exception) -> Response:
@@ -245,8 +398,7 @@ async def _answer_nobody(_: Request, __: Exception) -> Response:
 
 async def _answer_fault(_: Request, __: Exception) -> Response:
     """A fault of ours. The server logs the exception, which goes on its way after this answer."""
-    error = InternalError("The service failed on this request; its log says why. Trying again may help.")
-    return JSONResponse(error.body(), error.http_status)
+    return _refusal(InternalError("The service failed on this request; its log says why. Trying again may help."))
 
 
 async def _to_docs(_: Request) -> Response:

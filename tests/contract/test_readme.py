@@ -38,7 +38,7 @@ def test_the_example_answer_has_the_keys_of_a_prediction() -> None:
 
 def test_settings() -> None:
     expected = [
-        [f"`{PREFIX}{name.upper()}`", f"`{field.default}`", field.description or ""]
+        [f"`{PREFIX}{name.upper()}`", f"`{field.default}`" if str(field.default) else "none", field.description or ""]
         for name, field in Settings.model_fields.items()
     ]
     assert rows("variable", "default", "meaning") == expected

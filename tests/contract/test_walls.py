@@ -30,6 +30,7 @@ def test_serving_loads_no_torch_and_no_librosa() -> None:
     code = "import serving.service, serving.server, serving.__main__, sys; print(*sys.modules, sep='\\n')"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     packages = {name.split(".")[0] for name in loaded.stdout.split()}
+    # scipy is there for reports, and is not loaded before somebody asks for one.
     assert not packages & {"training", "torch", "librosa", "sklearn", "onnx", "scipy"}
     assert "onnxruntime" in packages
 
@@ -67,22 +68,26 @@ def test_servings_lock_holds_nothing_of_training_and_hashes_everything() -> None
     locked = names_in("serving.txt")
     assert "bentoml" in locked
     assert not locked.keys() & {name.lower() for name in TRAINING_ONLY}
-    text = (ROOT / "requirements" / "serving.txt").read_text()
-    entries = re.split(r"\n(?=[A-Za-z0-9])", text.split("\n", 2)[2])
-    assert all("--hash=sha256:" in entry for entry in entries if "==" in entry)
+    for name in ("serving.txt", "serving-cuda.txt"):
+        text = (ROOT / "requirements" / name).read_text()
+        entries = re.split(r"\n(?=[A-Za-z0-9])", text.split("\n", 2)[2])
+        assert all("--hash=sha256:" in entry for entry in entries if "==" in entry)
 
 
 def test_the_locks_agree() -> None:
     serving, development = names_in("serving.txt"), names_in("dev.txt")
     assert serving.items() <= development.items()
     assert "torch" not in development
+    cuda = names_in("serving-cuda.txt")
+    assert serving.items() - cuda.items() == {("onnxruntime", serving["onnxruntime"])}
+    assert cuda["onnxruntime-gpu"] == serving["onnxruntime"]
 
 
 def test_every_requirement_is_pinned_exactly_and_has_a_reason() -> None:
     for path in (ROOT / "requirements").glob("*.in"):
         for line in path.read_text().splitlines():
             if line and not line.startswith(("#", "-r")):
-                assert re.match(r"[A-Za-z0-9_-]+(\[[a-z]+\])?==\S+.*  # \S", line), line
+                assert re.match(r"[A-Za-z0-9_-]+(\[[a-z,]+\])?==\S+.*  # \S", line), line
 
 
 def test_requirements_name_no_host() -> None:

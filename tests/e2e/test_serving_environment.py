@@ -27,7 +27,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     return interpreter
 
 
-@pytest.mark.parametrize("module", ["torch", "librosa", "lightning", "sklearn", "onnx", "matplotlib", "numba", "scipy"])
+@pytest.mark.parametrize("module", ["torch", "librosa", "lightning", "sklearn", "onnx", "matplotlib", "numba"])
 def test_it_holds_nothing_of_training(python: str, module: str) -> None:
     found = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
     assert found.returncode != 0
@@ -44,4 +44,4 @@ def test_it_answers_in_little_memory(python: str, tmp_path: Path) -> None:
         for data in (encode(sound, 48_000), encode_av(sound, 48_000, "ipod", "aac")):
             answer = httpx.post(f"{service.url}/predict", files={"file": data}, timeout=30)
             assert answer.status_code == 200, answer.text
-        assert service.resident_bytes() < MAX_RESIDENT_BYTES
+        assert service.peak_bytes() < MAX_RESIDENT_BYTES

@@ -13,10 +13,13 @@ import pytest
 
 from serving.artifact import Artifact, versions
 from serving.errors import ArtifactError
+from serving.runtime import Runtime
 from serving.session import Session
 from tests.sounds import voice
 
 Describe = Callable[[Callable[[dict[str, Any]], None]], None]
+
+CPU = Runtime("cpu", lanes=1, threads=1, batch_windows=4)
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def test_the_committed_version_loads_and_runs(version: Path) -> None:
     artifact = Artifact.load(version)
     assert artifact.metadata.version == "1"
     assert len(artifact.metadata.labels) == 8
-    session = Session(artifact)
+    session = Session(artifact, CPU)
     spec = artifact.metadata.windows
     windows = np.stack([voice(spec.window_samples / spec.rate_hz, spec.rate_hz, seed=seed) for seed in range(3)])
     probabilities = session.run(windows)
@@ -106,13 +109,13 @@ def rewrite(version: Path, change: Callable[[onnx.ModelProto], None]) -> None:
 def test_what_onnx_runtime_cannot_load_is_refused(version: Path) -> None:
     rewrite(version, lambda graph: graph.graph.node[0].CopyFrom(onnx.helper.make_node("NoSuchThing", [], ["x"])))
     with pytest.raises(ArtifactError, match="ONNX Runtime cannot load the model"):
-        Session(Artifact.load(version))
+        Session(Artifact.load(version), CPU)
 
 
 def test_a_description_that_contradicts_the_file_is_refused(version: Path, describe: Describe) -> None:
     describe(lambda d: d["metadata"]["labels"].reverse())
     with pytest.raises(ArtifactError, match="disagree on labels"):
-        Session(Artifact.load(version))
+        Session(Artifact.load(version), CPU)
 
 
 def test_another_window_than_the_graph_takes_is_refused(version: Path) -> None:
@@ -125,7 +128,7 @@ def test_another_window_than_the_graph_takes_is_refused(version: Path) -> None:
     path = version / "model.json"
     path.write_text(path.read_text().replace('"window_samples": 48000', '"window_samples": 16000'))
     with pytest.raises(ArtifactError, match="is needed"):
-        Session(Artifact.load(version))
+        Session(Artifact.load(version), CPU)
 
 
 def test_versions_are_sorted_by_number(tmp_path: Path) -> None:

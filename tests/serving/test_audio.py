@@ -370,6 +370,37 @@ def test_a_file_cut_short_shows_in_the_announced_length(kind: str) -> None:
     assert cut.duration_s < 1.5
 
 
+def test_a_wav_whose_recorder_was_killed_is_read() -> None:
+    """Its sizes are zero; the samples are there."""
+    whole = bytearray(encode(voice(2.0), RATE_HZ))
+    place = whole.index(b"data")
+    whole[4:8] = whole[place + 4 : place + 8] = bytes(4)
+    assert audio.decode(bytes(whole), RATE_HZ).duration_s == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_header_that_announces_hours_does_not_make_a_second_too_long() -> None:
+    whole = bytearray(encode(voice(1.0), RATE_HZ))
+    place = whole.index(b"data")
+    size = 1200 * RATE_HZ * 2
+    whole[4:8], whole[place + 4 : place + 8] = (size + 36).to_bytes(4, "little"), size.to_bytes(4, "little")
+    clip = audio.decode(bytes(whole), RATE_HZ)
+    assert clip.duration_s == 1
+    assert clip.announced_s == pytest.approx(1200, rel=0.01)
+
+
+@pytest.mark.parametrize("text", ["hello, this is text".encode("utf-16"), b"\xff\xfb\xff\xff" + bytes(64)])
+def test_what_only_begins_like_mp3_is_refused_in_our_words(text: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnsupportedAudio, match="not audio that is read here"):
+        audio.decode(text, RATE_HZ)
+    assert capfd.readouterr().err == ""
+
+
+def test_two_tags_and_zeros_before_the_sound_are_passed_over() -> None:
+    tag = b"ID3\x04\x00\x00" + bytes([0, 0, 0, 5]) + b"title"
+    data = tag + bytes(100) + tag + bytes(7) + encode(voice(1.0), RATE_HZ, "MP3")
+    assert audio.decode(data, RATE_HZ).duration_s == pytest.approx(1.0, abs=0.2)
+
+
 def test_real_clips(shared_samples: list[Path]) -> None:
     for path in shared_samples:
         clip = audio.decode(path.read_bytes(), RATE_HZ)

@@ -106,6 +106,12 @@ def test_a_form_without_exactly_one_file_is_refused(body: bytes, error: type[Req
         read_form(body)
 
 
+def test_a_pickle_in_a_form_is_refused() -> None:
+    body = form(part("file", b"x", "a.wav").replace(b"\r\n\r\n", b"\r\nContent-Type: application/x-pickle\r\n\r\n"))
+    with pytest.raises(UnsupportedMediaType, match="not unpickled"):
+        read_form(body)
+
+
 def test_a_form_without_boundary_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="no boundary"):
         read([b"x"], content_type="multipart/form-data")

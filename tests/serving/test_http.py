@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
+from serving.lifecycle import Lifecycle
+from serving.parts import Parts
 from serving.transports.http import HttpTransport
 
 
-def ask(transport: HttpTransport, method: str, path: str, **options: Any) -> httpx.Response:
+def ask(lifecycle: Lifecycle, method: str, path: str, **options: Any) -> httpx.Response:
     async def one() -> httpx.Response:
-        within = httpx.ASGITransport(transport.app, raise_app_exceptions=False)
+        within = httpx.ASGITransport(HttpTransport(lifecycle).app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=within, base_url="http://test") as client:
             return await client.request(method, path, **options)
 
@@ -20,15 +22,32 @@ def ask(transport: HttpTransport, method: str, path: str, **options: Any) -> htt
 
 
 def test_without_parts_it_says_that_it_is_starting() -> None:
-    for method, path in (("POST", "/predict"), ("GET", "/health"), ("GET", "/metrics")):
-        response = ask(HttpTransport(), method, path)
+    for method, path in (
+        ("POST", "/predict"),
+        ("GET", "/health"),
+        ("GET", "/readyz"),
+        ("GET", "/metrics"),
+        ("GET", "/models"),
+        ("GET", "/experiments"),
+        ("POST", "/feedback"),
+    ):
+        response = ask(Lifecycle(), method, path)
         assert (response.status_code, response.json()["error"]["code"]) == (503, "starting")
+        assert response.headers["retry-after"] == "1"
+    assert ask(Lifecycle(), "GET", "/livez").status_code == 200
+
+
+def test_while_it_stops_it_is_not_ready_and_alive() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.stopping = True
+    assert ask(lifecycle, "GET", "/readyz").json()["error"]["code"] == "stopping"
+    assert ask(lifecycle, "GET", "/livez").status_code == 200
 
 
 def test_a_fault_of_ours_has_the_common_form_and_tells_nothing_inside() -> None:
-    transport = HttpTransport()
-    transport.parts = "not parts at all"  # type: ignore[assignment]
-    response = ask(transport, "POST", "/predict", content=b"x")
+    lifecycle = Lifecycle()
+    lifecycle.parts = cast("Parts", "not parts at all")
+    response = ask(lifecycle, "POST", "/predict", content=b"x")
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "internal"
     assert "str" not in response.text

@@ -1,0 +1,361 @@
+"""One adaptive queue before one loaded version: windows in, probabilities out. Knows no audio and no transport.
+
+An idle lane runs what there is at once; while all lanes are busy the queue builds up, and the next batch takes what has
+gathered. Where a batch costs much before its first window (CUDA), a little waiting for company can pay: see
+:meth:`_Learned.wait_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.errors import DeadlineExceeded, Overloaded, Stopping
+
+Rows = npt.NDArray[np.float32]
+Run = Callable[[Rows], Awaitable[Rows]]
+"""Windows float32 (n, samples) -> probabilities float32 (n, classes)."""
+
+Reason = Literal["idle", "full", "waited"]
+"""Why a batch went: the session was idle, the batch was full, or the wait for company was over."""
+
+
+class Sliceable(Protocol):
+    """Windows that are copied only when a slice is taken, such as ``audio.Windows`` or an array (n, samples)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Rows: ...
+
+
+class Watcher(Protocol):
+    """Is told what the batcher does; ``serving.metrics`` counts it."""
+
+    def queued(self, windows: int) -> None:
+        """So many windows are waiting now."""
+
+    def released(self, windows: int, reason: Reason) -> None:
+        """A batch of so many windows goes to the session."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a batcher behaves.
+
+    Attributes:
+        lanes: forward passes that may run at a time.
+        batch_windows: most windows of one pass.
+        wait_s: longest wait for company while a lane is free.
+        queue_windows: most windows that may wait; one recording may be longer than that if it waits alone.
+    """
+
+    lanes: int
+    batch_windows: int
+    wait_s: float
+    queue_windows: int
+
+
+@dataclass(frozen=True)
+class Batched:
+    """What became of one item.
+
+    Attributes:
+        probabilities: float32 (n, classes), in the order of its windows.
+        queue_s: from its arrival until its first window went, while the session was busy.
+        batch_s: what it waited for company while a lane was free.
+        inference_s: from its first window's start to its last one's end.
+    """
+
+    probabilities: Rows
+    queue_s: float
+    batch_s: float
+    inference_s: float
+
+
+@dataclass(eq=False)
+class _Item:
+    windows: Sliceable
+    answer: asyncio.Future[Batched]
+    arrived: float
+    taken: int = 0  # windows that have gone to a batch
+    missing: int = 0  # windows without a result yet
+    started: float | None = None
+    batch_s: float = 0.0
+    results: dict[int, Rows] = field(default_factory=dict)  # by first window
+
+    @property
+    def waiting(self) -> int:
+        return len(self.windows) - self.taken
+
+
+@dataclass(frozen=True)
+class _Part:
+    item: _Item
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> Rows:
+        return self.item.windows[self.start : self.stop]
+
+
+class _Learned:
+    """What recent batches cost and how fast windows come; both forget."""
+
+    _FORGET = 0.95  # per batch: about the last 20 count
+    _ARRIVAL = 0.1  # weight of the newest gap
+
+    def __init__(self) -> None:
+        self._sums = np.zeros(5)  # of 1, n, n^2, t, n t
+        self.gap_s = float("inf")
+        self._last: float | None = None
+
+    def arrived(self, now: float) -> None:
+        """An item came."""
+        if self._last is not None:
+            gap = now - self._last
+            known = self.gap_s != float("inf")
+            self.gap_s = self.gap_s + self._ARRIVAL * (gap - self.gap_s) if known else gap
+        self._last = now
+
+    def ran(self, windows: int, seconds: float) -> None:
+        """A batch was run."""
+        n, t = float(windows), seconds
+        self._sums = self._FORGET * self._sums + np.array([1.0, n, n * n, t, n * t])
+
+    def cost_s(self) -> tuple[float, float]:
+        """(a, b) of seconds = a + b * windows, by least squares; a is 0 until sizes have differed enough to tell."""
+        count, n, nn, t, nt = self._sums
+        spread = count * nn - n * n
+        if count == 0:
+            return 0.0, 0.0
+        if spread < 0.1 * count * count:  # variance of the sizes below 0.1
+            return 0.0, max(0.0, t / n)
+        b = max(0.0, (count * nt - n * t) / spread)
+        return max(0.0, (t - b * n) / count), b
+
+    def wait_s(self, windows: int) -> float:
+        """How long to wait for one more item when ``windows`` could go now; 0 where that does not pay.
+
+        Let a batch cost a + b n and the next item come in g. Without waiting, it waits for the batch and pays its own:
+        (a + b n - g) + (a + b). With waiting it pays a + b (n + 1), and each of the n others waits g + b longer. So
+        waiting saves a - g for the one and costs n (g + b): it pays where a > (n + 1) g + n b.
+        """
+        fixed, each = self.cost_s()
+        if fixed <= (windows + 1) * self.gap_s + windows * each:
+            return 0.0
+        return 2 * self.gap_s
+
+
+class Batcher:
+    """One bounded queue and the lanes that empty it; to be used from one event loop.
+
+    Args:
+        run: the forward pass.
+        watcher: is told of queue and batches.
+        clock: seconds; the event loop's own counts whole milliseconds where it is uvloop.
+    """
+
+    def __init__(
+        self, run: Run, limits: Limits, watcher: Watcher, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._run, self._limits, self._watcher, self._clock = run, limits, watcher, clock
+        self._queue: deque[_Item] = deque()
+        self._waiting = 0  # windows
+        self._free = limits.lanes
+        self._learned = _Learned()
+        self._timer: asyncio.TimerHandle | None = None
+        self._alone_since: float | None = None  # the extra wait has run since then
+        self._work: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self.healthy = True
+        """Whether the last batch was answered."""
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and a lane is free."""
+        return not self._queue and self._free > 0
+
+    def oldest_s(self) -> float:
+        """How long the item that came first has waited."""
+        return self._clock() - min(item.arrived for item in self._queue) if self._queue else 0.0
+
+    def learn(self, windows: int, seconds: float) -> None:
+        """Tell what a batch of that size took, as the warm-up measured it."""
+        self._learned.ran(windows, seconds)
+
+    async def submit(self, windows: Sliceable, deadline: float | None = None) -> Batched:
+        """Probabilities of some windows.
+
+        Args:
+            windows: (n, samples), n > 0; slices are taken when they go.
+            deadline: of the event loop's clock; what has not been answered then is dropped.
+
+        Raises:
+            Overloaded: the queue is full.
+            DeadlineExceeded: it was not answered in time.
+            Stopping: the batcher has been closed.
+            Exception: what ``run`` raised on these windows alone.
+        """
+        if self._closing:
+            raise Stopping("The service is stopping. Send the request again; another replica answers it.")
+        if self._waiting and self._waiting + len(windows) > self._limits.queue_windows:
+            raise Overloaded(
+                f"{self._waiting} windows wait already and {self._limits.queue_windows} may. Try again in a moment.",
+                retry_after_s=1,
+            )
+        answer = asyncio.get_running_loop().create_future()
+        item = _Item(windows, answer, self._clock(), missing=len(windows))
+        self._learned.arrived(item.arrived)
+        self._queue.append(item)
+        self._wait_more(len(windows))
+        self._pump()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await item.answer
+        except TimeoutError:
+            raise DeadlineExceeded("The answer was not ready before the request's deadline.") from None
+        finally:
+            self._forget(item)
+
+    async def close(self) -> None:
+        """Take nothing more; return when everything that waits has been answered."""
+        self._closing = True
+        self._pump()
+        while self._work:
+            await asyncio.wait(self._work)
+
+    def _wait_more(self, windows: int) -> None:
+        self._waiting += windows
+        self._watcher.queued(self._waiting)
+
+    def _forget(self, item: _Item) -> None:
+        """Take what still waits of an item out of the queue: it is answered, failed, too late, or nobody wants it."""
+        if item.waiting:
+            self._queue.remove(item)
+            self._wait_more(-item.waiting)
+            item.taken = len(item.windows)
+
+    def _pump(self) -> None:
+        """Let batches go while there is a lane for them."""
+        while self._free and self._queue:
+            wait_s = self._extra_wait_s()
+            if wait_s > 0:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(wait_s, self._company_is_late)
+                return
+            self._start()
+
+    def _extra_wait_s(self) -> float:
+        """How much longer to wait for company now."""
+        if self._closing or self._waiting >= self._limits.batch_windows or not self._limits.wait_s:
+            return 0.0
+        now = self._clock()
+        since = now if self._alone_since is None else self._alone_since
+        left = since + self._limits.wait_s - now
+        wait_s = min(self._learned.wait_s(self._waiting), left)
+        if wait_s > 0:
+            self._alone_since = since
+        return max(0.0, wait_s)
+
+    def _company_is_late(self) -> None:
+        self._timer = None
+        if self._free and self._queue:
+            self._start()
+            self._pump()
+
+    def _start(self) -> None:
+        now = self._clock()
+        waited_s = 0.0 if self._alone_since is None else now - self._alone_since
+        parts = self._take(now, waited_s)
+        windows = sum(part.stop - part.start for part in parts)
+        full = windows >= self._limits.batch_windows
+        self._watcher.released(windows, "full" if full else "waited" if self._alone_since is not None else "idle")
+        self._alone_since = None
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        self._free -= 1
+        task = asyncio.get_running_loop().create_task(self._serve(parts, windows))
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    def _take(self, now: float, waited_s: float) -> list[_Part]:
+        """The next batch: one window of each item in turn, so that a long recording cannot hold up short ones."""
+        room = min(self._limits.batch_windows, self._waiting)
+        starts: dict[_Item, int] = {}
+        for _ in range(room):
+            item = self._queue.popleft()
+            starts.setdefault(item, item.taken)
+            item.taken += 1
+            if item.waiting:
+                self._queue.append(item)
+        for item in starts:
+            if item.started is None:
+                item.started = now
+                item.batch_s = min(waited_s, now - item.arrived)
+        self._wait_more(-room)
+        return [_Part(item, start, item.taken) for item, start in starts.items()]
+
+    async def _serve(self, parts: list[_Part], windows: int) -> None:
+        started = self._clock()
+        try:
+            rows = [part.rows for part in parts]
+            results = await self._run(np.concatenate(rows) if len(rows) > 1 else rows[0])
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told to whom it concerns
+            await self._serve_alone(parts, error)
+        else:
+            self.healthy = True
+            self._learned.ran(windows, self._clock() - started)
+            row = 0
+            for part in parts:
+                size = part.stop - part.start
+                self._give(part, results[row : row + size])
+                row += size
+        finally:
+            self._free += 1
+            self._pump()
+
+    async def _serve_alone(self, parts: list[_Part], error: Exception) -> None:
+        """A batch failed: run each item by itself, so that a bad one fails alone."""
+        if len(parts) == 1:
+            self.healthy = False
+            self._fail(parts[0].item, error)
+            return
+        for part in parts:
+            try:
+                self._give(part, await self._run(part.rows))
+                self.healthy = True
+            except Exception as own:  # noqa: BLE001
+                self.healthy = False
+                self._fail(part.item, own)
+
+    def _give(self, part: _Part, rows: Rows) -> None:
+        item = part.item
+        item.results[part.start] = rows
+        item.missing -= part.stop - part.start
+        if item.missing or item.answer.done():
+            return
+        started = item.arrived if item.started is None else item.started
+        ordered = [item.results[start] for start in sorted(item.results)]
+        now = self._clock()
+        item.answer.set_result(
+            Batched(
+                np.concatenate(ordered) if len(ordered) > 1 else ordered[0],
+                started - item.arrived - item.batch_s,
+                item.batch_s,
+                now - started,
+            )
+        )
+
+    def _fail(self, item: _Item, error: Exception) -> None:
+        if not item.answer.done():
+            item.answer.set_exception(error)
+        self._forget(item)

@@ -1,0 +1,249 @@
+"""Which container a file is, and its samples block by block: libsndfile for most, FFmpeg for M4A, AAC and WebM."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from serving.errors import EmptyAudio, UnsupportedAudio
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.container import InputContainer
+
+Samples = npt.NDArray[np.float32]
+
+READABLE = "WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, M4A/AAC and WebM"
+
+_BLOCK_FRAMES = 1 << 16  # 2 MB of float32 at 8 channels: bounds memory, still few calls
+_SALVAGE_FRAMES = 256
+_RIFF_STREAMED_BYTES = 0x7FFFF000  # who writes WAV to a pipe writes the largest number there is, or nearly
+
+# What libsndfile may find behind one of the magics below; anything else it can read is not let in.
+_SOUNDFILE_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF"})
+_AV_CODECS = frozenset({"aac", "alac", "flac", "mp3", "mp3float", "opus", "vorbis", "pcm_s16le", "pcm_s16be"})
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened file: what it says of itself and the blocks behind it.
+
+    Attributes:
+        length_s: length that can be there at most, None where nothing tells.
+        announced_s: length by the header, which is more than ``length_s`` where the file was cut short.
+        blocks: float32 (frames, channels) each; of a damaged file, what comes before the damage.
+    """
+
+    format: str
+    rate_hz: int
+    channels: int
+    length_s: float | None
+    announced_s: float | None
+    blocks: Iterator[Samples] = field(repr=False)
+
+
+def open_source(data: bytes) -> Source:
+    """Open an encoded file by what its first bytes say it is.
+
+    Raises:
+        EmptyAudio: a header and no samples.
+        UnsupportedAudio: not one of the formats that are read, or damaged so that nothing decodes.
+    """
+    sound = _without_tags(data)
+    reader = _reader_for(sound[:16])
+    if reader is None:
+        raise UnsupportedAudio(
+            f"The bytes are not audio that is read here. Send {READABLE}.", first_bytes=sound[:8].hex(" ")
+        )
+    return reader(sound)
+
+
+def _reader_for(head: bytes) -> Callable[[bytes], Source] | None:
+    """The reader for a file that begins like this, None where it is nothing we read.
+
+    Libraries that probe for themselves also open playlists, modules and things nobody wants opened for strangers.
+    """
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
+        return _open_soundfile
+    if head[:4] in (b"fLaC", b"OggS"):
+        return _open_soundfile
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return _open_soundfile
+    if head[4:8] == b"ftyp":
+        return lambda data: _open_av(data, "mov", "M4A")
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return lambda data: _open_av(data, "matroska", "WebM")
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
+        # MPEG frame sync. The two layer bits are 00 in ADTS (ISO 13818-7), never in MPEG audio (ISO 11172-3).
+        if not head[1] & 0x06:
+            return lambda data: _open_av(data, "aac", "AAC")
+        return _open_soundfile if _is_mp3_frame(head) else None
+    return None
+
+
+def _is_mp3_frame(head: bytes) -> bool:
+    """Whether this is a frame header of layer III without a reserved value in it (ISO 11172-3, 2.4.2.3).
+
+    Text in UTF-16 begins with a frame's sync, too.
+    """
+    if len(head) < 4:
+        return False
+    version, layer, bitrate, rate = head[1] >> 3 & 3, head[1] >> 1 & 3, head[2] >> 4, head[2] >> 2 & 3
+    return version != 1 and layer == 1 and bitrate not in (0, 15) and rate != 3
+
+
+def _without_tags(data: bytes) -> bytes:
+    """The file behind its ID3v2 tags and the zeros after them; not every reader passes every one over."""
+    start = 0
+    while size := _id3_bytes(data[start : start + 10]):
+        start += size
+        while start < len(data) and data[start] == 0:
+            start += 1
+    return data[start:] if start else data
+
+
+def _id3_bytes(data: bytes) -> int:
+    """Length of an ID3v2 tag whose header this is: four bytes of seven bits each, after ten (id3.org, 2.4.0)."""
+    if data[:3] != b"ID3" or len(data) < 10:
+        return 0
+    a, b, c, d = data[6:10]
+    return 10 + (a << 21 | b << 14 | c << 7 | d)
+
+
+class _Bytes(io.BytesIO):
+    """Bytes to read in which a damaged file may seek anywhere: outside, it stays where it is.
+
+    An exception here would pass through libsndfile's callback and be printed once per seek.
+    """
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        with contextlib.suppress(ValueError, OverflowError):
+            return super().seek(offset, whence)
+        return self.tell()
+
+
+def _open_soundfile(data: bytes) -> Source:
+    data = _finished_riff(data)
+    try:
+        file = soundfile.SoundFile(_Bytes(data))
+    except soundfile.LibsndfileError as error:
+        # libmpg123 has one message for everything, and it is about a file on disk.
+        why = "" if data[0] == 0xFF else f" ({error.error_string})"
+        raise UnsupportedAudio(f"The file is damaged or of a kind that is not read{why}. Send {READABLE}.") from error
+    if file.format not in _SOUNDFILE_FORMATS:
+        raise UnsupportedAudio(f"{file.format} files are not read. Send {READABLE}.", format=file.format)
+    # A stream of unknown length gives a number that no recording can have (2^63 - 1).
+    length_s = file.frames / file.samplerate if file.frames < 1 << 62 else None
+    announced_s = None if length_s is None else length_s * _lost_of_riff(data)
+    return Source(file.format, file.samplerate, file.channels, length_s, announced_s, _soundfile_blocks(file, data))
+
+
+def _finished_riff(data: bytes) -> bytes:
+    """A WAV whose sizes were never written, because its recorder was killed, as one whose length is not known.
+
+    RIFF chunks are four letters, a size, and so many bytes, padded to even (Microsoft & IBM 1991).
+    """
+    if data[:4] != b"RIFF" or data[4:8] != bytes(4):
+        return data
+    place = 12
+    while data[place : place + 4] not in (b"data", b""):
+        size = int.from_bytes(data[place + 4 : place + 8], "little")
+        place += 8 + size + size % 2
+    if data[place + 4 : place + 8] != bytes(4):
+        return data
+    unknown = b"\xff" * 4
+    return data[:4] + unknown + data[8 : place + 4] + unknown + data[place + 8 :]
+
+
+def _lost_of_riff(data: bytes) -> float:
+    """How many times longer a RIFF file says it is than it is. libsndfile believes the file's end, not the header."""
+    size = int.from_bytes(data[4:8], "little")
+    if data[:4] != b"RIFF" or size >= _RIFF_STREAMED_BYTES:
+        return 1.0
+    return max(1.0, (size + 8) / len(data))
+
+
+def _soundfile_blocks(file: soundfile.SoundFile, data: bytes) -> Iterator[Samples]:
+    """The blocks of a file; of one that is cut short or damaged, what comes before the damage.
+
+    libsndfile fails a whole read for an error in it, so the block that failed is read once more in small pieces.
+    """
+    blocks = 0
+    with file:
+        try:
+            for block in _reads(file, _BLOCK_FRAMES):
+                blocks += 1
+                yield block
+        except soundfile.LibsndfileError:
+            pass
+        else:
+            return
+    with soundfile.SoundFile(_Bytes(data)) as again, contextlib.suppress(soundfile.LibsndfileError):
+        for _ in range(blocks):
+            again.read(_BLOCK_FRAMES, dtype="float32")
+        yield from _reads(again, _SALVAGE_FRAMES)
+
+
+def _reads(file: soundfile.SoundFile, frames: int) -> Iterator[Samples]:
+    while len(block := file.read(frames, dtype="float32", always_2d=True)):
+        yield block
+
+
+def _open_av(data: bytes, demuxer: str, name: str) -> Source:
+    """Open by exactly one FFmpeg demuxer, from memory; nothing is probed and nothing else can be opened.
+
+    Rate and channels are those of the first decoded frame: what the container says of HE-AAC is half the truth.
+    """
+    import av  # here, because it costs 20 MB that a service which only meets WAV need not pay
+
+    try:
+        container = av.open(io.BytesIO(data), mode="r", format=demuxer)
+        stream = next(iter(container.streams.audio), None)
+        if stream is None:
+            raise UnsupportedAudio(f"The {name} file has no audio track. Send {READABLE}.", format=name)
+        # There is no codec context for a codec that FFmpeg does not know either.
+        codec = stream.codec_context.name if stream.codec_context else "an unknown codec"
+        if codec not in _AV_CODECS:
+            raise UnsupportedAudio(f"{codec} in {name} is not read. Send {READABLE}.", format=name)
+        frames = container.decode(stream)
+        first = next(frames, None)
+        announced_s = None
+        if stream.duration is not None and stream.time_base is not None:
+            announced_s = float(stream.duration * stream.time_base)
+    except (av.FFmpegError, ValueError, LookupError) as error:
+        raise UnsupportedAudio(f"The {name} file is damaged ({error}). Encode it again and resend.") from error
+    if first is None:
+        if announced_s == 0:
+            raise EmptyAudio(f"The {name} file has a header and no samples.", format=name)
+        raise UnsupportedAudio(f"The {name} file is damaged: nothing in it decodes.", format=name)
+    blocks = _av_blocks(container, first, frames, name)
+    return Source(name, first.sample_rate, first.layout.nb_channels, announced_s, announced_s, blocks)
+
+
+def _av_blocks(
+    container: InputContainer, first: AudioFrame, others: Iterator[AudioFrame], name: str
+) -> Iterator[Samples]:
+    """The frames as float32 blocks (frames, channels), up to the end or to the damage."""
+    import av
+
+    to_float = av.AudioResampler(format="fltp")
+    with container:
+        try:
+            for frame in itertools.chain([first], others):
+                if (frame.sample_rate, frame.layout.nb_channels) != (first.sample_rate, first.layout.nb_channels):
+                    raise UnsupportedAudio(
+                        f"The {name} file changes its sample rate or channels midway. Encode it as one recording.",
+                        format=name,
+                    )
+                for planar in to_float.resample(frame):
+                    yield planar.to_ndarray().T.astype(np.float32, copy=False)
+        except (av.FFmpegError, ValueError):
+            return  # cut short or damaged from here on: what came before it counts

@@ -1,0 +1,36 @@
+"""From starting over ready to stopping: what every transport asks before it answers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from serving.errors import NotReady, RequestError, Starting, Stopping
+from serving.parts import Parts
+
+
+class Lifecycle:
+    """Starting until there are parts; stopping once it has been told so."""
+
+    def __init__(self) -> None:
+        self.parts: Parts | None = None
+        self.stopping = False
+
+    def get(self) -> Parts:
+        """The parts.
+
+        Raises:
+            Starting: there are none yet.
+        """
+        if self.parts is None:
+            raise Starting("The service is starting: no model is loaded yet. Try again in a second.", retry_after_s=1)
+        return self.parts
+
+    async def why_not_ready(self) -> RequestError | None:
+        """Why no new request should come here; None where it may. A version whose last pass failed is tried again."""
+        if self.stopping:
+            return Stopping("The service is stopping; what comes now is still answered.")
+        if self.parts is None:
+            return Starting("The service is starting: no model is loaded yet.", retry_after_s=1)
+        if reasons := await asyncio.to_thread(self.parts.registry.sick):
+            return NotReady(" ".join(reasons))
+        return None

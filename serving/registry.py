@@ -1,0 +1,161 @@
+"""The loaded versions and the routes to them: swapped whole, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from serving.artifact import Artifact, versions
+from serving.batcher import Batcher, Limits
+from serving.errors import ArtifactError, RoutesError
+from serving.metrics import Metrics
+from serving.router import Routes
+from serving.runtime import Runtime
+from serving.session import Session
+
+logger = logging.getLogger("timbre")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One version, ready to answer."""
+
+    version: str
+    session: Session
+    batcher: Batcher
+
+    async def close(self) -> None:
+        """Answer what waits, then let go of the model."""
+        await self.batcher.close()
+        self.session.close()
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What answers now; one of these is replaced by another in a single assignment."""
+
+    routes: Routes
+    versions: Mapping[str, Loaded]
+
+
+class Registry:
+    """Loads what ``routes.yaml`` names, and again whenever it changes.
+
+    Args:
+        models: folder of the versions; only what lies directly below it can be loaded.
+        routes: the file; without it all traffic goes to the newest version.
+        runtime: what sessions run on.
+        wait_s, queue_windows: see :class:`serving.batcher.Limits`.
+        retire_s: how long a version that is no longer routed stays, for the requests that have chosen it already.
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        routes: Path,
+        runtime: Runtime,
+        metrics: Metrics,
+        *,
+        wait_s: float,
+        queue_windows: int,
+        retire_s: float,
+    ) -> None:
+        self._models, self._file, self.runtime, self._metrics = models, routes, runtime, metrics
+        self._limits = Limits(runtime.lanes, runtime.batch_windows, wait_s, queue_windows)
+        self._retire_s = retire_s
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._seen: str | None = None
+        self.problem = ""
+        """Why the newest routes.yaml is not in force; empty where it is."""
+        self.fleet = self._load({}, self._read())
+
+    async def watch(self, interval_s: float = 1.0) -> None:
+        """Follow the file until cancelled.
+
+        Its content is compared, not its date or inode: a mounted ConfigMap is replaced by moving a link.
+        """
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                text = await asyncio.to_thread(self._read)
+                if text != self._seen:
+                    await self._swap(text)
+            except (ArtifactError, RoutesError) as error:
+                self._refuse(str(error))
+
+    def sick(self) -> list[str]:
+        """Why a routed version cannot answer now: one sentence each. Runs a forward pass where the last one failed."""
+        reasons = []
+        for loaded in self.fleet.versions.values():
+            if loaded.batcher.healthy:
+                continue
+            try:
+                loaded.session.probe()
+                loaded.batcher.healthy = True
+            except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a class of its own per cause
+                reasons.append(f"Version {loaded.version} fails: {error}.")
+        return reasons
+
+    async def close(self) -> None:
+        """Answer what waits and let go of every version."""
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*(loaded.close() for loaded in self.fleet.versions.values()))
+
+    def _read(self) -> str:
+        try:
+            return self._file.read_text()
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise RoutesError(f"{self._file} cannot be read: {error}.") from error
+
+    def _load(self, known: Mapping[str, Loaded], text: str) -> Fleet:
+        """What the text asks for, with the versions known already as they are.
+
+        Raises:
+            ArtifactError, RoutesError: something in it cannot be loaded; nothing has changed.
+        """
+        self._seen = text
+        routes = Routes.parse(text, self._file) if text.strip() else Routes.only(versions(self._models)[-1])
+        loaded = {version: known.get(version) or self._load_version(version) for version in routes.versions}
+        self._metrics.show_routes(
+            {name: (variant.version, variant.weight) for name, variant in routes.variants.items()}, self.runtime.device
+        )
+        return Fleet(routes, MappingProxyType(loaded))
+
+    def _load_version(self, version: str) -> Loaded:
+        session = Session(Artifact.load(self._models / version), self.runtime)
+        batcher = Batcher(session.run_in_lane, self._limits, self._metrics.batches_of(version))
+        for windows, seconds in session.warmed_up:
+            batcher.learn(windows, seconds)
+        return Loaded(version, session, batcher)
+
+    async def _swap(self, text: str) -> None:
+        old = self.fleet
+        new = await asyncio.to_thread(self._load, old.versions, text)
+        self.fleet = new
+        self.problem = ""
+        self._metrics.routes_current.set(1)
+        logger.info("%s is in force: %s", self._file, new.routes.model_dump_json(exclude_none=True))
+        for version in old.versions.keys() - new.versions.keys():
+            task = asyncio.create_task(self._retire(old.versions[version]))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    def _refuse(self, problem: str) -> None:
+        if problem == self.problem:
+            return
+        self.problem = problem
+        self._metrics.routes_current.set(0)
+        self._metrics.load_failures.inc()
+        logger.error("What was loaded before stays. %s", problem)
+
+    async def _retire(self, loaded: Loaded) -> None:
+        await asyncio.sleep(self._retire_s)
+        await loaded.close()
+        logger.info("Version %s is no longer loaded", loaded.version)

@@ -1,0 +1,111 @@
+"""What a forward pass runs on: the CPU cores that this container may use, or CUDA."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnxruntime
+
+from serving.errors import RuntimeUnavailable
+
+Device = Literal["cpu", "cuda"]
+_CUDA = "CUDAExecutionProvider"
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how passes run.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        lanes: passes at a time.
+        threads: CPU threads inside one pass; lanes * threads is what the machine has.
+        batch_windows: most windows of one pass.
+        note: why it is not what was asked for; empty where it is.
+    """
+
+    device: Device
+    lanes: int
+    threads: int
+    batch_windows: int
+    note: str = ""
+
+    @property
+    def providers(self) -> list[str]:
+        """ONNX Runtime's names, the first preferred."""
+        return [_CUDA, "CPUExecutionProvider"] if self.device == "cuda" else ["CPUExecutionProvider"]
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Sizes that are run once before the first request: powers of two up to the largest batch."""
+        return [size for size in (2**n for n in range(12)) if size < self.batch_windows] + [self.batch_windows]
+
+
+def choose_runtime(wanted: Literal["auto", "cpu", "cuda"], threads: int, batch_windows: int) -> Runtime:
+    """The runtime that the settings ask for, or the best there is.
+
+    Args:
+        threads: CPU threads inside one pass; 0 for one. On a CPU several passes side by side use the cores better than
+            one that is split, so the rest of the cores become lanes.
+        batch_windows: most windows of one pass; 0 for what suits the device: 4 on a CPU, where a window costs the same
+            in any company and more would only hold up who comes next, 64 on CUDA.
+
+    Raises:
+        RuntimeUnavailable: CUDA is asked for and cannot be used; the message says what is missing.
+    """
+    missing = "" if wanted == "cpu" else _missing_for_cuda()
+    if wanted == "cuda" and missing:
+        raise RuntimeUnavailable(f"TIMBRE_RUNTIME is cuda, but {missing}. Set it to auto or cpu to run without.")
+    if wanted != "cpu" and not missing:
+        # Two lanes, so that the next batch is on its way while one is computed.
+        return Runtime("cuda", lanes=2, threads=threads or 1, batch_windows=batch_windows or 64)
+    note = f"no CUDA: {missing}" if missing else ""
+    inside = min(threads or 1, cores())
+    return Runtime("cpu", max(1, cores() // inside), inside, batch_windows or 4, note)
+
+
+def fall_back(threads: int, batch_windows: int, why: str) -> Runtime:
+    """The CPU, because CUDA turned out not to work."""
+    return dataclasses.replace(choose_runtime("cpu", threads, batch_windows), note=f"no CUDA: {why}")
+
+
+def _missing_for_cuda() -> str:
+    """What keeps CUDA from being used; empty where nothing does."""
+    if _CUDA not in onnxruntime.get_available_providers():
+        return "this onnxruntime is built without CUDA (install requirements/serving-cuda.txt in place of serving.txt)"
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        return "there is no NVIDIA device (/dev/nvidia0) in this container"
+    return ""
+
+
+def cores() -> int:
+    """Processor cores that this process may use: those it is bound to, and no more than its container's quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return max(1, bound if quota is None else min(bound, math.ceil(quota)))
+
+
+def cpu_quota(cgroups: Path = _CGROUPS) -> float | None:
+    """CPU limit of the container in cores, as Linux control groups (2 or 1) tell it; None where there is none."""
+    for read in (_quota_v2, _quota_v1):
+        try:
+            return read(cgroups)
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _quota_v2(cgroups: Path) -> float | None:
+    quota, period = (cgroups / "cpu.max").read_text().split()
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _quota_v1(cgroups: Path) -> float | None:
+    quota = int((cgroups / "cpu" / "cpu.cfs_quota_us").read_text())
+    return None if quota <= 0 else quota / int((cgroups / "cpu" / "cpu.cfs_period_us").read_text())

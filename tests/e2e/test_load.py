@@ -1,0 +1,124 @@
+"""More work than there is room for: what is refused, how fast, and that the rest is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.test_routing import metric, until
+from tests.models import add_version, copy_versions, costly
+from tests.service import Service, running
+from tests.sounds import encode, voice
+
+WAV = encode(voice(2.0), 16_000)
+LONG = encode(voice(60.0), 16_000)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 2 takes some hundred milliseconds for each batch."""
+    models = copy_versions(tmp_path_factory.mktemp("load"))
+    add_version(models, "2", costly(20))
+    return models
+
+
+def send(url: str, at_once: int, data: bytes = WAV, repeat: int = 1) -> list[httpx.Response]:
+    """So many clients, each sending one request after the other."""
+
+    async def client(session: httpx.AsyncClient) -> list[httpx.Response]:
+        return [
+            await session.post(f"{url}/predict", content=data, headers={"Content-Type": "audio/wav"})
+            for _ in range(repeat)
+        ]
+
+    async def everybody() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=60, limits=limits) as session:
+            answers = await asyncio.gather(*(client(session) for _ in range(at_once)))
+        return [response for own in answers for response in own]
+
+    return asyncio.run(everybody())
+
+
+def codes(responses: list[httpx.Response]) -> Counter[str]:
+    return Counter("ok" if r.is_success else r.json()["error"]["code"] for r in responses)
+
+
+def test_the_first_burst_after_the_start_is_answered_like_any_other(tmp_path: Path) -> None:
+    with running(tmp_path / "log.txt") as service:
+        assert codes(send(service.url, 64, repeat=5)) == {"ok": 320}
+
+
+@pytest.fixture
+def slow(models: Path, tmp_path: Path) -> Iterator[Service]:
+    with running(tmp_path / "log.txt", models=models, max_inflight=4, timeout_s=20) as service:
+        yield service
+
+
+def test_beyond_the_permits_requests_are_refused_at_once_and_the_others_answered(slow: Service) -> None:
+    started = time.monotonic()
+    responses = send(slow.url, 40)
+    all_s = time.monotonic() - started
+    assert codes(responses)["ok"] >= 4
+    refused = [response for response in responses if response.status_code == 429]
+    assert len(refused) + codes(responses)["ok"] == 40
+    assert refused
+    for response in refused:
+        assert response.json()["error"]["code"] == "overloaded"
+        assert response.headers["retry-after"] == "1"
+    # All were sent at once: whoever is refused hears of it long before those that are admitted are answered.
+    assert max(response.elapsed.total_seconds() for response in refused) < all_s
+    with httpx.Client(base_url=slow.url) as client:
+        assert metric(client, "timbre_rejects_total", reason="permits") == len(refused)
+        assert metric(client, "timbre_permits") == 4
+        assert metric(client, "timbre_inflight") == 0
+
+
+def test_a_deadline_that_passes_is_told_and_its_work_is_dropped(models: Path, tmp_path: Path) -> None:
+    with (
+        running(tmp_path / "log.txt", models=models, timeout_s=0.5, max_batch=1) as service,
+        httpx.Client(base_url=service.url, timeout=30) as client,
+    ):
+        (late,) = send(service.url, 1, LONG)
+        assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+        assert until(lambda: metric(client, "timbre_queue_windows", version="2") == 0)
+        # 39 windows at a tenth of a second and more would keep it busy for long: they are not run any more.
+        assert metric(client, "timbre_batch_windows_sum", version="2") < 30
+        assert until(lambda: send(service.url, 1)[0].is_success)
+
+
+def test_what_a_client_that_left_had_asked_for_is_not_computed(models: Path, tmp_path: Path) -> None:
+    with (
+        running(tmp_path / "log.txt", models=models, max_batch=1) as service,
+        httpx.Client(base_url=service.url, timeout=30) as client,
+    ):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{service.url}/predict", content=LONG, headers={"Content-Type": "audio/wav"}, timeout=1)
+        assert until(lambda: metric(client, "timbre_inflight") == 0)
+        assert metric(client, "timbre_batch_windows_sum", version="2") < 39
+        assert "Traceback" not in service.log.read_text()
+
+
+def test_a_long_recording_does_not_hold_up_short_ones(models: Path, tmp_path: Path) -> None:
+    with running(tmp_path / "log.txt", models=models) as service:
+
+        async def both() -> tuple[float, float]:
+            async def one(data: bytes) -> float:
+                response = await client.post("/predict", content=data, headers={"Content-Type": "audio/wav"})
+                assert response.is_success
+                return time.monotonic() - started
+
+            async with httpx.AsyncClient(base_url=service.url, timeout=120) as client:
+                started = time.monotonic()
+                long = asyncio.create_task(one(LONG))
+                await asyncio.sleep(0.3)
+                return await one(WAV), await long
+
+        short_s, long_s = asyncio.run(both())
+        assert short_s < long_s / 2

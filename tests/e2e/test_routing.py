@@ -1,0 +1,235 @@
+"""Several versions behind one service: who answers, what the shadow hears, and what a change of the file does."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.models import add_version, contrary, copy_versions
+from tests.service import Service, refusal, running
+from tests.sounds import encode, voice
+
+WAV = encode(voice(2.0), 16_000)
+ROUTES = """
+default: stable
+variants:
+  stable:    {version: "1", weight: 75}
+  candidate: {version: "2", weight: 25}
+shadow:      {version: "3", percent: 100}
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Versions 1 and 2, which agree, and 3, which never does."""
+    models = copy_versions(tmp_path_factory.mktemp("routing"), "2")
+    add_version(models, "3", contrary)
+    (models / "routes.yaml").write_text(ROUTES)
+    return models
+
+
+@pytest.fixture(scope="module")
+def service(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(tmp_path_factory.mktemp("routing-service") / "log.txt", models=models) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        yield client
+
+
+def ask(client: httpx.Client, **headers: str) -> httpx.Response:
+    return client.post(
+        "/predict", content=WAV, headers={"Content-Type": "audio/wav", **{f"X-{k}": v for k, v in headers.items()}}
+    )
+
+
+def metric(client: httpx.Client, name: str, **labels: str) -> float:
+    """Sum of the samples of a metric that have these labels."""
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    rows = client.get("/metrics").text.splitlines()
+    return sum(
+        float(row.rsplit(" ", 1)[1])
+        for row in rows
+        if row.split("{")[0].split(" ")[0] == name and all(label in row for label in wanted)
+    )
+
+
+def until(condition: Any, seconds: float = 20) -> bool:
+    """Whether it comes true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_the_answer_says_who_gave_it(client: httpx.Client) -> None:
+    for version, variant in (("1", "stable"), ("2", "candidate"), ("3", "pinned")):
+        response = ask(client, **{"Model-Version": version})
+        assert response.json()["model_version"] == response.headers["X-Model-Version"] == version
+        assert response.headers["X-Timbre-Variant"] == variant
+        assert len(response.headers["X-Request-ID"]) > 40
+
+
+def test_an_unknown_version_is_404_with_the_list(client: httpx.Client) -> None:
+    for version in ("9", "../1", "routes.yaml", ""):
+        response = ask(client, **{"Model-Version": version})
+        assert response.status_code == 404
+        assert response.json()["error"]["code"] == "unknown_version"
+        assert response.json()["error"]["versions"] == ["1", "2", "3"]
+
+
+def test_a_key_always_gets_the_same_variant_unless_it_is_pinned(client: httpx.Client) -> None:
+    variants = {}
+    for key in (f"user-{n}" for n in range(40)):
+        variants[key] = ask(client, **{"Timbre-Key": key}).headers["X-Timbre-Variant"]
+        assert ask(client, **{"Timbre-Key": key}).headers["X-Timbre-Variant"] == variants[key]
+    assert set(variants.values()) == {"stable", "candidate"}
+    somebody = next(key for key, variant in variants.items() if variant == "stable")
+    pinned = ask(client, **{"Timbre-Key": somebody, "Model-Version": "2"})
+    assert pinned.headers["X-Timbre-Variant"] == "candidate"
+
+
+def test_without_a_key_traffic_goes_by_weight(client: httpx.Client) -> None:
+    counts = Counter(ask(client).headers["X-Timbre-Variant"] for _ in range(200))
+    # 150 expected, deviation 6.1: five of them to either side.
+    assert 119 <= counts["stable"] <= 181
+
+
+def test_models_tells_what_is_loaded(client: httpx.Client) -> None:
+    answer = client.get("/models").json()
+    assert answer["default"] == "stable"
+    assert answer["variants"]["candidate"] == {"version": "2", "weight": 25}
+    assert answer["shadow"] == {"version": "3", "percent": 100}
+    assert [(model["version"], model["variants"]) for model in answer["models"]] == [
+        ("1", ["stable"]),
+        ("2", ["candidate"]),
+        ("3", []),
+    ]
+    assert answer["models"][0]["metadata"]["metrics"]["test"]["uar"] > 0
+    assert answer["device"] == "cpu"
+    assert "CUDA" in answer["note"]
+
+
+def test_the_shadow_hears_what_was_answered_and_its_agreement_is_counted(client: httpx.Client) -> None:
+    before = metric(client, "timbre_shadow_total", version="3", primary="1", result="disagree")
+    ask(client, **{"Model-Version": "1"})
+    assert until(lambda: metric(client, "timbre_shadow_total", primary="1", result="disagree") == before + 1)
+    assert metric(client, "timbre_shadow_total", result="agree", primary="1") == 0
+    assert metric(client, "timbre_requests_total", version="3", variant="stable") == 0
+
+
+def test_feedback_and_experiments(client: httpx.Client) -> None:
+    right = ask(client, **{"Model-Version": "1"})
+    wrong = ask(client, **{"Model-Version": "2"})
+    emotion = right.json()["emotion"]
+    other = next(label for label in right.json()["all_emotions"] if label != emotion)
+    for answer, true in ((right, emotion), (wrong, other)):
+        told = {"request_id": answer.headers["X-Request-ID"], "emotion": true}
+        assert client.post("/feedback", json=told).json()["counted"]
+        assert not client.post("/feedback", json=told).json()["counted"]
+    rows = {row["variant"]: row for row in client.get("/experiments").json()["variants"]}
+    assert rows["stable"]["feedback"]["agreed"] == rows["stable"]["feedback"]["told"] == 1
+    assert rows["candidate"]["feedback"]["agreed"] == 0
+    assert rows["stable"]["emotions"][emotion] == 1
+    assert rows["stable"]["requests"] > rows["candidate"]["requests"] > 0
+    assert 0 < rows["stable"]["latency_ms"]["p50"] <= rows["stable"]["latency_ms"]["p99"]
+    comparison = client.get("/experiments").json()["comparison"]
+    assert comparison["variants"] == ["candidate", "stable"]
+    assert not comparison["significant"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"request_id": "x"}', b'{"request_id": 1, "emotion": "sad"}'])
+def test_feedback_that_is_none_is_refused(client: httpx.Client, body: bytes) -> None:
+    response = client.post("/feedback", content=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_request")
+
+
+def test_feedback_is_small(client: httpx.Client) -> None:
+    response = client.post("/feedback", content=bytes(5000))
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_routes_that_name_what_is_not_there_are_refused_at_start(models: Path, tmp_path: Path) -> None:
+    routes = tmp_path / "routes.yaml"
+    routes.write_text(ROUTES.replace('"2"', '"22"'))
+    result = refusal(models=models, routes=routes)
+    assert result.returncode == 1
+    assert str(models / "22" / "model.json") in result.stderr
+    routes.write_text("default: [")
+    assert "is not YAML" in refusal(models=models, routes=routes).stderr
+
+
+def test_a_changed_file_is_in_force_soon_and_a_bad_one_never(models: Path, tmp_path: Path) -> None:
+    """As Kubernetes changes a mounted ConfigMap: by moving a link to another folder."""
+    folders = [tmp_path / "first", tmp_path / "second", tmp_path / "third"]
+    texts = [ROUTES, ROUTES.replace("candidate", "better"), ROUTES.replace('"2"', '"22"')]
+    for folder, text in zip(folders, texts, strict=True):
+        folder.mkdir()
+        (folder / "routes.yaml").write_text(text)
+    link = tmp_path / "current"
+    link.symlink_to(folders[0])
+
+    def point_at(folder: Path) -> None:
+        (tmp_path / "new").symlink_to(folder)
+        (tmp_path / "new").rename(link)
+
+    with (
+        # A version that is no longer routed stays for as long as a request may take.
+        running(
+            tmp_path / "log.txt", models=models, routes=link / "routes.yaml", timeout_s=1, upload_timeout_s=1
+        ) as service,
+        httpx.Client(base_url=service.url) as client,
+    ):
+        assert set(client.get("/models").json()["variants"]) == {"stable", "candidate"}
+        point_at(folders[1])
+        assert until(lambda: set(client.get("/models").json()["variants"]) == {"stable", "better"})
+        assert metric(client, "timbre_route_weight", variant="better") == 25
+        assert metric(client, "timbre_route_weight", variant="candidate") == 0
+
+        point_at(folders[2])
+        assert until(lambda: metric(client, "timbre_load_failures_total") == 1)
+        answer = client.get("/models").json()
+        assert set(answer["variants"]) == {"stable", "better"}
+        assert "22" in answer["problem"]
+        assert metric(client, "timbre_routes_current") == 0
+        assert client.get("/readyz").status_code == 200
+        assert ask(client).status_code == 200
+
+        (folders[2] / "routes.yaml").write_text('default: a\nvariants: {a: {version: "2", weight: 1}}')
+        assert until(lambda: set(client.get("/models").json()["variants"]) == {"a"})
+        assert metric(client, "timbre_routes_current") == 1
+        assert ask(client, **{"Model-Version": "1"}).status_code == 404
+        assert until(lambda: "Version 1 is no longer loaded" in service.log.read_text())
+        assert client.get("/models").json()["problem"] == ""
+
+
+def test_no_request_fails_while_versions_are_swapped(models: Path, tmp_path: Path) -> None:
+    routes = tmp_path / "routes.yaml"
+    one = 'default: a\nvariants: {a: {version: "%s", weight: 1}}'
+    routes.write_text(one % "1")
+    with (
+        running(tmp_path / "log.txt", models=models, routes=routes) as service,
+        httpx.Client(base_url=service.url, timeout=30) as client,
+    ):
+        seen: set[str] = set()
+        end = time.monotonic() + 6
+        turn = 0
+        while time.monotonic() < end:
+            turn += 1
+            if turn % 50 == 0:
+                routes.write_text(one % ("12"[turn // 50 % 2]))
+            response = ask(client)
+            assert response.status_code == 200
+            seen.add(response.json()["model_version"])
+        assert seen == {"1", "2"}

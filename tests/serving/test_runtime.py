@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from serving import runtime
+from serving.errors import RuntimeUnavailable
+from serving.runtime import choose_runtime, cores, cpu_quota
+
+
+def test_the_quota_of_a_container(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert cpu_quota(tmp_path) == 1.5
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert cpu_quota(tmp_path) is None
+
+
+def test_the_quota_of_an_older_kernel(tmp_path: Path) -> None:
+    old = tmp_path / "cpu"
+    old.mkdir()
+    (old / "cpu.cfs_period_us").write_text("100000\n")
+    (old / "cpu.cfs_quota_us").write_text("200000\n")
+    assert cpu_quota(tmp_path) == 2
+    (old / "cpu.cfs_quota_us").write_text("-1\n")
+    assert cpu_quota(tmp_path) is None
+
+
+def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path) is None
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(None, 8), (2.0, 2), (1.5, 2), (0.2, 1), (64.0, 8)])
+def test_cores_are_those_of_the_container_not_of_the_host(
+    quota: float | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(runtime, "cpu_quota", lambda: quota)
+    assert cores() == expected
+    for threads in (0, 1, 2, 100):
+        chosen = choose_runtime("cpu", threads, 0)
+        assert chosen.lanes * chosen.threads <= expected
+
+
+def test_a_cpu_is_what_auto_falls_back_to_and_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    chosen = choose_runtime("auto", 0, 0)
+    assert chosen.device == "cpu"
+    assert "built without CUDA" in chosen.note
+    assert choose_runtime("cpu", 0, 0).note == ""
+
+
+def test_cuda_without_what_it_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(RuntimeUnavailable, match=r"built without CUDA.*serving-cuda\.txt"):
+        choose_runtime("cuda", 0, 0)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    with pytest.raises(RuntimeUnavailable, match="no NVIDIA device"):
+        choose_runtime("cuda", 0, 0)
+
+
+def test_warm_up_sizes_reach_the_largest_batch() -> None:
+    assert choose_runtime("cpu", 1, 6).batch_sizes == [1, 2, 4, 6]
+    assert choose_runtime("cpu", 1, 1).batch_sizes == [1]
