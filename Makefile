@@ -47,7 +47,8 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--generate-hashes -c requirements/serving.txt requirements/serving-cuda.in -o requirements/serving-cuda.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
-		--no-emit-package torch -c requirements/serving.txt requirements/dev.in -o requirements/dev.txt
+		--no-emit-package torch --override requirements/overrides.in -c requirements/serving.txt requirements/dev.in \
+		-o requirements/dev.txt
 
 clean: ## remove the environment and caches, not data or runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -63,5 +64,5 @@ $(VENV)/.serving: requirements/$(SERVING).txt | $(VENV)/bin/python
 # torch comes first and by its own: which build of it (CPU, CUDA) is the machine's choice and not locked.
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.serving
 	$(BIN)/python -m pip install --quiet -c requirements/dev.txt $$(grep -o '^torch==[^ ]*' requirements/dev.in)
-	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/dev.txt
 	@touch $@

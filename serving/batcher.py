@@ -20,8 +20,11 @@ import numpy.typing as npt
 from serving.errors import DeadlineExceeded, Overloaded, Stopping
 
 Rows = npt.NDArray[np.float32]
-Run = Callable[[Rows], Awaitable[Rows]]
-"""Windows float32 (n, samples) -> probabilities float32 (n, classes)."""
+Gather = Callable[[], Rows]
+"""Copies the windows of a batch together, float32 (n, samples); to be called where the pass runs, not before."""
+
+Run = Callable[[Gather], Awaitable[Rows]]
+"""A forward pass: probabilities float32 (n, classes) of the windows that are gathered."""
 
 Reason = Literal["idle", "full", "waited"]
 """Why a batch went: the session was idle, the batch was full, or the wait for company was over."""
@@ -101,9 +104,10 @@ class _Part:
     start: int
     stop: int
 
-    @property
-    def rows(self) -> Rows:
-        return self.item.windows[self.start : self.stop]
+
+def _gather(parts: list[_Part]) -> Rows:
+    rows = [part.item.windows[part.start : part.stop] for part in parts]
+    return np.concatenate(rows) if len(rows) > 1 else rows[0]
 
 
 class _Learned:
@@ -307,8 +311,7 @@ class Batcher:
     async def _serve(self, parts: list[_Part], windows: int) -> None:
         started = self._clock()
         try:
-            rows = [part.rows for part in parts]
-            results = await self._run(np.concatenate(rows) if len(rows) > 1 else rows[0])
+            results = await self._run(lambda: _gather(parts))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to whom it concerns
             await self._serve_alone(parts, error)
         else:
@@ -331,7 +334,7 @@ class Batcher:
             return
         for part in parts:
             try:
-                self._give(part, await self._run(part.rows))
+                self._give(part, await self._run(lambda part=part: _gather([part])))  # type: ignore[misc]
                 self.healthy = True
             except Exception as own:  # noqa: BLE001
                 self.healthy = False

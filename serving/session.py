@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -75,9 +76,9 @@ class Session:
         (probabilities,) = binding.copy_outputs_to_cpu()
         return probabilities
 
-    async def run_in_lane(self, windows: Samples) -> Probabilities:
-        """:meth:`run` in one of the session's own threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._lanes, self.run, windows)
+    async def run_in_lane(self, gather: Callable[[], Samples]) -> Probabilities:
+        """:meth:`run` in one of the session's own threads, where the windows are copied together too."""
+        return await asyncio.get_running_loop().run_in_executor(self._lanes, lambda: self.run(gather()))
 
     def probe(self) -> None:
         """A real forward pass; raises what ONNX Runtime raises."""

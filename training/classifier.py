@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.augment import PictureAugment, mix
 from training.config import TrainConfig
 from training.features import FEATURES
 from training.metrics import clip_probabilities, uar
-from training.models import MODELS
+from training.models import MODELS, Blueprint
 from training.spec import AUDIO, LABELS
 
 
@@ -27,18 +29,42 @@ class Classifier(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, model: str, features: str, dropout: float) -> None:
+    # Root mean square that windows are brought to: about that of RAVDESS's normal intensity.
+    LEVEL = 0.02
+
+    def __init__(self, config: TrainConfig) -> None:
         super().__init__()
-        self.front_end = FEATURES[features](AUDIO)
-        bands = self.front_end(torch.zeros(1, AUDIO.window_samples)).shape[1]
-        self.network = MODELS[model](bands, len(LABELS), dropout)
+        self.level = config.level
+        self.front_end = FEATURES[config.features](AUDIO)
+        _, bands, frames = self.front_end(torch.zeros(1, AUDIO.window_samples)).shape
+        self.network = MODELS[config.model](
+            Blueprint(
+                bands,
+                frames,
+                len(LABELS),
+                config.dropout,
+                config.checkpoint_gradients,
+                config.pretrained,
+                config.freeze,
+            )
+        )
         self.register_buffer("mean", torch.zeros(bands, 1))
         self.register_buffer("deviation", torch.ones(bands, 1))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        features = (self.front_end(waveform) - self.mean) / self.deviation
-        logits: Tensor = self.network(features)
+        logits: Tensor = self.network(self.features(waveform))
         return logits
+
+    def features(self, waveform: Tensor) -> Tensor:
+        """Normalised features (B, bands, frames)."""
+        return (self._raw(waveform) - self.mean) / self.deviation
+
+    def _raw(self, waveform: Tensor) -> Tensor:
+        if self.level:
+            power = waveform.square().mean(dim=1, keepdim=True)
+            waveform = waveform * (self.LEVEL / (power + 1e-10).sqrt())
+        features: Tensor = self.front_end(waveform)
+        return features
 
     @torch.no_grad()
     def fit_normalisation(self, batches: Iterable[Tensor]) -> None:
@@ -46,7 +72,7 @@ class Classifier(nn.Module):
         count = 0
         total, squares = (torch.zeros(len(self.mean), dtype=torch.float64) for _ in range(2))
         for windows in batches:
-            features = self.front_end(windows).double()
+            features = self._raw(windows).double()
             count += features.shape[0] * features.shape[2]
             total = total + features.sum(dim=(0, 2))
             squares = squares + features.square().sum(dim=(0, 2))
@@ -72,18 +98,35 @@ class TrainingStep(lightning.LightningModule):
         self.save_hyperparameters({"config": config.to_json()})
         self.config = config
         self.classifier = classifier
-        self.loss = nn.CrossEntropyLoss()
+        self.picture = PictureAugment(config.augment)
         self._validated: list[tuple[np.ndarray, np.ndarray]] = []
 
     def on_train_epoch_start(self) -> None:
-        # Crops and dropout draw from here: seeded by the epoch, a resumed run is the run that never stopped.
+        # Crops, augmentation and dropout draw from here: seeded by the epoch, a resumed run is one that never stopped.
         torch.manual_seed(self.config.seed * 100_003 + self.current_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         windows, labels = batch
-        loss: Tensor = self.loss(self.classifier(windows), labels)
+        targets = nn.functional.one_hot(labels, len(LABELS)).float()
+        # The front end learns nothing, and its powers of ten need all of float32.
+        with torch.no_grad(), torch.autocast(windows.device.type, enabled=False):
+            features = self.picture(self.classifier.features(windows.float()))
+            if self.config.augment.mixup:
+                features, targets = mix(features, targets, self.config.augment.mixup)
+        logits = self.classifier.network(features)
+        loss = nn.functional.cross_entropy(
+            logits.float(), targets, self._class_weights(), label_smoothing=self.config.label_smoothing
+        )
         self.log("train_loss", loss, on_epoch=True, on_step=False, batch_size=len(labels))
         return loss
+
+    def _class_weights(self) -> Tensor | None:
+        if not self.config.class_weights:
+            return None
+        labels = self.trainer.datamodule.recordings["train"].labels  # type: ignore[attr-defined]
+        counts = torch.bincount(labels, minlength=len(LABELS)).float()
+        weights = torch.where(counts > 0, counts.sum() / (counts > 0).sum() / counts.clamp(min=1), 0.0)
+        return weights.to(self.device)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         windows, owners = batch
@@ -104,8 +147,17 @@ class TrainingStep(lightning.LightningModule):
         self.log("val_uar", uar(labels, predicted), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
+        learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(learned, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
+        if self.config.schedule == "cosine":
+            total = int(self.trainer.estimated_stepping_batches)
+            cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_then_cosine(step, total))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=6)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"}}
+
+
+def _warm_then_cosine(step: int, total: int) -> float:
+    """Factor of the learning rate: up over a twentieth of all steps, then down to zero along a cosine."""
+    warm = max(1, total // 20)
+    return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(step, total) / total))

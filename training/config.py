@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from training.augment import AugmentConfig
 from training.datasets import CORPORA
 from training.features import FEATURES
-from training.models import MODELS
+from training.models import MODELS, USUAL_FEATURES
 from training.provenance import ROOT
 from training.spec import ACTOR_FOLDS
 from training.splits import PARTS
@@ -65,8 +66,8 @@ class TrainConfig:
     """Folder with the corpora, in any layout."""
     model: str = "cnn"
     """Network, by its name in training.models."""
-    features: str = "mfcc"
-    """Front end, by its name in training.features."""
+    features: str = ""
+    """Front end, by its name in training.features; what the model is usually fed where not given."""
     corpora: tuple[str, ...] = ("ravdess",)
     """What is learned from; only RAVDESS speech is ever validated or tested on."""
     split: Literal["actor", "random"] = "actor"
@@ -74,14 +75,45 @@ class TrainConfig:
     fold: int = 3
     """Which actor fold is the test part, 0 to 4; the next one is the validation part. Without actors 21 to 24, fold 3
     leaves most to learn from."""
+    merge_calm: bool = False
+    """Count calm as neutral, as who joins RAVDESS and TESS does: seven classes."""
     epochs: int | None = None
     """Most epochs; 100 where not given, or the run's own number when resuming."""
     batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    """Learning rate: halved where validation stands still, or one warm-up and one cosine over all epochs."""
     dropout: float = 0.2
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all classes."""
+    class_weights: bool = False
+    """Weigh classes by how rare they are in the training part."""
+    tess_share: float = 1.0
+    """Share of TESS's clips that an epoch draws, by chance; its two voices would drown twenty."""
+    average: float = 0.0
+    """Decay of the moving average of the weights that is validated and kept, such as 0.999; 0 for none."""
     patience: int = 25
     """Epochs without a better validation UAR before training stops."""
+    trim: bool = False
+    """Cut silence off both ends of the clips that are learned from."""
+    level: bool = False
+    """Bring each window to one level before the front end (in the graph, so in serving too)."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    checkpoint_gradients: bool = False
+    """Less memory, more time (transformer, wav2vec2)."""
+    pretrained: str | None = None
+    """Name or folder of an encoder's weights (wav2vec2)."""
+    freeze: bool = True
+    """Leave the encoder's weights as they are (wav2vec2)."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Of the network; bf16-mixed is much faster on processors and GPUs that have it. Front ends stay in 32 bit."""
+    devices: int = 1
+    """GPUs, or processes on a CPU."""
+    num_nodes: int = 1
+    """Machines, each started with the same command, as Lightning's documentation tells."""
+    init_from: Path | None = None
+    """A run whose best weights to begin with."""
     seed: int = 0
     """Two runs with one seed on one machine are equal."""
     runs: Path = ROOT / "runs"
@@ -93,6 +125,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _known("model", self.model, MODELS)
+        if not self.features:
+            object.__setattr__(self, "features", USUAL_FEATURES[self.model])
         _known("front end", self.features, FEATURES)
         for corpus in self.corpora:
             _known("corpus", corpus, CORPORA)
@@ -102,8 +136,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0; got {value}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be from 0 to below 1; got {self.dropout}.")
+        for name in ("dropout", "label_smoothing", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)}.")
+        if not 0 < self.tess_share <= 1:
+            raise ValueError(f"tess_share must be above 0, at most 1; got {self.tess_share}.")
 
     @property
     def run_name(self) -> str:
@@ -112,12 +149,13 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All settings as JSON values, without what only says where this machine keeps things."""
-        local = {"data", "runs", "resume"}
+        local = {"data", "runs", "resume", "init_from"}
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in local}
 
     @classmethod
     def from_json(cls, saved: dict[str, Any], **local: Any) -> Self:
-        return cls(**{**saved, "corpora": tuple(saved["corpora"]), **local})
+        made = {"corpora": tuple(saved["corpora"]), "augment": AugmentConfig(**saved.get("augment", {}))}
+        return cls(**{**saved, **made, **local})
 
     @classmethod
     def load(cls, run: Path, **local: Any) -> Self:

@@ -12,14 +12,14 @@ import numpy.typing as npt
 import torch
 
 from training.config import EvaluateConfig
-from training.datasets import Clip, find_clips
+from training.datasets import Clip
 from training.metrics import clip_probabilities, scores, uar
 from training.progress import progress
 from training.provenance import provenance
 from training.recordings import Recordings
 from training.report import classification_text, plot_confusion, plot_roc
 from training.splits import Split
-from training.train import load_classifier
+from training.train import corpus_clips, load_classifier
 
 _BATCH_WINDOWS = 64
 
@@ -35,7 +35,7 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, dict[str, Any]]:
     """
     run = config.run_folder
     settings, classifier = load_classifier(run)
-    split = Split.load(run / "split.json", find_clips(config.data, settings.corpora))
+    split = Split.load(run / "split.json", corpus_clips(settings, config.data))
 
     def model(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():

@@ -27,7 +27,7 @@ from training.recordings import Recordings
 from training.report import plot_curves
 from training.spec import AUDIO, LABELS, SCHEMA_VERSION
 from training.splits import Split
-from training.train import load_classifier, read_history
+from training.train import corpus_clips, load_classifier, read_history
 
 OPSET = 18
 INPUT, OUTPUT = "waveform", "probabilities"
@@ -52,7 +52,7 @@ def export(config: ExportConfig) -> Path:
         raise FileExistsError(f"{folder} exists. Give another --version, or --replace it.")
     run = config.run_folder
     settings, classifier = load_classifier(run)
-    split = Split.load(run / "split.json", find_clips(config.data, settings.corpora))
+    split = Split.load(run / "split.json", corpus_clips(settings, config.data))
 
     work = config.out / f".{config.version}.new"
     shutil.rmtree(work, ignore_errors=True)

@@ -10,90 +10,16 @@ import math
 import librosa
 import numpy as np
 import torch
+from scipy.signal import savgol_filter
 from torch import Tensor, nn
 
-from training.spec import AudioSpec
+from training.spec import AVERAGED, CLASSIC, FINE, STACKED, AudioSpec, FrameSpec
+from training.spectrum import Frames, PowerSpectrogram
 
 # librosa.power_to_db: the floor of the power and the range kept below each clip's loudest point.
 _AMIN = 1e-10
 _TOP_DB = 80.0
-
-
-class PowerSpectrogram(nn.Module):
-    """Squared magnitude of the short-time Fourier transform, (B, T) -> (B, frames, bins).
-
-    Frames are centred and zero-padded at both ends as in ``librosa.stft``; the window is a periodic Hann.
-
-    A plain matrix product with all sines and cosines costs several times as much as an FFT. This is one Cooley-Tukey
-    step instead: with N = R * R and n = R a + b, k = p + R q,
-
-        X[p + R q] = sum_b  e^(-2 pi i b q / R)  e^(-2 pi i b p / N)  sum_a e^(-2 pi i a p / R)  x[R a + b]
-
-    that is, two small matrix products with a twiddle factor between. The signal is real, so p = 0 .. R/2 is enough.
-    Bins come in the order (p, q), some twice; :attr:`bin_of` says which is which, and the filter bank that follows is
-    laid out to suit, so nothing is ever sorted.
-
-    Args:
-        fft_samples: frame length N, a square of an even number.
-        hop_samples: N must be a multiple of it.
-
-    Raises:
-        ValueError: lengths that the method does not cover.
-    """
-
-    window: Tensor
-    first: Tensor
-    twiddle_re: Tensor
-    twiddle_im: Tensor
-    second: Tensor
-
-    def __init__(self, fft_samples: int, hop_samples: int) -> None:
-        super().__init__()
-        radix = math.isqrt(fft_samples)
-        if radix * radix != fft_samples or radix % 2:
-            raise ValueError(f"The frame length must be the square of an even number, such as 1024; got {fft_samples}.")
-        if fft_samples % hop_samples:
-            raise ValueError(f"The frame length {fft_samples} must be a multiple of the hop; got {hop_samples}.")
-        self.fft_samples, self.hop_samples, self.radix = fft_samples, hop_samples, radix
-
-        index = np.arange(radix)
-        half = np.arange(radix // 2 + 1)
-        first = -2 * np.pi * np.outer(half, index) / radix
-        twiddle = -2 * np.pi * np.outer(half, index) / fft_samples
-        second = -2 * np.pi * np.outer(index, index) / radix
-        cos, sin = np.cos(second), np.sin(second)
-        self._constant("window", np.hanning(fft_samples + 1)[:-1])
-        self._constant("first", np.concatenate([np.cos(first), np.sin(first)]))  # (2P, R)
-        self._constant("twiddle_re", np.cos(twiddle))  # (P, R)
-        self._constant("twiddle_im", np.sin(twiddle))
-        self._constant("second", np.block([[cos, sin], [-sin, cos]]))  # (2R, 2R), on [re | im]
-
-        bins = half[:, None] + radix * index[None, :]
-        self.bin_of: np.ndarray = np.minimum(bins, fft_samples - bins).reshape(-1)
-        """int (P * R,): which of the N/2 + 1 bins each output column holds."""
-
-    def _constant(self, name: str, value: np.ndarray) -> None:
-        self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        batch, radix, half = waveform.shape[0], self.radix, self.radix // 2 + 1
-        pieces = self.fft_samples // self.hop_samples
-        padded = nn.functional.pad(waveform, (self.fft_samples // 2, self.fft_samples // 2))
-        hops = padded.shape[1] // self.hop_samples
-        frames = hops - pieces + 1
-        # Framing by reshaping: a frame is the hop at its start and the ones after it, side by side.
-        rows = padded[:, : hops * self.hop_samples].reshape(batch, hops, self.hop_samples)
-        framed = torch.cat([rows[:, i : i + frames] for i in range(pieces)], dim=2)  # (B, F, N)
-
-        grid = (framed * self.window).reshape(batch * frames, radix, radix)  # (BF, a, b)
-        partial = torch.matmul(self.first, grid)  # (BF, 2P, b)
-        re, im = partial[:, :half], partial[:, half:]
-        turned = torch.cat(
-            [re * self.twiddle_re - im * self.twiddle_im, re * self.twiddle_im + im * self.twiddle_re], dim=2
-        )
-        spectrum = turned.reshape(batch * frames * half, 2 * radix) @ self.second  # (BFP, [re q | im q])
-        re, im = spectrum[:, :radix], spectrum[:, radix:]
-        return (re * re + im * im).reshape(batch, frames, half * radix)
+_DELTA_FRAMES = 9  # librosa.feature.delta's default width
 
 
 class LogMel(nn.Module):
@@ -101,24 +27,19 @@ class LogMel(nn.Module):
 
     filters: Tensor
 
-    def __init__(self, spec: AudioSpec) -> None:
+    def __init__(self, spec: AudioSpec, numbers: FrameSpec = FINE) -> None:
         super().__init__()
-        self.power = PowerSpectrogram(spec.fft_samples, spec.frame_hop_samples)
-        mel = librosa.filters.mel(sr=spec.rate_hz, n_fft=spec.fft_samples, n_mels=spec.mel_bands)  # (M, bins)
-        columns = mel.T[self.power.bin_of]
-        # A bin that comes twice must count once.
-        _, first = np.unique(self.power.bin_of, return_index=True)
-        twice = np.setdiff1d(np.arange(len(columns)), first)
-        columns[twice] = 0.0
-        self.register_buffer("filters", torch.tensor(columns), persistent=False)  # (P * R, M)
+        self.frame = Frames(numbers.fft_samples, numbers.hop_samples)
+        self.power = PowerSpectrogram(numbers.fft_samples)
+        mel = librosa.filters.mel(sr=spec.rate_hz, n_fft=numbers.fft_samples, n_mels=numbers.mel_bands)
+        self.register_buffer("filters", self.power.columns(mel), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        return self.frames(waveform).transpose(1, 2)
+        return self.decibels(self.power(self.frame(waveform))).transpose(1, 2)
 
-    def frames(self, waveform: Tensor) -> Tensor:
-        """The same with time first: (B, frames, mel_bands)."""
-        power = self.power(waveform) @ self.filters
-        decibel = 10.0 * torch.log10(power.clamp(min=_AMIN))
+    def decibels(self, power: Tensor) -> Tensor:
+        """Power spectrum (B, F, columns) -> (B, F, mel_bands)."""
+        decibel = 10.0 * torch.log10((power @ self.filters).clamp(min=_AMIN))
         return torch.maximum(decibel, decibel.amax(dim=(1, 2), keepdim=True) - _TOP_DB)
 
 
@@ -127,19 +48,136 @@ class Mfcc(nn.Module):
 
     dct: Tensor
 
-    def __init__(self, spec: AudioSpec) -> None:
+    def __init__(self, spec: AudioSpec, numbers: FrameSpec = CLASSIC) -> None:
         super().__init__()
-        self.log_mel = LogMel(spec)
-        band = np.arange(spec.mel_bands)
-        order = np.arange(spec.mfcc)
+        self.log_mel = LogMel(spec, numbers)
+        band, order = np.arange(numbers.mel_bands), np.arange(numbers.mfcc)
         # DCT-II with orthonormal scaling, as scipy.fft.dct(norm="ortho").
-        dct = np.cos(np.pi / spec.mel_bands * (band[:, None] + 0.5) * order[None, :]) * math.sqrt(2 / spec.mel_bands)
+        dct = np.cos(np.pi / len(band) * (band[:, None] + 0.5) * order[None, :]) * math.sqrt(2 / len(band))
         dct[:, 0] /= math.sqrt(2)
         self.register_buffer("dct", torch.tensor(dct, dtype=torch.float32), persistent=False)  # (M, mfcc)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        return (self.log_mel.frames(waveform) @ self.dct).transpose(1, 2)
+        return self.cepstra(self.log_mel(waveform).transpose(1, 2)).transpose(1, 2)
+
+    def cepstra(self, decibels: Tensor) -> Tensor:
+        """Log-mel (B, F, mel_bands) -> (B, F, mfcc)."""
+        return decibels @ self.dct
 
 
-FEATURES: dict[str, type[nn.Module]] = {"mfcc": Mfcc, "log_mel": LogMel}
+class Chroma(nn.Module):
+    """Energy per pitch class, the loudest of a frame 1: (B, F, columns) -> (B, F, 12).
+
+    ``librosa.feature.chroma_stft`` with ``tuning=0``: estimating the tuning is a search, and voices have none.
+    """
+
+    filters: Tensor
+
+    def __init__(self, spec: AudioSpec, power: PowerSpectrogram) -> None:
+        super().__init__()
+        filters = librosa.filters.chroma(sr=spec.rate_hz, n_fft=power.fft_samples, tuning=0.0)
+        self.register_buffer("filters", power.columns(filters), persistent=False)
+
+    def forward(self, power: Tensor) -> Tensor:
+        chroma = power @ self.filters
+        loudest = chroma.amax(dim=2, keepdim=True)
+        # librosa.util.normalize leaves alone what is too small to divide by.
+        return torch.where(loudest < torch.finfo(torch.float32).tiny, chroma, chroma / loudest.clamp(min=1e-30))
+
+
+def zero_crossing_rate(frames: Tensor) -> Tensor:
+    """Share of sign changes per frame, (B, F, N) -> (B, F, 1); ``librosa.feature.zero_crossing_rate``.
+
+    Its frames are padded with the first and last sample, and what is within 1e-10 of zero counts as positive.
+    """
+    negative = (frames < -1e-10).to(frames.dtype)
+    return (negative[..., 1:] - negative[..., :-1]).abs().sum(dim=2, keepdim=True) / frames.shape[2]
+
+
+def rms(frames: Tensor) -> Tensor:
+    """Root mean square per frame, (B, F, N) -> (B, F, 1); ``librosa.feature.rms``."""
+    return frames.square().mean(dim=2, keepdim=True).sqrt()
+
+
+def delta_matrix(frames: int) -> np.ndarray:
+    """``librosa.feature.delta`` over that many frames as a matrix (frames, frames) from the right.
+
+    It is linear: a Savitzky-Golay derivative with the edges interpolated, so its columns are what it makes of impulses.
+    """
+    matrix: np.ndarray = savgol_filter(np.eye(frames), _DELTA_FRAMES, deriv=1, polyorder=1, axis=-1, mode="interp")
+    return matrix
+
+
+class Stacked(nn.Module):
+    """174 features by 128 frames: 40 MFCC, their first and second differences, 40 mel bands, 12 chroma, ZCR, RMS.
+
+    (B, T) -> (B, 174, 128). The second difference is librosa's ``delta`` of the first.
+    """
+
+    delta: Tensor
+
+    def __init__(self, spec: AudioSpec, numbers: FrameSpec = STACKED) -> None:
+        super().__init__()
+        self.frame = Frames(numbers.fft_samples, numbers.hop_samples)
+        self.frame_edge = Frames(numbers.fft_samples, numbers.hop_samples, pad="replicate")
+        self.mfcc = Mfcc(spec, numbers)
+        self.power = self.mfcc.log_mel.power
+        self.chroma = Chroma(spec, self.power)
+        # Of an odd length, centred frames are as many as hops.
+        matrix = delta_matrix(spec.window_samples // numbers.hop_samples)
+        self.register_buffer("delta", torch.tensor(matrix, dtype=torch.float32), persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        framed = self.frame(waveform)
+        power = self.power(framed)
+        decibels = self.mfcc.log_mel.decibels(power)
+        cepstra = self.mfcc.cepstra(decibels).transpose(1, 2)
+        velocity = cepstra @ self.delta
+        rest = [decibels, self.chroma(power), zero_crossing_rate(self.frame_edge(waveform)), rms(framed)]
+        return torch.cat([cepstra, velocity, velocity @ self.delta, *(x.transpose(1, 2) for x in rest)], dim=1)
+
+
+class Averaged(nn.Module):
+    """162 numbers a window, each a mean over its frames: ZCR, 12 chroma, 20 MFCC, RMS, 128 mel bands in decibels.
+
+    (B, T) -> (B, 162, 1). What the Keras projects on these corpora feed to one-dimensional convolutions.
+    """
+
+    def __init__(self, spec: AudioSpec, numbers: FrameSpec = AVERAGED) -> None:
+        super().__init__()
+        self.frame = Frames(numbers.fft_samples, numbers.hop_samples)
+        self.frame_edge = Frames(numbers.fft_samples, numbers.hop_samples, pad="replicate")
+        self.mfcc = Mfcc(spec, numbers)
+        self.power = self.mfcc.log_mel.power
+        self.chroma = Chroma(spec, self.power)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        framed = self.frame(waveform)
+        power = self.power(framed)
+        decibels = self.mfcc.log_mel.decibels(power)
+        crossings = zero_crossing_rate(self.frame_edge(waveform))
+        rows = [crossings, self.chroma(power), self.mfcc.cepstra(decibels), rms(framed), decibels]
+        return torch.cat(rows, dim=2).mean(dim=1)[:, :, None]
+
+
+class Waveform(nn.Module):
+    """The waveform, zero mean and unit deviation, (B, T) -> (B, 1, T): for encoders that learn their own front end."""
+
+    def __init__(self, spec: AudioSpec) -> None:
+        super().__init__()
+        del spec  # any rate
+        self.floor = 1e-7  # as transformers' feature extractor has it
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        centred = waveform - waveform.mean(dim=1, keepdim=True)
+        return (centred / (centred.square().mean(dim=1, keepdim=True) + self.floor).sqrt())[:, None]
+
+
+FEATURES: dict[str, type[nn.Module]] = {
+    "mfcc": Mfcc,
+    "log_mel": LogMel,
+    "stacked": Stacked,
+    "averaged": Averaged,
+    "waveform": Waveform,
+}
 """Front ends by the name they have on the command line; each is made from an :class:`AudioSpec`."""

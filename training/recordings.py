@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import librosa
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from serving import audio
-from training.augment import random_crop
+from training.augment import AugmentConfig, augment_waveform, random_crop
 from training.datasets import Clip
 from training.progress import OnProgress, no_progress
 from training.spec import AUDIO, LABELS
+
+_SILENT_DB = 40.0  # below the loudest frame
 
 
 class Recordings:
@@ -22,16 +25,16 @@ class Recordings:
 
     Attributes:
         clips: as given.
-        waveforms: float32 (T,) each, mono at ``AUDIO.rate_hz``.
+        waveforms: float32 (T,) each, mono at ``AUDIO.rate_hz``; without the silence at both ends where ``trim``.
         labels: int64 (clips,), index in :data:`LABELS`.
     """
 
-    def __init__(self, clips: Sequence[Clip], on_progress: OnProgress = no_progress) -> None:
+    def __init__(self, clips: Sequence[Clip], on_progress: OnProgress = no_progress, *, trim: bool = False) -> None:
         self.clips = tuple(clips)
         self.waveforms: list[audio.Samples] = []
         with ThreadPoolExecutor() as pool:
             for waveform in pool.map(_decode, self.clips):
-                self.waveforms.append(waveform)
+                self.waveforms.append(_trimmed(waveform) if trim else waveform)
                 on_progress(len(self.waveforms), len(self.clips))
         self.labels = torch.tensor([LABELS.index(clip.label) for clip in self.clips])
 
@@ -60,32 +63,47 @@ def _decode(clip: Clip) -> audio.Samples:
     return audio.decode(clip.path.read_bytes(), AUDIO.rate_hz).samples
 
 
-class RandomWindows(Dataset[tuple[Tensor, Tensor]]):
-    """One window per clip, from a random place each time it is asked for."""
+def _trimmed(waveform: audio.Samples) -> audio.Samples:
+    trimmed, _ = librosa.effects.trim(waveform, top_db=_SILENT_DB)
+    return np.ascontiguousarray(trimmed, dtype=np.float32)
 
-    def __init__(self, recordings: Recordings) -> None:
-        self.recordings = recordings
+
+class RandomWindows(Dataset[tuple[Tensor, Tensor]]):
+    """One window per clip, from a random place and changed by chance, each time it is asked for."""
+
+    def __init__(self, recordings: Recordings, augment: AugmentConfig) -> None:
+        self.recordings, self.augment = recordings, augment
 
     def __len__(self) -> int:
         return len(self.recordings)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         waveform = torch.from_numpy(self.recordings.waveforms[index])
+        waveform = augment_waveform(waveform, self.augment, AUDIO.rate_hz)
         return random_crop(waveform, AUDIO.window_samples), self.recordings.labels[index]
 
 
 class EpochOrder(Sampler[int]):
-    """A shuffle that depends on seed and epoch alone, so that a resumed run goes on as if it had never stopped."""
+    """A shuffle that depends on seed and epoch alone, so that a resumed run goes on as if it had never stopped.
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
+    Args:
+        tess_share: share of TESS's clips that an epoch draws, others each time.
+    """
+
+    def __init__(self, clips: Sequence[Clip], seed: int, tess_share: float = 1.0) -> None:
+        self.tess = np.array([index for index, clip in enumerate(clips) if clip.corpus == "tess"], dtype=np.int64)
+        self.others = np.array([index for index, clip in enumerate(clips) if clip.corpus != "tess"], dtype=np.int64)
+        self.drawn = round(tess_share * len(self.tess))
+        self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.others) + self.drawn
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
-        return iter(order.tolist())
+        rng = np.random.default_rng((self.seed, self.epoch))
+        drawn = rng.permutation(self.tess)[: self.drawn] if self.drawn < len(self.tess) else self.tess
+        order = np.sort(np.concatenate([self.others, drawn]))
+        return iter(rng.permutation(order).tolist())

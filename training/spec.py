@@ -64,20 +64,35 @@ ACTOR_FOLDS = (
 
 
 @dataclass(frozen=True)
-class AudioSpec:
-    """Numbers of the front end.
+class FrameSpec:
+    """Numbers of one front end: samples per frame and hop, mel bands, cepstral coefficients."""
 
-    40 MFCC of 64 mel bands over 1,024-sample frames every 512 samples is the classic recipe on these corpora; 3 s hold
-    the spoken part of nearly every clip.
-    """
+    fft_samples: int
+    hop_samples: int
+    mel_bands: int
+    mfcc: int = 40
+
+
+CLASSIC = FrameSpec(fft_samples=1024, hop_samples=512, mel_bands=64)
+"""40 MFCC of 64 mel bands: the classic recipe on these corpora."""
+
+FINE = FrameSpec(fft_samples=1024, hop_samples=256, mel_bands=64)
+"""The same bands, twice as often."""
+
+STACKED = FrameSpec(fft_samples=1125, hop_samples=375, mel_bands=40)
+"""128 frames in 3 s, 70 ms each."""
+
+AVERAGED = FrameSpec(fft_samples=2048, hop_samples=512, mel_bands=128, mfcc=20)
+"""librosa's own defaults, which the projects leave as they are."""
+
+
+@dataclass(frozen=True)
+class AudioSpec:
+    """What every model hears: 3 s hold the spoken part of nearly every clip."""
 
     rate_hz: int = 16_000
     window_s: float = 3.0
     window_hop_s: float = 1.5
-    fft_samples: int = 1024
-    frame_hop_samples: int = 512
-    mel_bands: int = 64
-    mfcc: int = 40
 
     @property
     def window_samples(self) -> int:

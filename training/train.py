@@ -12,13 +12,19 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from training.classifier import Classifier, TrainingStep
 from training.config import TrainConfig
-from training.datasets import find_clips, without_copies
+from training.datasets import Clip, find_clips, without_copies
 from training.progress import progress
 from training.provenance import provenance
 from training.recordings import EpochOrder, RandomWindows, Recordings
@@ -44,12 +50,16 @@ def train(config: TrainConfig) -> Path:
     warnings.filterwarnings("ignore", ".isinstance.treespec, LeafSpec.", FutureWarning)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data = Corpora(config, run)
-    classifier = Classifier(config.model, config.features, config.dropout)
+    classifier = Classifier(config)
+    if config.init_from:
+        classifier.load_state_dict(load_classifier(config.init_from)[1].state_dict())
     checkpoints = run / "checkpoints"
     trainer = lightning.Trainer(
         max_epochs=config.epochs or DEFAULT_EPOCHS,
         accelerator="auto",
-        devices=1,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        precision=config.precision,
         deterministic=True,
         default_root_dir=run,
         logger=TensorBoardLogger(run, name="tensorboard", version=""),
@@ -60,6 +70,7 @@ def train(config: TrainConfig) -> Path:
             EarlyStopping("val_uar", mode="max", patience=config.patience),
             LearningRateMonitor(logging_interval="epoch"),
             History(run),
+            *([EMAWeightAveraging(decay=config.average)] if config.average else []),
         ],
         log_every_n_steps=1,
         enable_model_summary=False,
@@ -81,9 +92,8 @@ def load_classifier(run: Path) -> tuple[TrainConfig, Classifier]:
     if not path.is_file():
         raise FileNotFoundError(f"{run} has no best checkpoint yet: let `python -m training train` finish an epoch.")
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    classifier = Classifier(config.model, config.features, config.dropout)
-    step = TrainingStep(config, classifier)
-    step.load_state_dict(state)
+    classifier = Classifier(config)
+    TrainingStep(config, classifier).load_state_dict(state)
     return config, classifier.eval()
 
 
@@ -95,9 +105,17 @@ def read_history(run: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
+def corpus_clips(config: TrainConfig, data: Path) -> list[Clip]:
+    """What a run learns from, is chosen on and examined on, labelled as its settings ask for."""
+    clips = find_clips(data, config.corpora)
+    if config.merge_calm:
+        return [dataclasses.replace(clip, label="neutral") if clip.label == "calm" else clip for clip in clips]
+    return clips
+
+
 def make_split(config: TrainConfig, data: Path) -> Split:
     """The split that a run's settings ask for, over the clips found."""
-    clips = find_clips(data, config.corpora)
+    clips = corpus_clips(config, data)
     if config.split == "actor":
         return actor_split(clips, config.fold)
     # One recording under two names must not stand on both sides; by actor it cannot.
@@ -141,13 +159,13 @@ class Corpora(lightning.LightningDataModule):
             return
         saved = self.run / "split.json"
         if saved.exists():
-            split = Split.load(saved, find_clips(self.config.data, self.config.corpora))
+            split = Split.load(saved, corpus_clips(self.config, self.config.data))
         else:
             split = make_split(self.config, self.config.data)
             split.save(saved)
         for part in ("train", "validation"):
             with progress(f"decoding {part}") as update:
-                self.recordings[part] = Recordings(split.part(part), update)
+                self.recordings[part] = Recordings(split.part(part), update, trim=self.config.trim and part == "train")
         if self.trainer is not None:
             step = self.trainer.lightning_module
             windows = (batch for batch, _ in self.recordings["train"].window_batches(_EVALUATION_WINDOWS))
@@ -155,11 +173,12 @@ class Corpora(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         recordings = self.recordings["train"]
+        order = EpochOrder(recordings.clips, self.config.seed, self.config.tess_share)
         return DataLoader(
-            RandomWindows(recordings),
+            RandomWindows(recordings, self.config.augment),
             self.config.batch_size,
-            sampler=EpochOrder(len(recordings), self.config.seed),
-            drop_last=len(recordings) > self.config.batch_size,  # a rest of one would be no batch to normalise over
+            sampler=order,
+            drop_last=len(order) > self.config.batch_size,  # a rest of one would be no batch to normalise over
             # A loader without a generator draws from the common one when it is made, which a resumed run does earlier.
             generator=torch.Generator(),
         )

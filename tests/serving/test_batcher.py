@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batcher import Batched, Batcher, Limits, Reason
+from serving.batcher import Batched, Batcher, Gather, Limits, Reason
 from serving.errors import DeadlineExceeded, Overloaded, Stopping
 from tests.virtual import run_virtually
 
@@ -31,7 +31,8 @@ class Model:
     at_once: int = 0
     most_at_once: int = 0
 
-    async def run(self, rows: Rows) -> Rows:
+    async def run(self, gather: Gather) -> Rows:
+        rows = gather()
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.batches.append(rows[:, 0].tolist())

@@ -1,24 +1,102 @@
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from training.classifier import Classifier
-from training.models import MODELS
+from training.config import TrainConfig
+from training.export import export_graph
+from training.models import MODELS, USUAL_FEATURES
 from training.models.cnn import FixedAveragePool
 from training.spec import AUDIO, LABELS
 
+PARAMETERS = {"cnn": 2.6e6, "cnn1d": 2.7e6, "transformer": 3.2e6, "residual": 0.52e6}
 
-def test_the_classic_has_its_2_6_million_parameters() -> None:
-    assert Classifier("cnn", "mfcc", 0.2).parameters_count == pytest.approx(2.6e6, rel=0.01)
+
+def make(model: str, **settings: Any) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(TrainConfig(model=model, **settings))
+
+
+@pytest.mark.parametrize("name", list(PARAMETERS))
+def test_sizes_are_those_that_are_told(name: str) -> None:
+    assert make(name).parameters_count == pytest.approx(PARAMETERS[name], rel=0.02)
+
+
+def test_every_model_has_usual_features() -> None:
+    assert MODELS.keys() == USUAL_FEATURES.keys()
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-@pytest.mark.parametrize("features", ["mfcc", "log_mel"])
-def test_every_network_maps_windows_to_logits(name: str, features: str) -> None:
-    classifier = Classifier(name, features, 0.2).eval()
-    assert classifier(torch.randn(3, AUDIO.window_samples)).shape == (3, len(LABELS))
+def test_every_network_maps_windows_to_logits_and_learns_from_all_it_should(name: str) -> None:
+    classifier = make(name)
+    logits = classifier(0.1 * torch.randn(3, AUDIO.window_samples))
+    assert logits.shape == (3, len(LABELS))
+    logits.square().sum().backward()
+    for key, parameter in classifier.network.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, key
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn1d", "cnn_lstm", "lstm", "gru", "rnn", "transformer", "residual"])
+def test_every_network_exports_with_its_front_end(name: str) -> None:
+    classifier = make(name).eval()
+    session = onnxruntime.InferenceSession(export_graph(classifier).SerializeToString())
+    windows = 0.1 * torch.randn(3, AUDIO.window_samples)
+    with torch.inference_mode():
+        expected = classifier(windows).softmax(dim=1).numpy()
+    (found,) = session.run(None, {"waveform": windows.numpy()})
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("features", ["mfcc", "log_mel", "stacked"])
+@pytest.mark.parametrize("name", ["cnn", "residual", "lstm", "transformer"])
+def test_networks_take_any_picture(name: str, features: str) -> None:
+    assert make(name, features=features)(torch.randn(2, AUDIO.window_samples)).shape == (2, len(LABELS))
+
+
+@pytest.mark.parametrize("name", ["transformer"])
+def test_forgetting_activations_changes_no_gradient(name: str) -> None:
+    windows = 0.1 * torch.randn(2, AUDIO.window_samples)
+    gradients = []
+    for forget in (False, True):
+        classifier = make(name, checkpoint_gradients=forget, dropout=0.0).train()
+        classifier(windows).square().sum().backward()
+        gradients.append([p.grad for p in classifier.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_frozen_encoder_learns_nothing_and_another_does() -> None:
+    for freeze in (True, False):
+        classifier = make("wav2vec2", freeze=freeze)
+        classifier(0.1 * torch.randn(2, AUDIO.window_samples)).sum().backward()
+        encoder: Any = classifier.network.encoder
+        learned = any(parameter.grad is not None for parameter in encoder.parameters())
+        assert learned is not freeze
+
+
+def test_an_encoder_comes_from_a_folder(tmp_path: Any) -> None:
+    first = make("wav2vec2")
+    encoder: Any = first.network.encoder
+    encoder.save_pretrained(tmp_path)
+    again: Any = make("wav2vec2", pretrained=str(tmp_path)).network.encoder
+    for one, other in zip(encoder.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_levelled_windows_are_heard_alike_however_loud() -> None:
+    windows = 0.1 * torch.randn(2, AUDIO.window_samples)
+    levelled = make("cnn", level=True).eval()
+    torch.testing.assert_close(levelled(windows), levelled(windows / 50), atol=1e-3, rtol=1e-3)
+    plain = make("cnn").eval()
+    assert not torch.allclose(plain(windows), plain(windows / 50), atol=1e-3)
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 11), (4, 4), (8, 24), (7, 13)])
@@ -28,10 +106,18 @@ def test_fixed_pooling_is_adaptive_pooling(height: int, width: int) -> None:
     torch.testing.assert_close(FixedAveragePool(4, 4)(maps), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_normalisation_makes_each_band_zero_mean_and_unit_deviation() -> None:
-    classifier = Classifier("cnn", "mfcc", 0.2)
+@pytest.mark.parametrize("settings", [{}, {"level": True}, {"features": "stacked"}])
+def test_normalisation_makes_each_band_zero_mean_and_unit_deviation(settings: dict[str, Any]) -> None:
+    classifier = make("cnn", **settings)
     batches = [0.1 * torch.randn(4, AUDIO.window_samples) for _ in range(5)]
     classifier.fit_normalisation(batches)
-    features = (classifier.front_end(torch.cat(batches)) - classifier.mean) / classifier.deviation
-    torch.testing.assert_close(features.mean(dim=(0, 2)), torch.zeros(AUDIO.mfcc), atol=1e-3, rtol=0)
-    torch.testing.assert_close(features.std(dim=(0, 2)), torch.ones(AUDIO.mfcc), atol=1e-2, rtol=0)
+    features = classifier.features(torch.cat(batches))
+    bands = features.shape[1]
+    torch.testing.assert_close(features.mean(dim=(0, 2)), torch.zeros(bands), atol=1e-3, rtol=0)
+    torch.testing.assert_close(features.std(dim=(0, 2)), torch.ones(bands), atol=1e-2, rtol=0)
+
+
+def test_settings_survive_their_json() -> None:
+    config = TrainConfig(model="residual", label_smoothing=0.1, corpora=("ravdess", "tess"))
+    assert TrainConfig.from_json(config.to_json()) == config
+    assert dataclasses.replace(config, seed=1) != config

@@ -5,11 +5,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightning
 import pytest
 import torch
 
+from training.augment import AugmentConfig
+from training.classifier import Classifier
 from training.config import EvaluateConfig, TrainConfig
+from training.datasets import Clip
 from training.evaluate import evaluate
+from training.recordings import EpochOrder
 from training.spec import LABELS
 from training.train import load_classifier, read_history, train
 
@@ -68,6 +73,80 @@ def test_a_resumed_run_is_the_run_that_never_stopped(settings: TrainConfig, run:
     assert_equal_runs(run, resumed)
 
 
+RICH: dict[str, Any] = {
+    "model": "residual",
+    "schedule": "cosine",
+    "average": 0.9,
+    "label_smoothing": 0.1,
+    "class_weights": True,
+    "level": True,
+    "trim": True,
+    "augment": AugmentConfig(
+        noise=0.5, stretch=0.3, pitch=0.3, shift=0.5, gain=0.5, room=0.5, warp=0.1, masks=2, mixup=0.2
+    ),
+}
+
+
+def test_with_every_option_a_resumed_run_is_still_the_run_that_never_stopped(
+    settings: TrainConfig, tmp_path: Path
+) -> None:
+    rich = dataclasses.replace(settings, runs=tmp_path, **RICH)
+    whole = train(dataclasses.replace(rich, name="whole", schedule="plateau"))
+    # A cosine knows how many epochs there are, so the run that stops is told of two and stopped after one.
+    stopped = train(dataclasses.replace(rich, name="stopped", schedule="plateau", epochs=1))
+    assert_equal_runs(whole, train(TrainConfig(data=settings.data, resume=stopped, epochs=2)))
+
+
+def test_a_cosine_warms_up_and_comes_down(settings: TrainConfig, tmp_path: Path) -> None:
+    run = train(dataclasses.replace(settings, runs=tmp_path, epochs=3, **RICH))
+    rates = [row["learning_rate"] for row in read_history(run)]
+    assert rates[0] > rates[1] > rates[2]
+    assert rates[2] < 0.01 * settings.learning_rate
+
+
+def test_what_is_kept_is_the_average_of_the_weights(settings: TrainConfig, tmp_path: Path) -> None:
+    slow = train(dataclasses.replace(settings, runs=tmp_path, name="slow", epochs=1, average=0.9999))
+    # So slow an average stays where it was after the first step, which moves no weight by more than the learning rate.
+    lightning.seed_everything(settings.seed, workers=True, verbose=False)
+    begun = Classifier(settings).network.state_dict()
+    kept = load_classifier(slow)[1].network.state_dict()
+    moved = load_classifier(train(dataclasses.replace(settings, runs=tmp_path, name="fast", epochs=1)))[1]
+    for name, weights in moved.network.state_dict().items():
+        if name.endswith("weight") and weights.ndim > 1:
+            assert (kept[name] - begun[name]).abs().max() < 1.1 * settings.learning_rate
+            assert (weights - begun[name]).abs().max() > 2 * settings.learning_rate
+
+
+def test_a_run_can_begin_with_the_weights_of_another(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(settings, runs=tmp_path, epochs=1, learning_rate=1e-12, init_from=run)
+    _, continued = load_classifier(train(config))
+    _, begun = load_classifier(run)
+    for one, other in zip(continued.network.parameters(), begun.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_calm_can_count_as_neutral(settings: TrainConfig, tmp_path: Path) -> None:
+    run = train(dataclasses.replace(settings, runs=tmp_path, epochs=1, merge_calm=True))
+    _, metrics = evaluate(EvaluateConfig(run=run, part="test", data=settings.data))
+    assert metrics["per_class"]["calm"]["clips"] == 0
+    assert metrics["per_class"]["neutral"]["clips"] == 4
+
+
+def test_an_epoch_draws_a_share_of_tess() -> None:
+    clips = [Clip("ravdess", str(n), Path(), "sad", "01") for n in range(10)]
+    clips += [Clip("tess", str(n), Path(), "sad", "OAF") for n in range(100)]
+    order = EpochOrder(clips, seed=1, tess_share=0.2)
+    first = list(order)
+    order.set_epoch(1)
+    second = list(order)
+    assert len(order) == len(first) == len(second) == 30
+    assert len(set(first)) == 30
+    assert set(range(10)) < set(first)
+    assert set(first) != set(second)
+    order.set_epoch(0)
+    assert list(order) == first
+
+
 def test_a_run_is_not_overwritten(settings: TrainConfig, run: Path) -> None:
     with pytest.raises(FileExistsError, match="--resume"):
         train(settings)
@@ -110,6 +189,8 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
         ({"fold": 5}, "There is no fold 5"),
         ({"batch_size": 0}, "batch_size must be above 0"),
         ({"dropout": 1.0}, "dropout must be"),
+        ({"average": 1.0}, "average must be"),
+        ({"tess_share": 0.0}, "tess_share must be"),
     ],
 )
 def test_settings_are_checked_when_made(wrong: dict[str, Any], message: str) -> None:

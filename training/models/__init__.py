@@ -7,7 +7,39 @@ from __future__ import annotations
 
 from torch import nn
 
+from training.models.blueprint import Blueprint
 from training.models.cnn import ClassicCnn
+from training.models.cnn1d import Cnn1d
+from training.models.cnn_lstm import CnnLstm
+from training.models.recurrent import Gru, Lstm, Rnn
+from training.models.residual import ResidualCnn
+from training.models.transformer import Transformer
+from training.models.wav2vec2 import Wav2Vec2
 
-MODELS: dict[str, type[nn.Module]] = {"cnn": ClassicCnn}
-"""Networks by the name they have on the command line; each is made from (bands, classes, dropout)."""
+MODELS: dict[str, type[nn.Module]] = {
+    "cnn": ClassicCnn,
+    "cnn1d": Cnn1d,
+    "cnn_lstm": CnnLstm,
+    "lstm": Lstm,
+    "gru": Gru,
+    "rnn": Rnn,
+    "transformer": Transformer,
+    "wav2vec2": Wav2Vec2,
+    "residual": ResidualCnn,
+}
+"""Networks by the name they have on the command line; each is made from a :class:`Blueprint`."""
+
+USUAL_FEATURES = {
+    "cnn": "mfcc",
+    "cnn1d": "averaged",
+    "cnn_lstm": "stacked",
+    "lstm": "mfcc",
+    "gru": "mfcc",
+    "rnn": "mfcc",
+    "transformer": "log_mel",
+    "wav2vec2": "waveform",
+    "residual": "log_mel",
+}
+"""What each is usually fed."""
+
+__all__ = ["MODELS", "USUAL_FEATURES", "Blueprint"]

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.models.blueprint import Blueprint
+
 
 class FixedAveragePool(nn.Module):
     """``nn.AdaptiveAvgPool2d`` written as two constant matrices, (B, C, H, W) -> (B, C, rows, columns).
@@ -39,9 +41,9 @@ class ClassicCnn(nn.Module):
     then 512 - 256 - classes. 2.6 million parameters at 8 classes, whatever the number of bands.
     """
 
-    def __init__(self, bands: int, classes: int, dropout: float) -> None:
+    def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        del bands  # the pooling makes any number fit
+        dropout = plan.dropout
         channels = (1, 64, 128, 256)
         self.blocks = nn.Sequential(
             *(
@@ -64,7 +66,7 @@ class ClassicCnn(nn.Module):
             nn.Linear(512, 256),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(256, classes),
+            nn.Linear(256, plan.classes),
         )
 
     def forward(self, features: Tensor) -> Tensor:

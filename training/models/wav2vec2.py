@@ -1,0 +1,52 @@
+"""Transfer learning: a pretrained Wav2Vec 2.0 encoder, a learned mix of its layers, and a small head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.models.blueprint import Blueprint
+
+
+class Wav2Vec2(nn.Module):
+    """Encoder from ``transformers`` over the waveform; weighted sum of all layers, mean over time, dense head.
+
+    The sum is that of Yang et al. 2021 (SUPERB, arXiv:2105.01051): one softmax weight per layer. Weights come by name
+    or from a local folder; without any, a tiny random encoder stands in for tests.
+    """
+
+    def __init__(self, plan: Blueprint) -> None:
+        super().__init__()
+        # Here, because nobody else needs it and it takes seconds to import.
+        from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+        if plan.pretrained:
+            self.encoder = Wav2Vec2Model.from_pretrained(plan.pretrained)
+        else:
+            self.encoder = Wav2Vec2Model(
+                Wav2Vec2Config(
+                    hidden_size=32,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    intermediate_size=64,
+                    conv_dim=(16,) * 7,
+                    num_conv_pos_embeddings=16,
+                    num_conv_pos_embedding_groups=4,
+                    mask_time_prob=0.0,
+                )
+            )
+        if plan.freeze:
+            self.encoder.requires_grad_(False)
+        elif plan.checkpoint_gradients:
+            self.encoder.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
+        config = self.encoder.config
+        self.mix = nn.Parameter(torch.zeros(config.num_hidden_layers + 1))
+        self.head = nn.Sequential(
+            nn.Linear(config.hidden_size, 256), nn.ReLU(), nn.Dropout(plan.dropout), nn.Linear(256, plan.classes)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        layers = torch.stack(self.encoder(features[:, 0], output_hidden_states=True).hidden_states)  # (L, B, steps, H)
+        mixed = (self.mix.softmax(0)[:, None, None, None] * layers).sum(0)
+        logits: Tensor = self.head(mixed.mean(dim=1))
+        return logits
