@@ -8,7 +8,7 @@ ARGS ?=
 SERVING ?= serving
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format lock data train evaluate export clean
+.PHONY: help serve test lint format lock data train evaluate compare export clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ train: $(VENV)/.dev ## train; ARGS="--fold 0 --epochs 100" and so on, see python
 
 evaluate: $(VENV)/.dev ## examine a run: ARGS="--run runs/NAME"
 	$(BIN)/python -m training evaluate $(ARGS)
+
+compare: $(VENV)/.dev ## every model family on the same splits, resuming; ARGS="--rows cnn lstm --splits fold0"
+	$(BIN)/python -m training compare $(ARGS)
 
 export: $(VENV)/.dev ## export a run: ARGS="--run runs/NAME --version 1"
 	$(BIN)/python -m training export $(ARGS)

@@ -1,4 +1,4 @@
-"""python -m training check | data | train | evaluate | export"""
+"""python -m training check | data | train | evaluate | compare | export"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from training.config import CheckConfig, DataConfig, EvaluateConfig, ExportConfig, TrainConfig
+from training.config import CheckConfig, CompareConfig, DataConfig, EvaluateConfig, ExportConfig, TrainConfig
 from training.datasets import CORPORA, Integrity
 from training.spec import LABELS
 
@@ -21,6 +21,7 @@ def main() -> int:
         "data": DataConfig,
         "train": TrainConfig,
         "evaluate": EvaluateConfig,
+        "compare": CompareConfig,
         "export": ExportConfig,
     }
     try:
@@ -54,6 +55,12 @@ def _run(config: Any) -> int:
             folder, metrics = evaluate(config)
             print((folder / "report.txt").read_text())
             print(f"UAR {metrics['uar']:.3f}, accuracy {metrics['accuracy']:.3f}; all in {folder}")
+        case CompareConfig():
+            from training.compare import compare
+
+            path = compare(config)
+            print(path.with_suffix(".md").read_text())
+            print(f"All of it in {path}")
         case ExportConfig():
             from training.export import export
 

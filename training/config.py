@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from training.augment import AugmentConfig
 from training.datasets import CORPORA
@@ -16,6 +16,9 @@ from training.models import MODELS, USUAL_FEATURES
 from training.provenance import ROOT
 from training.spec import ACTOR_FOLDS
 from training.splits import PARTS
+
+CLASSICAL = ("random_forest", "svm", "knn")
+"""Models that scikit-learn fits at one go, in training.classical."""
 
 
 def data_folder() -> Path:
@@ -65,7 +68,7 @@ class TrainConfig:
     data: Path = field(default_factory=data_folder)
     """Folder with the corpora, in any layout."""
     model: str = "cnn"
-    """Network, by its name in training.models."""
+    """Network, by its name in training.models, or random_forest, svm, knn."""
     features: str = ""
     """Front end, by its name in training.features; what the model is usually fed where not given."""
     corpora: tuple[str, ...] = ("ravdess",)
@@ -124,9 +127,9 @@ class TrainConfig:
     """A run folder to go on with, by its own saved settings; of the others only --epochs and --data count."""
 
     def __post_init__(self) -> None:
-        _known("model", self.model, MODELS)
+        _known("model", self.model, (*MODELS, *CLASSICAL))
         if not self.features:
-            object.__setattr__(self, "features", USUAL_FEATURES[self.model])
+            object.__setattr__(self, "features", USUAL_FEATURES.get(self.model, "stacked"))
         _known("front end", self.features, FEATURES)
         for corpus in self.corpora:
             _known("corpus", corpus, CORPORA)
@@ -150,7 +153,8 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """All settings as JSON values, without what only says where this machine keeps things."""
         local = {"data", "runs", "resume", "init_from"}
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in local}
+        kept = {key: value for key, value in dataclasses.asdict(self).items() if key not in local}
+        return cast("dict[str, Any]", json.loads(json.dumps(kept)))  # lists for tuples, as a file will have them
 
     @classmethod
     def from_json(cls, saved: dict[str, Any], **local: Any) -> Self:
@@ -210,6 +214,22 @@ class ExportConfig:
     @property
     def run_folder(self) -> Path:
         return self.run or newest_run()
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Train and examine every model family on the same splits; goes on where it stopped."""
+
+    rows: tuple[str, ...] = ()
+    """Only these rows."""
+    splits: tuple[str, ...] = ()
+    """Only these splits, such as fold0 or random."""
+    data: Path = field(default_factory=data_folder)
+    """Folder with the corpora, in any layout."""
+    runs: Path = ROOT / "runs" / "compare"
+    """Where run folders are made."""
+    out: Path = ROOT / "training" / "results"
+    """Where compare.json, compare.md and compare.png are written."""
 
 
 def _known(what: str, name: str, known: Any) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import torch
 
-from training.config import EvaluateConfig
+from training.config import EvaluateConfig, TrainConfig
 from training.datasets import Clip
 from training.metrics import clip_probabilities, scores, uar
 from training.progress import progress
@@ -19,9 +20,12 @@ from training.provenance import provenance
 from training.recordings import Recordings
 from training.report import classification_text, plot_confusion, plot_roc
 from training.splits import Split
-from training.train import corpus_clips, load_classifier
+from training.train import FITTED, corpus_clips, load_classifier
 
 _BATCH_WINDOWS = 64
+
+INPUT, OUTPUT = "waveform", "probabilities"
+"""Names of an exported file's tensors."""
 
 WindowModel = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 """Windows (n, samples) -> probabilities (n, classes): a torch classifier or an ONNX session alike."""
@@ -34,16 +38,41 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, dict[str, Any]]:
         FileNotFoundError: no run, no checkpoint, or clips of its split are not in the data.
     """
     run = config.run_folder
-    settings, classifier = load_classifier(run)
+    settings, model = load_model(run)
     split = Split.load(run / "split.json", corpus_clips(settings, config.data))
+    folder = run / config.part
+    return folder, examine(model, split.part(config.part), config.part, folder, settings.seed)
+
+
+def load_model(run: Path) -> tuple[TrainConfig, WindowModel]:
+    """The settings of a run and what it learned.
+
+    Raises:
+        FileNotFoundError: the folder is not a run, or has no checkpoint yet.
+    """
+    fitted = run / "checkpoints" / FITTED
+    if fitted.is_file():
+        return TrainConfig.load(run), onnx_model(fitted.read_bytes())
+    settings, classifier = load_classifier(run)
 
     def model(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
             probabilities: npt.NDArray[np.float32] = classifier(torch.from_numpy(windows)).softmax(dim=1).numpy()
         return probabilities
 
-    folder = run / config.part
-    return folder, examine(model, split.part(config.part), config.part, folder, settings.seed)
+    return settings, model
+
+
+def onnx_model(data: bytes) -> WindowModel:
+    """An exported file in ONNX Runtime on the CPU."""
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+    def run(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        (probabilities,) = session.run([OUTPUT], {INPUT: windows})
+        found: npt.NDArray[np.float32] = probabilities
+        return found
+
+    return run
 
 
 def examine(

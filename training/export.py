@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +19,7 @@ from training.card import model_card
 from training.classifier import Classifier
 from training.config import ExportConfig, TrainConfig
 from training.datasets import find_clips
-from training.evaluate import examine
+from training.evaluate import INPUT, OUTPUT, examine, onnx_model
 from training.provenance import provenance
 from training.recordings import Recordings
 from training.report import plot_curves
@@ -30,7 +28,6 @@ from training.splits import Split
 from training.train import corpus_clips, load_classifier, read_history
 
 OPSET = 18
-INPUT, OUTPUT = "waveform", "probabilities"
 PARITY = 1e-5
 """Largest difference allowed between ONNX Runtime's and PyTorch's probabilities."""
 
@@ -59,7 +56,7 @@ def export(config: ExportConfig) -> Path:
     report = work / "report"
     report.mkdir(parents=True)
     graph = export_graph(classifier)
-    session = _session(graph.SerializeToString())
+    session = onnx_model(graph.SerializeToString())
     _check_parity(session, classifier, Recordings(split.validation[:32]))
 
     validation = examine(session, split.validation, "validation", report, settings.seed, prefix="validation_")
@@ -185,16 +182,6 @@ def _examine_elsewhere(model: Any, config: ExportConfig, settings: TrainConfig, 
     except FileNotFoundError:
         return None
     return examine(model, clips, "TESS", report, settings.seed, prefix="tess_")
-
-
-def _session(data: bytes) -> Any:
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-
-    def run(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        probabilities: npt.NDArray[np.float32] = session.run([OUTPUT], {INPUT: windows})[0]
-        return probabilities
-
-    return run
 
 
 def _check_parity(model: Any, classifier: Classifier, recordings: Recordings) -> None:

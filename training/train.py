@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from training.classifier import Classifier, TrainingStep
-from training.config import TrainConfig
+from training.config import CLASSICAL, TrainConfig
 from training.datasets import Clip, find_clips, without_copies
 from training.progress import progress
 from training.provenance import provenance
@@ -32,7 +32,7 @@ from training.report import plot_curves
 from training.splits import Split, actor_split, random_split
 
 DEFAULT_EPOCHS = 100
-BEST, LAST = "best.ckpt", "last.ckpt"
+BEST, LAST, FITTED = "best.ckpt", "last.ckpt", "best.onnx"
 _EVALUATION_WINDOWS = 64
 
 
@@ -46,6 +46,9 @@ def train(config: TrainConfig) -> Path:
         FileExistsError: the run folder exists and is not to be resumed.
     """
     config, run = _open_run(config)
+    if config.model in CLASSICAL:
+        _fit(config, run)
+        return run
     # Lightning 2.6 against a newer torch; nothing a user can do about.
     warnings.filterwarnings("ignore", ".isinstance.treespec, LeafSpec.", FutureWarning)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -79,6 +82,18 @@ def train(config: TrainConfig) -> Path:
     trainer.fit(TrainingStep(config, classifier), data, ckpt_path=resumed, weights_only=False)
     plot_curves(read_history(run), run / "curves.png")
     return run
+
+
+def _fit(config: TrainConfig, run: Path) -> None:
+    """A classical baseline: no epochs, one file."""
+    from training.classical import fit_classical
+
+    split = make_split(config, config.data)
+    split.save(run / "split.json")
+    with progress("decoding train") as update:
+        recordings = Recordings(split.train, update, trim=config.trim)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / FITTED).write_bytes(fit_classical(config, recordings).SerializeToString())
 
 
 def load_classifier(run: Path) -> tuple[TrainConfig, Classifier]:

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training import compare as compare_module
+from training.compare import ROWS, SPLITS, compare, summary, table
+from training.config import CLASSICAL, CompareConfig, TrainConfig
+from training.models import MODELS
+
+
+@pytest.fixture
+def config(settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompareConfig:
+    """Two short rows of the bench over the synthetic corpus."""
+    short: dict[str, dict[str, Any]] = {"residual": {"epochs": 1, "batch_size": 8, "corpora": ("ravdess",)}, "knn": {}}
+    rows = [
+        dataclasses.replace(row, recipe=dataclasses.replace(row.recipe, **short[row.name]))
+        for row in ROWS
+        if row.name in short
+    ]
+    monkeypatch.setattr(compare_module, "ROWS", tuple(rows))
+    return CompareConfig(
+        data=settings.data, runs=tmp_path / "runs", out=tmp_path / "results", splits=("fold3", "random")
+    )
+
+
+def test_every_family_has_a_row_but_the_one_whose_weights_are_not_shipped() -> None:
+    assert {row.recipe.model for row in ROWS} == {*MODELS, *CLASSICAL} - {"wav2vec2"}
+    assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
+    config: CompareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare(dataclasses.replace(config, splits=("fold3",)))
+    trained: list[str] = []
+    real = compare_module.train
+
+    def counting(settings: TrainConfig) -> Path:
+        trained.append(settings.run_name)
+        return real(settings)
+
+    monkeypatch.setattr(compare_module, "train", counting)
+    results = json.loads(compare(config).read_text())
+    assert sorted(trained) == ["knn-random", "residual-random"]
+    for row in ("residual", "knn"):
+        for split in ("fold3", "random"):
+            cell = results["cells"][row][split]
+            assert 0 <= cell["test"]["uar"] <= 1
+            assert cell["ms"] > 0
+            assert {"command", "commit", "machine", "seed"} <= cell["provenance"].keys()
+    assert results["cells"]["residual"]["fold3"]["parameters"] == 520_660
+    assert results["summary"][0]["folds"] == 1
+    text = (config.out / "compare.md").read_text()
+    assert "| residual (ours) | log_mel | 0.52 M |" in text
+    assert (config.out / "compare.png").stat().st_size > 10_000
+    compare(config)
+    assert len(trained) == 2
+
+
+def test_a_row_whose_recipe_has_changed_is_run_again(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = dataclasses.replace(config, splits=("fold3",), rows=("knn",))
+    compare(only)
+    changed = [
+        dataclasses.replace(r, recipe=dataclasses.replace(r.recipe, features="mfcc")) for r in compare_module.ROWS
+    ]
+    monkeypatch.setattr(compare_module, "ROWS", tuple(changed))
+    results = json.loads(compare(only).read_text())
+    assert results["cells"]["knn"]["fold3"]["settings"]["features"] == "mfcc"
+    assert TrainConfig.load(config.runs / "knn-fold3").features == "mfcc"
+
+
+@pytest.mark.parametrize("wrong", [{"rows": ("magic",)}, {"splits": ("fold9",)}])
+def test_what_is_not_known_is_refused(config: CompareConfig, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"There is no (row|split)"):
+        compare(dataclasses.replace(config, **wrong))
+
+
+def test_the_summary_is_over_actor_folds_and_sorted_by_validation() -> None:
+    def cell(validation: float, test: float) -> dict[str, Any]:
+        return {
+            "validation": {"uar": validation, "accuracy": 0.5},
+            "test": {"uar": test, "accuracy": 0.5},
+            "parameters": 1_000_000,
+            "megabytes": 4.0,
+            "ms": 1.0,
+            "train_s": 60.0,
+        }
+
+    cells = {
+        "cnn": {"fold0": cell(0.6, 0.4), "fold1": cell(0.6, 0.6), "random": cell(0.9, 0.9)},
+        "lstm": {"fold0": cell(0.7, 0.5)},
+    }
+    lines = summary({"cells": cells})
+    cnn = next(line for line in lines if line["name"] == "cnn")
+    assert cnn["test_uar"] == pytest.approx(0.5)
+    assert cnn["test_uar_sd"] == pytest.approx(0.1414, abs=1e-3)
+    assert table(lines).index("| lstm") < table(lines).index("| cnn")
+    assert SPLITS[-1] == "random"

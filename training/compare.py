@@ -1,0 +1,264 @@
+"""Every family on one bench: the same splits, the same loop, the same exam; a table and a bar chart of what came out.
+
+One row is a recipe; one cell is a row on one split: trained, exported, timed, examined. Cells are written as they end,
+so that a comparison that stops goes on where it was, and each can be run alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from matplotlib.figure import Figure
+
+from training.augment import AugmentConfig
+from training.config import CLASSICAL, CompareConfig, TrainConfig
+from training.evaluate import INPUT, OUTPUT, examine, load_model
+from training.export import export_graph
+from training.provenance import ROOT, provenance
+from training.spec import ACTOR_FOLDS, AUDIO
+from training.splits import Split
+from training.train import FITTED, corpus_clips, load_classifier
+from training.train import train as train
+
+RESULTS = ROOT / "training" / "results"
+_TIMED_RUNS = 100
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe.
+
+    Attributes:
+        name: in the table and on the command line.
+        source: where its kind comes from.
+        recipe: everything but data, split and seed.
+    """
+
+    name: str
+    source: str
+    recipe: TrainConfig
+
+
+_QUICK: Json = {"precision": "bf16-mixed", "epochs": 60, "patience": 20}
+
+ROWS = (
+    Row("cnn", "the classic", TrainConfig(model="cnn", **_QUICK)),
+    Row("cnn1d", "Keras projects", TrainConfig(model="cnn1d", **_QUICK)),
+    Row("cnn_lstm", "the strongest hand-made hybrid", TrainConfig(model="cnn_lstm", **_QUICK)),
+    Row("lstm", "recurrent baseline", TrainConfig(model="lstm", **_QUICK)),
+    Row("gru", "recurrent baseline", TrainConfig(model="gru", **_QUICK)),
+    Row("rnn", "recurrent baseline", TrainConfig(model="rnn", **_QUICK)),
+    Row("transformer", "the small transformer", TrainConfig(model="transformer", **{**_QUICK, "learning_rate": 3e-4})),
+    Row("random_forest", "classical baseline", TrainConfig(model="random_forest")),
+    Row("svm", "classical baseline", TrainConfig(model="svm")),
+    Row("knn", "classical baseline", TrainConfig(model="knn")),
+    Row(
+        "residual",
+        "ours",
+        TrainConfig(
+            model="residual",
+            corpora=("ravdess", "ravdess_song", "tess"),
+            tess_share=0.25,
+            precision="bf16-mixed",
+            epochs=60,
+            patience=60,
+            learning_rate=2e-3,
+            weight_decay=2e-2,
+            schedule="cosine",
+            dropout=0.3,
+            label_smoothing=0.1,
+            average=0.999,
+            augment=AugmentConfig(warp=0.1, masks=2),
+        ),
+    ),
+)
+"""What is compared; a wav2vec2 row needs weights that are not shipped."""
+
+SPLITS = (*(f"fold{fold}" for fold in range(len(ACTOR_FOLDS))), "random")
+
+
+def compare(config: CompareConfig) -> Path:
+    """Run the cells that are missing, then write the table and the chart; returns the results file.
+
+    Raises:
+        ValueError: a row or split that is not known.
+        FileNotFoundError: no data.
+    """
+    rows = _chosen({row.name: row for row in ROWS}, config.rows, "row")
+    splits = list(_chosen(dict.fromkeys(SPLITS), config.splits, "split"))
+    results = read_results(config.out)
+    for name in splits:  # all rows on one split before the next: a comparison that stops half-way compares something
+        for row in rows.values():
+            done = results.setdefault("cells", {}).setdefault(row.name, {}).get(name)
+            if done is not None and done["settings"] == row.recipe.to_json() | _split_of(name):
+                continue
+            results["cells"][row.name][name] = _cell(config, row, name)
+            _write(config.out, results)
+    _write(config.out, results)
+    plot(summary(results), config.out / "compare.png")
+    (config.out / "compare.md").write_text(table(summary(results)))
+    return config.out / "compare.json"
+
+
+def read_results(folder: Path) -> Json:
+    """What stands in compare.json so far."""
+    path = folder / "compare.json"
+    found: Json = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def _chosen(known: dict[str, Any], wanted: Sequence[str], what: str) -> dict[str, Any]:
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"There is no {what} {unknown[0]!r}; there are {', '.join(known)}.")
+    return {name: known[name] for name in known if not wanted or name in wanted}
+
+
+def _split_of(name: str) -> Json:
+    return {"split": "random"} if name == "random" else {"split": "actor", "fold": int(name.removeprefix("fold"))}
+
+
+def _cell(config: CompareConfig, row: Row, split: str) -> Json:
+    settings = dataclasses.replace(
+        row.recipe, data=config.data, runs=config.runs, name=f"{row.name}-{split}", **_split_of(split)
+    )
+    run = config.runs / settings.run_name
+    if (run / "config.json").exists() and json.loads((run / "config.json").read_text()) != settings.to_json():
+        shutil.rmtree(run)  # of an older recipe
+    trained_before = run / "checkpoints" / FITTED if row.recipe.model in CLASSICAL else run / "curves.png"
+    started = time.monotonic()
+    if not trained_before.exists():
+        resumable = (run / "checkpoints" / "last.ckpt").exists()
+        train(dataclasses.replace(settings, resume=run) if resumable else settings)
+    seconds = time.monotonic() - started
+    _, model = load_model(run)
+    parts = Split.load(run / "split.json", corpus_clips(settings, config.data))
+    scores = {
+        part: examine(model, parts.part(part), part, run / part, settings.seed) for part in ("validation", "test")
+    }
+    graph, parameters = _graph(run, row)
+    kept = ("clips", "uar", "accuracy", "f1_macro")
+    return {
+        "settings": row.recipe.to_json() | _split_of(split),
+        **{part: {key: scores[part][key] for key in kept} for part in scores},
+        "train_s": round(seconds, 1),
+        "parameters": parameters,
+        "megabytes": round(len(graph) / 1e6, 2),
+        "ms": time_one_window(graph),
+        "provenance": provenance(settings.seed),
+    }
+
+
+def _graph(run: Path, row: Row) -> tuple[bytes, int | None]:
+    """The run as an ONNX file, and its learned numbers where they can be counted."""
+    if row.recipe.model in CLASSICAL:
+        return (run / "checkpoints" / FITTED).read_bytes(), None
+    _, classifier = load_classifier(run)
+    return export_graph(classifier).SerializeToString(), classifier.parameters_count
+
+
+def time_one_window(graph: bytes) -> float:
+    """Median milliseconds of one 3 s window in ONNX Runtime on one thread, preprocessing included."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    window = 0.05 * torch.randn(1, AUDIO.window_samples, generator=torch.Generator().manual_seed(0)).numpy()
+    taken = []
+    for _ in range(_TIMED_RUNS):
+        started = time.perf_counter()
+        session.run([OUTPUT], {INPUT: window})
+        taken.append(time.perf_counter() - started)
+    return round(float(np.median(taken[_TIMED_RUNS // 10 :])) * 1e3, 3)
+
+
+def summary(results: Json) -> list[Json]:
+    """One line per row that has any cell: mean and deviation over the actor folds there are, random split, costs."""
+    lines = []
+    for row in ROWS:
+        cells = results.get("cells", {}).get(row.name, {})
+        folds = [cells[name] for name in SPLITS if name != "random" and name in cells]
+        if not folds:
+            continue
+        line: Json = {"name": row.name, "features": row.recipe.features, "source": row.source, "folds": len(folds)}
+        for part in ("validation", "test"):
+            for score in ("uar", "accuracy"):
+                values = [cell[part][score] for cell in folds]
+                line[f"{part}_{score}"] = float(np.mean(values))
+                line[f"{part}_{score}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        line["random_accuracy"] = cells["random"]["test"]["accuracy"] if "random" in cells else None
+        line["parameters"] = folds[0]["parameters"]
+        line["megabytes"] = folds[0]["megabytes"]
+        line["ms"] = float(np.median([cell["ms"] for cell in folds]))
+        line["train_s"] = float(np.mean([cell["train_s"] for cell in folds]))
+        lines.append(line)
+    return lines
+
+
+def table(lines: list[Json]) -> str:
+    """Markdown; rows in the order of their validation UAR, by which the winner is chosen."""
+    head = (
+        "| model | features | parameters | UAR, unheard actors | accuracy, unheard actors | accuracy, random split | "
+        "ms per 3 s clip | training |\n|---|---|---|---|---|---|---|---|\n"
+    )
+    body = "".join(
+        f"| {line['name']} ({line['source']}) | {line['features']} | {_millions(line['parameters'])} | "
+        f"{line['test_uar']:.3f} ± {line['test_uar_sd']:.3f} | "
+        f"{line['test_accuracy']:.3f} ± {line['test_accuracy_sd']:.3f} | "
+        f"{'' if line['random_accuracy'] is None else format(line['random_accuracy'], '.3f')} | "
+        f"{line['ms']:.2f} | {line['train_s'] / 60:.1f} min |\n"
+        for line in sorted(lines, key=lambda line: -line["validation_uar"])
+    )
+    return head + body
+
+
+def _millions(parameters: int | None) -> str:
+    return "" if parameters is None else f"{parameters / 1e6:.2f} M"
+
+
+def plot(lines: list[Json], path: Path) -> None:
+    """UAR on unheard actors beside accuracy on the random split, which flatters."""
+    ordered = sorted(lines, key=lambda line: line["test_uar"])
+    figure = Figure(figsize=(8, 0.45 * len(ordered) + 1.4), layout="constrained")
+    axes = figure.subplots()
+    place = np.arange(len(ordered))
+    axes.barh(
+        place + 0.2,
+        [line["test_uar"] for line in ordered],
+        0.4,
+        xerr=[line["test_uar_sd"] for line in ordered],
+        label="UAR, actors it never heard",
+        color="#1f77b4",
+    )
+    axes.barh(
+        place - 0.2,
+        [line["random_accuracy"] or 0 for line in ordered],
+        0.4,
+        label="accuracy, random split (same voices on both sides)",
+        color="#c7c7c7",
+    )
+    axes.set_yticks(place, [line["name"] for line in ordered])
+    axes.set(xlim=(0, 1), xlabel="score")
+    axes.axvline(0.125, color="grey", linestyle=":", linewidth=1)
+    axes.text(0.13, len(ordered) - 0.5, "chance", color="grey", fontsize=8, va="center")
+    axes.legend(frameon=False, loc="lower right")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def _write(folder: Path, results: Json) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    results["summary"] = summary(results)
+    new = folder / ".compare.json.new"
+    new.write_text(json.dumps(results, indent=1) + "\n")
+    new.replace(folder / "compare.json")
