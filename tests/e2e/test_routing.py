@@ -122,10 +122,18 @@ def test_models_tells_what_is_loaded(client: httpx.Client) -> None:
 
 
 def test_the_shadow_hears_what_was_answered_and_its_agreement_is_counted(client: httpx.Client) -> None:
-    before = metric(client, "timbre_shadow_total", version="3", primary="1", result="disagree")
-    ask(client, **{"Model-Version": "1"})
-    assert until(lambda: metric(client, "timbre_shadow_total", primary="1", result="disagree") == before + 1)
-    assert metric(client, "timbre_shadow_total", result="agree", primary="1") == 0
+    def heard(result: str) -> float:
+        return metric(client, "timbre_shadow_total", version="3", primary="1", result=result)
+
+    before = heard("disagree")
+
+    def asked_and_heard() -> bool:
+        # On a busy machine what waits for the shadow may be dropped: then the next one is heard.
+        ask(client, **{"Model-Version": "1"})
+        return until(lambda: heard("disagree") > before, seconds=6)
+
+    assert until(asked_and_heard, seconds=30)
+    assert heard("agree") == heard("failed") == 0
     assert metric(client, "timbre_requests_total", version="3", variant="stable") == 0
 
 
