@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from serving.artifact import Metadata
@@ -10,28 +12,38 @@ from serving.schemas import Segment, rounded
 from serving.session import Probabilities
 
 
-def timeline(probabilities: Probabilities, windows: Windows, clip: Clip, metadata: Metadata) -> list[Segment]:
+def timeline(
+    probabilities: Probabilities, windows: Windows, clip: Clip, metadata: Metadata, min_confidence: float = 0.0
+) -> list[Segment]:
     """One segment per window, in order; the last ends no later than the clip.
 
     Args:
         probabilities: float32 (N, classes), a row per window.
         windows: the N windows that were run.
+        min_confidence: below it a segment names no emotion.
     """
     rate_hz = metadata.windows.rate_hz
     segments = []
     for row, start in zip(probabilities, windows.starts, strict=True):
         end_s = min((int(start) + windows.window_samples) / rate_hz, clip.duration_s)
         segments.append(
-            Segment(start_s=round(int(start) / rate_hz, 3), end_s=round(end_s, 3), **answer(row, metadata.labels))
+            Segment(
+                start_s=round(int(start) / rate_hz, 3),
+                end_s=round(end_s, 3),
+                **answer(row, metadata.labels, min_confidence),
+            )
         )
     return segments
 
 
-def answer(probabilities: Probabilities, labels: tuple[str, ...]) -> dict[str, object]:
-    """``emotion``, ``confidence`` and ``all_emotions`` of one row of probabilities, float (classes,)."""
+def answer(probabilities: Probabilities, labels: tuple[str, ...], min_confidence: float = 0.0) -> dict[str, Any]:
+    """``emotion``, ``confidence`` and ``all_emotions`` of one row of probabilities, float (classes,).
+
+    The emotion is None where its probability is below ``min_confidence``: not sure.
+    """
     best = int(np.argmax(probabilities))
     return {
-        "emotion": labels[best],
+        "emotion": labels[best] if probabilities[best] >= min_confidence else None,
         "confidence": rounded(probabilities[best]),
         "all_emotions": {label: rounded(value) for label, value in zip(labels, probabilities, strict=True)},
     }

@@ -11,6 +11,7 @@ import numpy as np
 
 from serving import audio
 from serving.aggregate import answer, timeline, whole_clip
+from serving.batcher import Batched
 from serving.errors import DeadlineExceeded, InternalError, Overloaded, RequestError
 from serving.feedback import Feedback
 from serving.metrics import NOBODY, Input, Metrics
@@ -41,12 +42,14 @@ class Ask:
         transport: by which it came, for the metrics.
         version: the version that the client pinned.
         key: user or session that always gets the same variant.
+        min_confidence: below it no emotion is named.
     """
 
     upload: Upload
     transport: str
     version: str | None = None
     key: str | None = None
+    min_confidence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,11 @@ class Pipeline:
         batched = await loaded.batcher.submit(heard.windows, deadline)
         clip = whole_clip(batched.probabilities)
         prediction = Prediction(
-            **answer(clip, metadata.labels),
+            **answer(clip, metadata.labels, ask.min_confidence),
             filename=ask.upload.filename,
             model_version=metadata.version,
             duration_s=round(heard.clip.duration_s, 3),
-            segments=timeline(batched.probabilities, heard.windows, heard.clip, metadata),
+            segments=timeline(batched.probabilities, heard.windows, heard.clip, metadata, ask.min_confidence),
             timing_ms=Timing(
                 decode=_ms(heard.seconds),
                 queue=_ms(batched.queue_s + batched.batch_s),
@@ -163,9 +166,11 @@ class Pipeline:
                 total=_ms(time.perf_counter() - arrived),
             ),
         )
-        self._measure(ask, choice, clip, prediction, batched.queue_s, batched.batch_s)
-        self._shadowing.offer(self.registry.fleet, loaded, heard.windows, int(clip.argmax()))
-        request_id = self._feedback.issue(choice.variant, choice.version, prediction.emotion)
+        best = int(clip.argmax())
+        emotion = metadata.labels[best]
+        self._measure(ask, choice, clip, emotion, prediction.timing_ms, batched)
+        self._shadowing.offer(self.registry.fleet, loaded, heard.windows, best)
+        request_id = self._feedback.issue(choice.variant, choice.version, emotion)
         return Answer(prediction, choice.variant, request_id)
 
     def _decode(self, data: bytes, loaded: Loaded) -> _Heard:
@@ -180,20 +185,19 @@ class Pipeline:
         return _Heard(clip, windows, what, time.perf_counter() - started)
 
     def _measure(
-        self, ask: Ask, choice: Choice, clip: np.ndarray, prediction: Prediction, queue_s: float, batch_s: float
+        self, ask: Ask, choice: Choice, clip: np.ndarray, emotion: str, timing: Timing, batched: Batched
     ) -> None:
         who = (choice.variant, choice.version)
-        timing = prediction.timing_ms
         for stage, seconds in (
             ("decode", timing.decode / 1e3),
-            ("queue", queue_s),
-            ("batch", batch_s),
+            ("queue", batched.queue_s),
+            ("batch", batched.batch_s),
             ("inference", timing.inference / 1e3),
             ("total", timing.total / 1e3),
         ):
             self._metrics.stages.labels(*who, stage).observe(seconds)
         second, first = np.partition(clip, -2)[-2:]
-        self._metrics.emotions.labels(*who, prediction.emotion).inc()
+        self._metrics.emotions.labels(*who, emotion).inc()
         self._metrics.confidence.labels(*who).observe(float(first))
         self._metrics.margin.labels(*who).observe(float(first - second))
         self._count("ok", ask.transport, choice)

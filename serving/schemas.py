@@ -16,8 +16,8 @@ class Segment(_Answer):
 
     start_s: float = Field(description="Start within the clip, seconds.")
     end_s: float = Field(description="End within the clip, seconds.")
-    emotion: str
-    confidence: float = Field(description="Probability of that emotion.")
+    emotion: str | None = Field(description="The most probable emotion; null below min_confidence.")
+    confidence: float = Field(description="Probability of the most probable emotion.")
     all_emotions: dict[str, float] = Field(description="Probability of each emotion; they sum to 1.")
 
 
@@ -33,7 +33,7 @@ class Timing(_Answer):
 class Prediction(_Answer):
     """The answer to one clip."""
 
-    emotion: str = Field(description="The most probable emotion of the whole clip.")
+    emotion: str | None = Field(description="The most probable emotion of the whole clip; null below min_confidence.")
     confidence: float = Field(description="Its probability.")
     all_emotions: dict[str, float] = Field(description="Probability of each emotion; they sum to 1.")
     filename: str | None = Field(description="As the client named the file; null for a raw body.")

@@ -48,6 +48,13 @@ def model_card(metadata: dict[str, Any], results: dict[str, dict[str, Any]]) -> 
         "![Confusion matrix](report/confusion.png)",
         "![ROC curves](report/roc.png)",
         "![Training curves](report/curves.png)",
+        "## How sure it is",
+        _confidence(metadata),
+        "![Reliability and rejection](report/reliability.png)",
+        "## Under other conditions",
+        "The test part once more, as users' recordings are: noise so many decibels below the speech, a telephone line "
+        "(8 kHz, mu-law), clipping, and cuts from the middle. Figures: report/conditions.json.",
+        "![Conditions](report/conditions.png)",
         "## On whom it fails",
         _failures(metrics, elsewhere),
         "## Licence and data",
@@ -89,6 +96,17 @@ def _headline(results: dict[str, dict[str, Any]], split: str) -> str:
         f"| {names[part]} | {row['clips']} | {row['uar']:.3f} | {row['uar_interval'][0]:.3f} to "
         f"{row['uar_interval'][1]:.3f} | {row['accuracy']:.3f} | {row['f1_macro']:.3f} |"
         for part, row in results.items()
+    )
+
+
+def _confidence(metadata: dict[str, Any]) -> str:
+    calibration, curve = metadata["calibration"], metadata["rejection"]
+    half = next((point for point in reversed(curve) if point["answered"] >= 0.5), curve[0])
+    return (
+        f"A temperature of {calibration['temperature']:.2f}, fitted on the validation part, is frozen into the graph. "
+        f"Expected calibration error (15 bins) on the test part: {calibration['ece_test_before']:.3f} before, "
+        f"{calibration['ece_test']:.3f} after. With `min_confidence` {half['min_confidence']:.2f}, "
+        f"{half['answered']:.0%} of the clips are answered, {half['accuracy']:.0%} of those rightly."
     )
 
 

@@ -12,13 +12,14 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 
+from training.calibrate import rejection_curve, reliability
 from training.config import EvaluateConfig, TrainConfig
 from training.datasets import Clip
 from training.metrics import clip_probabilities, scores, uar
 from training.progress import progress
 from training.provenance import provenance
 from training.recordings import Recordings
-from training.report import classification_text, plot_confusion, plot_roc
+from training.report import classification_text, plot_confusion, plot_reliability, plot_roc
 from training.splits import Split
 from training.train import FITTED, corpus_clips, load_classifier
 
@@ -32,7 +33,7 @@ WindowModel = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
 def evaluate(config: EvaluateConfig) -> tuple[Path, dict[str, Any]]:
-    """Write metrics.json, report.txt, confusion.png and roc.png to RUN/PART/; returns the folder and the metrics.
+    """Write metrics.json, report.txt and pictures to RUN/PART/; returns the folder and the metrics.
 
     Raises:
         FileNotFoundError: no run, no checkpoint, or clips of its split are not in the data.
@@ -78,7 +79,7 @@ def onnx_model(data: bytes) -> WindowModel:
 def examine(
     model: WindowModel, clips: Sequence[Clip], part: str, folder: Path, seed: int, prefix: str = ""
 ) -> dict[str, Any]:
-    """Score a model on some clips; write metrics.json, report.txt, confusion.png and roc.png into a folder.
+    """Score a model on some clips; write metrics.json, report.txt and pictures into a folder.
 
     Args:
         part: what the clips are, for titles and the metrics.
@@ -98,6 +99,8 @@ def examine(
             for speaker in sorted(set(speakers.tolist()))
             for mine in [speakers == speaker]
         },
+        "calibration": reliability(probabilities, labels),
+        "rejection": rejection_curve(probabilities, labels),
         "provenance": provenance(seed),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +109,7 @@ def examine(
     (folder / f"{prefix}report.txt").write_text(classification_text(labels, probabilities))
     plot_confusion(metrics["confusion"], folder / f"{prefix}confusion.png", title)
     plot_roc(labels, probabilities, metrics, folder / f"{prefix}roc.png", title)
+    plot_reliability(metrics, folder / f"{prefix}reliability.png", title)
     return metrics
 
 

@@ -7,22 +7,28 @@ import json
 import logging
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor, nn
 
+from training.calibrate import fit_temperature, reliability, softmax
 from training.card import model_card
 from training.classifier import Classifier
+from training.conditions import CONDITIONS
 from training.config import ExportConfig, TrainConfig
-from training.datasets import find_clips
-from training.evaluate import INPUT, OUTPUT, examine, onnx_model
+from training.datasets import Clip, find_clips
+from training.evaluate import INPUT, OUTPUT, WindowModel, examine, onnx_model, predict
+from training.metrics import clip_probabilities
+from training.metrics import scores as exam_scores
 from training.provenance import provenance
 from training.recordings import Recordings
-from training.report import plot_curves
+from training.report import plot_conditions, plot_curves
 from training.spec import AUDIO, LABELS, SCHEMA_VERSION
 from training.splits import Split
 from training.train import corpus_clips, load_classifier, read_history
@@ -55,13 +61,16 @@ def export(config: ExportConfig) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     report = work / "report"
     report.mkdir(parents=True)
-    graph = export_graph(classifier)
+    temperature, calibration = _calibrated(classifier, split)
+    graph = export_graph(classifier, temperature)
     session = onnx_model(graph.SerializeToString())
-    _check_parity(session, classifier, Recordings(split.validation[:32]))
+    _check_parity(session, classifier, temperature, Recordings(split.validation[:32]))
 
     validation = examine(session, split.validation, "validation", report, settings.seed, prefix="validation_")
     metrics = examine(session, split.test, "test", report, settings.seed)
     results = {"test": metrics, "validation": validation}
+    calibration |= {f"ece_{part}": results[part]["calibration"]["ece"] for part in results}
+    _examine_conditions(session, split.test, report, settings.seed)
     if elsewhere := _examine_elsewhere(session, config, settings, report):
         results["tess"] = elsewhere
     for name in ("config.json", "split.json", "history.csv"):
@@ -69,7 +78,7 @@ def export(config: ExportConfig) -> Path:
     plot_curves(read_history(run), report / "curves.png")
 
     trained = json.loads((run / "provenance.json").read_text())
-    metadata = describe(config.version, settings, classifier, split, results, trained)
+    metadata = describe(config.version, settings, classifier, split, results, trained, calibration)
     set_metadata(graph, metadata)
     data = graph.SerializeToString()
     (work / "model.onnx").write_bytes(data)
@@ -82,18 +91,18 @@ def export(config: ExportConfig) -> Path:
 
 
 class _Probabilities(nn.Module):
-    """The classifier with its softmax: what is frozen into the graph."""
+    """The classifier with temperature and softmax: what is frozen into the graph."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, temperature: float) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.classifier, self.temperature = classifier, temperature
 
     def forward(self, waveform: Tensor) -> Tensor:
         logits: Tensor = self.classifier(waveform)
-        return logits.softmax(dim=1)
+        return (logits / self.temperature).softmax(dim=1)
 
 
-def export_graph(classifier: Classifier) -> onnx.ModelProto:
+def export_graph(classifier: Classifier, temperature: float = 1.0) -> onnx.ModelProto:
     """The classifier as an ONNX model: waveform (batch, window_samples) float32 -> probabilities (batch, classes)."""
     example = torch.zeros(2, AUDIO.window_samples)
     # The exporter reports operators of packages that are not used here.
@@ -101,7 +110,7 @@ def export_graph(classifier: Classifier) -> onnx.ModelProto:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Probabilities(classifier).eval(),
+            _Probabilities(classifier, temperature).eval(),
             (example,),
             input_names=[INPUT],
             output_names=[OUTPUT],
@@ -142,11 +151,13 @@ def describe(
     split: Split,
     results: dict[str, dict[str, Any]],
     trained: dict[str, Any],
+    calibration: dict[str, float],
 ) -> dict[str, Any]:
     """What an exported file says of itself. The service needs the first six; the rest is for people.
 
     Args:
         trained: the run's provenance.
+        calibration: temperature and expected calibration errors.
     """
     headline = ("clips", "accuracy", "uar", "uar_interval", "f1_macro")
     return {
@@ -167,6 +178,8 @@ def describe(
             "settings": settings.to_json(),
         },
         "metrics": {part: {key: metrics[key] for key in headline} for part, metrics in results.items()},
+        "calibration": calibration,
+        "rejection": results["test"]["rejection"],
         "licence": LICENCE,
         "commit": trained["commit"],
         "provenance": {"trained": trained, "exported": provenance(settings.seed)},
@@ -184,10 +197,48 @@ def _examine_elsewhere(model: Any, config: ExportConfig, settings: TrainConfig, 
     return examine(model, clips, "TESS", report, settings.seed, prefix="tess_")
 
 
-def _check_parity(model: Any, classifier: Classifier, recordings: Recordings) -> None:
+def _calibrated(classifier: Classifier, split: Split) -> tuple[float, dict[str, float]]:
+    """The temperature, fitted on the validation part, and the calibration errors without it."""
+    errors: dict[str, float] = {}
+    temperature = 1.0
+    for part in ("validation", "test"):
+        recordings = Recordings(split.part(part))
+        labels = recordings.labels.numpy()
+        logits, owners = _logits(classifier, recordings)
+        if part == "validation":
+            temperature = fit_temperature(logits, owners, labels)
+        uncalibrated = clip_probabilities(softmax(logits), owners, len(labels))
+        errors[f"ece_{part}_before"] = reliability(uncalibrated, labels)["ece"]
+    return temperature, {"temperature": temperature, **errors}
+
+
+def _logits(classifier: Classifier, recordings: Recordings) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """(windows, classes) of all windows, and the clip each was cut from (windows,)."""
+    logits, owners = [], []
+    with torch.inference_mode():
+        for windows, owner in recordings.window_batches(64):
+            logits.append(classifier(windows).numpy())
+            owners.append(owner.numpy())
+    return np.concatenate(logits), np.concatenate(owners)
+
+
+def _examine_conditions(model: WindowModel, clips: Sequence[Clip], report: Path, seed: int) -> None:
+    """conditions.json and conditions.png: the test part as it is and as users' recordings are."""
+    recordings = Recordings(clips)
+    scores: dict[str, dict[str, Any]] = {}
+    for name, condition in {"as it is": None, **CONDITIONS}.items():
+        heard = recordings if condition is None else recordings.under(condition, seed)
+        result = exam_scores(heard.labels.numpy(), predict(model, heard))
+        scores[name] = {key: result[key] for key in ("uar", "uar_interval", "accuracy")}
+    plot_conditions(scores, report / "conditions.png")
+    told = {"scores": scores, "provenance": provenance(seed)}
+    (report / "conditions.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def _check_parity(model: WindowModel, classifier: Classifier, temperature: float, recordings: Recordings) -> None:
     for windows, _ in recordings.window_batches(16):
         with torch.inference_mode():
-            expected = classifier(windows).softmax(dim=1).numpy()
+            expected = (classifier(windows) / temperature).softmax(dim=1).numpy()
         difference = float(np.abs(model(windows.numpy()) - expected).max())
         if not difference < PARITY:
             raise ValueError(f"ONNX Runtime and PyTorch differ by {difference:.1e}; below {PARITY:.0e} is allowed.")

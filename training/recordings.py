@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 
 from serving import audio
 from training.augment import AugmentConfig, augment_waveform, random_crop
+from training.conditions import Condition
 from training.datasets import Clip
 from training.progress import OnProgress, no_progress
 from training.spec import AUDIO, LABELS
@@ -40,6 +42,13 @@ class Recordings:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def under(self, condition: Condition, seed: int) -> Recordings:
+        """The same clips as they would be under a condition of recording."""
+        rng = np.random.default_rng(seed)
+        changed = copy.copy(self)
+        changed.waveforms = [condition(waveform, rng) for waveform in self.waveforms]
+        return changed
 
     def windows(self, index: int) -> Tensor:
         """All windows of one clip, cut as the service cuts them; float32 (n, AUDIO.window_samples)."""

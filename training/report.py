@@ -76,6 +76,48 @@ def plot_roc(
     figure.savefig(path, dpi=_DPI)
 
 
+def plot_reliability(metrics: dict[str, Any], path: Path, title: str) -> None:
+    """How often a confidence was right, and what a threshold on it would leave and buy."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    trust, reject = figure.subplots(1, 2)
+    bins = metrics["calibration"]["bins"]
+    confidence = [entry["confidence"] for entry in bins]
+    trust.bar(confidence, [entry["accuracy"] for entry in bins], width=0.05, label="accuracy")
+    trust.plot([0, 1], [0, 1], color="grey", linestyle=":", label="honest")
+    for entry in bins:
+        trust.text(entry["confidence"], entry["accuracy"] + 0.02, str(entry["clips"]), ha="center", fontsize=7)
+    trust.set(
+        xlim=(0, 1),
+        ylim=(0, 1.1),
+        xlabel="confidence",
+        ylabel="share right",
+        title=f"ECE {metrics['calibration']['ece']:.3f}",
+    )
+    curve = metrics["rejection"]
+    thresholds = [point["min_confidence"] for point in curve]
+    reject.plot(thresholds, [point["answered"] for point in curve], label="answered")
+    reject.plot(thresholds, [point["accuracy"] for point in curve], label="accuracy on those")
+    reject.set(xlim=(0, 1), ylim=(0, 1.1), xlabel="min_confidence", title=title)
+    for axes in (trust, reject):
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_conditions(scores: dict[str, dict[str, Any]], path: Path) -> None:
+    """UAR under each condition beside that of the clips as they are."""
+    figure = Figure(figsize=(7, 0.35 * len(scores) + 1), layout="constrained")
+    axes = figure.subplots()
+    names = list(scores)[::-1]
+    values = [scores[name]["uar"] for name in names]
+    axes.barh(names, values)
+    for place, value in enumerate(values):
+        axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=8)
+    axes.set(xlim=(0, 1), xlabel="UAR on the test part")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=_DPI)
+
+
 def classification_text(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> str:
     """scikit-learn's classification report over all classes."""
     text: str = classification_report(

@@ -75,6 +75,26 @@ _PREDICT_BODY = {
     },
 }
 
+_PREDICT_PARAMETERS = [
+    {
+        "name": "min_confidence",
+        "in": "query",
+        "description": "Below this probability no emotion is named.",
+        "schema": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+    },
+    {
+        "name": "X-Model-Version",
+        "in": "header",
+        "description": "The version that shall answer.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "X-Timbre-Key",
+        "in": "header",
+        "description": "Any user or session id: it always gets the same variant.",
+        "schema": {"type": "string"},
+    },
+]
 _REFUSALS_OF_PREDICT = (
     InvalidRequest,
     MissingFile,
@@ -99,6 +119,8 @@ _REFUSALS_OF_PREDICT = (
 VERSION_HEADER, VARIANT_HEADER = "X-Model-Version", "X-Timbre-Variant"
 KEY_HEADER, ID_HEADER = "X-Timbre-Key", "X-Request-ID"
 
+CONFIDENCE_PARAMETER = "min_confidence"
+
 _SMALL_BYTES = 4096
 _WATCH_AFTER_S = 0.25
 
@@ -117,21 +139,22 @@ class HttpTransport:
     async def predict(self, request: Request) -> Response:
         """Hear one clip: multipart field `file`, or the raw body. WAV, FLAC, OGG, MP3, AIFF, M4A/AAC and WebM.
 
-        Headers: `X-Model-Version` asks for a version; `X-Timbre-Key` (any user or session id) for always the same
-        variant. The answer's `X-Model-Version` and `X-Timbre-Variant` say who answered, and its `X-Request-ID` is what
-        `/feedback` takes.
+        With `?min_confidence=0.6` the emotion is null where the model is less sure. Headers: `X-Model-Version` asks for
+        a version; `X-Timbre-Key` (any user or session id) for always the same variant. The answer's `X-Model-Version`
+        and `X-Timbre-Variant` say who answered, and its `X-Request-ID` is what `/feedback` takes.
         """
         parts = self._lifecycle.get()
         pipeline, settings = parts.pipeline, parts.settings
         try:
             if pipeline.full:
                 raise pipeline.overloaded()
+            min_confidence = _share(request, CONFIDENCE_PARAMETER)
             upload = await read_upload(request, settings.max_upload_bytes, settings.upload_timeout_s)
         except RequestError as error:
             pipeline.refused(error, TRANSPORT)
             return _refusal(error) if getattr(request.state, "body_read", False) else _Unread(error)
         headers = request.headers
-        ask = Ask(upload, TRANSPORT, headers.get(VERSION_HEADER), headers.get(KEY_HEADER))
+        ask = Ask(upload, TRANSPORT, headers.get(VERSION_HEADER), headers.get(KEY_HEADER), min_confidence)
         answer = await _unless_gone(request, pipeline.predict(ask))
         return Response(
             answer.prediction.model_dump_json(),
@@ -225,7 +248,7 @@ class HttpTransport:
             methods=["POST"],
             response_model=Prediction,
             responses=_describe(*_REFUSALS_OF_PREDICT),
-            openapi_extra={"requestBody": _PREDICT_BODY},
+            openapi_extra={"requestBody": _PREDICT_BODY, "parameters": _PREDICT_PARAMETERS},
         )
         app.add_api_route("/models", self.models, methods=["GET"], responses=_describe(Starting))
         app.add_api_route(
@@ -253,6 +276,22 @@ class HttpTransport:
         # Last, for whatever nothing above takes.
         app.router.routes.append(Route("/{path:path}", _Unmatched()))
         return app
+
+
+def _share(request: Request, name: str) -> float:
+    """A query parameter from 0 to 1, 0 where it is not given.
+
+    Raises:
+        InvalidRequest: it is not such a number.
+    """
+    given = request.query_params.get(name, "0")
+    try:
+        value = float(given)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise InvalidRequest(f"{name} must be a number from 0 to 1; got {given[:40]!r}.")
+    return value
 
 
 async def _unless_gone(request: Request, answer: Coroutine[Any, Any, Answer]) -> Answer:

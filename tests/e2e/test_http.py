@@ -78,6 +78,22 @@ def test_the_answer_keeps_its_contract(client: httpx.Client) -> None:
     assert answer["timing_ms"]["total"] >= answer["timing_ms"]["inference"]
 
 
+def test_below_the_confidence_asked_for_no_emotion_is_named(client: httpx.Client) -> None:
+    sure = post(client, WAV).json()
+    for threshold, named in (("0", True), (str(sure["confidence"] - 0.01), True), ("1", False)):
+        answer = client.post("/predict", params={"min_confidence": threshold}, files={"file": WAV}).json()
+        assert (answer["emotion"] is not None) == named
+        assert answer["all_emotions"] == sure["all_emotions"]
+        assert answer["confidence"] == sure["confidence"]
+        assert (answer["segments"][0]["emotion"] is not None) == named
+
+
+@pytest.mark.parametrize("threshold", ["-0.1", "1.1", "nan", "high", ""])
+def test_a_confidence_that_is_none_is_refused(client: httpx.Client, threshold: str) -> None:
+    response = client.post("/predict", params={"min_confidence": threshold}, files={"file": WAV})
+    assert "from 0 to 1" in refused(response, 422, "invalid_request")["message"]
+
+
 def test_a_long_clip_gets_a_timeline_whose_mean_is_the_answer(client: httpx.Client) -> None:
     answer = post(client, encode(voice(10.0), 16_000)).json()
     spans = [(segment["start_s"], segment["end_s"]) for segment in answer["segments"]]

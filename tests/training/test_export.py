@@ -39,6 +39,11 @@ def probabilities_of(version: Path, windows: np.ndarray) -> np.ndarray:
     return result
 
 
+def temperature(version: Path) -> float:
+    described: float = json.loads((version / "model.json").read_text())["metadata"]["calibration"]["temperature"]
+    return described
+
+
 def test_a_version_holds_model_description_card_and_report(version: Path) -> None:
     found = {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()}
     parts = ("", "validation_")
@@ -47,8 +52,9 @@ def test_a_version_holds_model_description_card_and_report(version: Path) -> Non
         "model.json",
         "card.md",
         *(f"report/{name}" for name in ("config.json", "split.json", "history.csv", "curves.png")),
+        *(f"report/conditions.{kind}" for kind in ("json", "png")),
         *(f"report/{part}{name}" for part in parts for name in ("metrics.json", "report.txt")),
-        *(f"report/{part}{name}" for part in parts for name in ("confusion.png", "roc.png")),
+        *(f"report/{part}{name}" for part in parts for name in ("confusion.png", "roc.png", "reliability.png")),
     }
 
 
@@ -66,7 +72,7 @@ def test_parity_with_torch_at_any_batch_size(version: Path, run: Path, batch: in
     _, classifier = load_classifier(run)
     windows = np.stack([voice(3.0, pitch_hz=80 + 7 * n, seed=n) for n in range(batch)])
     with torch.inference_mode():
-        expected = classifier(torch.from_numpy(windows)).softmax(dim=1).numpy()
+        expected = (classifier(torch.from_numpy(windows)) / temperature(version)).softmax(dim=1).numpy()
     np.testing.assert_allclose(probabilities_of(version, windows), expected, atol=1e-5)
 
 
@@ -75,7 +81,7 @@ def test_parity_with_torch_on_real_clips(version: Path, run: Path, shared_data: 
     clips = [*find_clips(shared_data, ("ravdess",))[::60], *find_clips(shared_data, ("tess",))[::120]]
     for windows, _ in Recordings(clips).window_batches(16):
         with torch.inference_mode():
-            expected = classifier(windows).softmax(dim=1).numpy()
+            expected = (classifier(windows) / temperature(version)).softmax(dim=1).numpy()
         np.testing.assert_allclose(probabilities_of(version, windows.numpy()), expected, atol=1e-5)
 
 
@@ -103,6 +109,8 @@ def test_the_file_says_everything_about_itself(version: Path) -> None:
     assert metadata["training"]["speakers"] == {"train": ["02", "03"], "validation": ["01"], "test": ["08"]}
     assert metadata["metrics"]["test"]["clips"] == 16
     assert metadata["commit"]
+    assert {"temperature", "ece_test_before", "ece_test", "ece_validation"} <= metadata["calibration"].keys()
+    assert metadata["rejection"][0]["answered"] == 1
     assert "non-commercial" in metadata["licence"]
 
 
@@ -124,7 +132,7 @@ def test_the_card_has_the_measured_numbers(version: Path) -> None:
     assert f"{metrics['uar']:.3f}" in card
     assert "Licence" in card
     assert "fails" in card
-    for picture in ("confusion", "roc", "curves"):
+    for picture in ("confusion", "roc", "curves", "reliability", "conditions"):
         assert f"(report/{picture}.png)" in card
 
 

@@ -213,6 +213,7 @@ def test_evaluation_writes_numbers_text_and_pictures(run: Path, settings: TrainC
         "report.txt",
         "confusion.png",
         "roc.png",
+        "reliability.png",
     }
     assert json.loads((run / "test" / "metrics.json").read_text()) == metrics
     assert {"accuracy", "uar", "f1_macro", "f1_weighted", "precision_macro", "recall_macro", "auc_macro"} < set(metrics)
