@@ -35,7 +35,7 @@ def newest_run() -> Path:
     Raises:
         ValueError: there is none.
     """
-    checkpoints = list((ROOT / "runs").glob("*/checkpoints/best.ckpt"))
+    checkpoints = list((ROOT / "runs").glob("*/checkpoints/*"))
     if not checkpoints:
         raise ValueError(f"There is no run with a checkpoint below {ROOT / 'runs'}. Train one, or name it with --run.")
     return max(checkpoints, key=lambda path: path.stat().st_mtime).parents[1]
@@ -78,6 +78,8 @@ class TrainConfig:
     fold: int = 3
     """Which actor fold is the test part, 0 to 4; the next one is the validation part. Without actors 21 to 24, fold 3
     leaves most to learn from."""
+    whole: bool = False
+    """Learn from the validation part too, once everything is chosen: all epochs are run, the last weights kept."""
     merge_calm: bool = False
     """Count calm as neutral, as who joins RAVDESS and TESS does: seven classes."""
     epochs: int | None = None

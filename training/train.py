@@ -67,10 +67,9 @@ def train(config: TrainConfig) -> Path:
         default_root_dir=run,
         logger=TensorBoardLogger(run, name="tensorboard", version=""),
         callbacks=[
-            ModelCheckpoint(checkpoints, filename="best", monitor="val_uar", mode="max", enable_version_counter=False),
-            # A second one, because the first writes only where the score rose; it is what --resume goes on from.
+            # What --resume goes on from.
             ModelCheckpoint(checkpoints, filename="last", monitor=None, enable_version_counter=False),
-            EarlyStopping("val_uar", mode="max", patience=config.patience),
+            *([] if config.whole else _choosing(config, checkpoints)),
             LearningRateMonitor(logging_interval="epoch"),
             History(run),
             *([EMAWeightAveraging(decay=config.average)] if config.average else []),
@@ -84,6 +83,14 @@ def train(config: TrainConfig) -> Path:
     return run
 
 
+def _choosing(config: TrainConfig, folder: Path) -> list[Callback]:
+    """Keep the epoch that validation scores highest, and stop when none has for long."""
+    return [
+        ModelCheckpoint(folder, filename="best", monitor="val_uar", mode="max", enable_version_counter=False),
+        EarlyStopping("val_uar", mode="max", patience=config.patience),
+    ]
+
+
 def _fit(config: TrainConfig, run: Path) -> None:
     """A classical baseline: no epochs, one file."""
     from training.classical import fit_classical
@@ -91,19 +98,19 @@ def _fit(config: TrainConfig, run: Path) -> None:
     split = make_split(config, config.data)
     split.save(run / "split.json")
     with progress("decoding train") as update:
-        recordings = Recordings(split.train, update, trim=config.trim)
+        recordings = Recordings(learned_from(config, split), update, trim=config.trim)
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / FITTED).write_bytes(fit_classical(config, recordings).SerializeToString())
 
 
 def load_classifier(run: Path) -> tuple[TrainConfig, Classifier]:
-    """The settings of a run and its best classifier, in evaluation mode.
+    """The settings of a run and its best classifier (the last where none was chosen), in evaluation mode.
 
     Raises:
         FileNotFoundError: the folder is not a run, or has no checkpoint yet.
     """
     config = TrainConfig.load(run)
-    path = run / "checkpoints" / BEST
+    path = run / "checkpoints" / (LAST if config.whole else BEST)
     if not path.is_file():
         raise FileNotFoundError(f"{run} has no best checkpoint yet: let `python -m training train` finish an epoch.")
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
@@ -126,6 +133,11 @@ def corpus_clips(config: TrainConfig, data: Path) -> list[Clip]:
     if config.merge_calm:
         return [dataclasses.replace(clip, label="neutral") if clip.label == "calm" else clip for clip in clips]
     return clips
+
+
+def learned_from(config: TrainConfig, split: Split) -> tuple[Clip, ...]:
+    """The clips that weights are fitted to."""
+    return split.train + split.validation if config.whole else split.train
 
 
 def make_split(config: TrainConfig, data: Path) -> Split:
@@ -180,7 +192,11 @@ class Corpora(lightning.LightningDataModule):
             split.save(saved)
         for part in ("train", "validation"):
             with progress(f"decoding {part}") as update:
-                self.recordings[part] = Recordings(split.part(part), update, trim=self.config.trim and part == "train")
+                self.recordings[part] = Recordings(
+                    learned_from(self.config, split) if part == "train" else split.validation,
+                    update,
+                    trim=self.config.trim and part == "train",
+                )
         if self.trainer is not None:
             step = self.trainer.lightning_module
             windows = (batch for batch, _ in self.recordings["train"].window_batches(_EVALUATION_WINDOWS))

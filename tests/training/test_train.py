@@ -125,6 +125,20 @@ def test_a_run_can_begin_with_the_weights_of_another(run: Path, settings: TrainC
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
+def test_a_whole_run_learns_from_validation_too_and_keeps_its_last_weights(
+    settings: TrainConfig, tmp_path: Path
+) -> None:
+    run = train(dataclasses.replace(settings, runs=tmp_path, whole=True, patience=1))
+    assert len(read_history(run)) == 2
+    assert not (run / "checkpoints" / "best.ckpt").exists()
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    _, kept = load_classifier(run)
+    assert torch.equal(kept.mean, state["state_dict"]["classifier.mean"])
+    split = json.loads((run / "split.json").read_text())
+    clips = len(split["train"]["clips"]) + len(split["validation"]["clips"])
+    assert state["global_step"] == 2 * (clips // settings.batch_size)
+
+
 def test_calm_can_count_as_neutral(settings: TrainConfig, tmp_path: Path) -> None:
     run = train(dataclasses.replace(settings, runs=tmp_path, epochs=1, merge_calm=True))
     _, metrics = evaluate(EvaluateConfig(run=run, part="test", data=settings.data))
