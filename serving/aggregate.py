@@ -8,20 +8,41 @@ import numpy as np
 
 from serving.artifact import Metadata
 from serving.audio import Clip, Windows
-from serving.schemas import Segment, rounded
+from serving.schemas import Prediction, Segment, Timing, rounded
 from serving.session import Probabilities
+
+
+def prediction(
+    probabilities: Probabilities,
+    windows: Windows,
+    clip: Clip,
+    metadata: Metadata,
+    timing: Timing,
+    *,
+    filename: str | None = None,
+    min_confidence: float = 0.0,
+) -> Prediction:
+    """The answer to one clip.
+
+    Args:
+        probabilities: float32 (N, classes), a row per window.
+        windows: the N windows that were run.
+        min_confidence: below it no emotion is named.
+    """
+    return Prediction(
+        **answer(whole_clip(probabilities), metadata.labels, min_confidence),
+        filename=filename,
+        model_version=metadata.version,
+        duration_s=round(clip.duration_s, 3),
+        segments=timeline(probabilities, windows, clip, metadata, min_confidence),
+        timing_ms=timing,
+    )
 
 
 def timeline(
     probabilities: Probabilities, windows: Windows, clip: Clip, metadata: Metadata, min_confidence: float = 0.0
 ) -> list[Segment]:
-    """One segment per window, in order; the last ends no later than the clip.
-
-    Args:
-        probabilities: float32 (N, classes), a row per window.
-        windows: the N windows that were run.
-        min_confidence: below it a segment names no emotion.
-    """
+    """One segment per window, in order; the last ends no later than the clip. Arguments as of :func:`prediction`."""
     rate_hz = metadata.windows.rate_hz
     segments = []
     for row, start in zip(probabilities, windows.starts, strict=True):

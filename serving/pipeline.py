@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serving import audio
-from serving.aggregate import answer, timeline, whole_clip
+from serving.aggregate import prediction, whole_clip
 from serving.batcher import Batched
 from serving.errors import DeadlineExceeded, InternalError, Overloaded, RequestError
 from serving.feedback import Feedback
@@ -18,7 +18,7 @@ from serving.metrics import NOBODY, Input, Metrics
 from serving.registry import Loaded, Registry
 from serving.router import Choice, choose
 from serving.runtime import cores
-from serving.schemas import Prediction, Timing
+from serving.schemas import Prediction, Timing, milliseconds
 from serving.shadow import Shadowing
 
 # More threads than cores, so that a long recording being decoded does not stand before a short one.
@@ -152,26 +152,28 @@ class Pipeline:
             ) from None
         self._metrics.heard(heard.input)
         batched = await loaded.batcher.submit(heard.windows, deadline)
-        clip = whole_clip(batched.probabilities)
-        prediction = Prediction(
-            **answer(clip, metadata.labels, ask.min_confidence),
-            filename=ask.upload.filename,
-            model_version=metadata.version,
-            duration_s=round(heard.clip.duration_s, 3),
-            segments=timeline(batched.probabilities, heard.windows, heard.clip, metadata, ask.min_confidence),
-            timing_ms=Timing(
-                decode=_ms(heard.seconds),
-                queue=_ms(batched.queue_s + batched.batch_s),
-                inference=_ms(batched.inference_s),
-                total=_ms(time.perf_counter() - arrived),
-            ),
+        timing = Timing(
+            decode=milliseconds(heard.seconds),
+            queue=milliseconds(batched.queue_s + batched.batch_s),
+            inference=milliseconds(batched.inference_s),
+            total=milliseconds(time.perf_counter() - arrived),
         )
+        told = prediction(
+            batched.probabilities,
+            heard.windows,
+            heard.clip,
+            metadata,
+            timing,
+            filename=ask.upload.filename,
+            min_confidence=ask.min_confidence,
+        )
+        clip = whole_clip(batched.probabilities)
         best = int(clip.argmax())
         emotion = metadata.labels[best]
-        self._measure(ask, choice, clip, emotion, prediction.timing_ms, batched)
+        self._measure(ask, choice, clip, emotion, timing, batched)
         self._shadowing.offer(self.registry.fleet, loaded, heard.windows, best)
         request_id = self._feedback.issue(choice.variant, choice.version, emotion)
-        return Answer(prediction, choice.variant, request_id)
+        return Answer(told, choice.variant, request_id)
 
     def _decode(self, data: bytes, loaded: Loaded) -> _Heard:
         started = time.perf_counter()
@@ -219,7 +221,3 @@ class _Heard:
     windows: audio.Windows
     input: Input
     seconds: float
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 3)

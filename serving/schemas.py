@@ -119,6 +119,11 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+def milliseconds(seconds: float) -> float:
+    """As timings are told: to the microsecond."""
+    return round(seconds * 1e3, 3)
+
+
 def rounded(value: Any) -> float:
     """Six decimals: below the model's own precision, and readable."""
     return round(float(value), 6)

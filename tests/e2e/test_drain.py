@@ -109,7 +109,7 @@ def test_ten_replicas_stop_and_not_one_request_fails(tmp_path: Path) -> None:
 
     def start(index: int, turn: int) -> Service:
         log = tmp_path / f"replica-{index}-{turn}.txt"
-        service = start_process(log, environment(port=ports[index], drain_s=2))
+        service = start_process(log, environment(port=ports[index], drain_s=1))
         wait_until_ready(service)
         return service
 

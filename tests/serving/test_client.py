@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving import audio
+from serving.client import load
+from serving.errors import ArtifactError
+from tests.e2e.conftest import service as service
+from tests.service import Service
+from tests.sounds import encode, voice
+
+LONG = encode(voice(10.0), 16_000)
+
+
+def test_it_answers_as_the_service_does(exported: Path, tmp_path: Path, service: Service) -> None:
+    clip = tmp_path / "clip.wav"
+    clip.write_bytes(LONG)
+    here = load(exported / "1")(clip)
+    there = httpx.post(f"{service.url}/predict", files={"file": ("clip.wav", LONG)}, timeout=30).json()
+    mine = here.model_dump()
+    for key in ("emotion", "filename", "model_version", "duration_s"):
+        assert mine[key] == there[key]
+    assert mine["all_emotions"] == pytest.approx(there["all_emotions"], abs=1e-5)
+    assert len(mine["segments"]) == len(there["segments"])
+
+
+def test_bytes_will_do_and_nothing_is_named_when_unsure(exported: Path) -> None:
+    hear = load(str(exported / "1"))
+    answer = hear(LONG, min_confidence=1.0)
+    assert answer.emotion is None
+    assert answer.filename is None
+    assert set(answer.all_emotions) == set(hear.labels)
+
+
+def test_what_is_wrong_is_told(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError):
+        load(tmp_path)
+    hear = load(exported / "1", audio.Limits(max_duration_s=5))
+    with pytest.raises(audio.RequestError, match="over 5 s"):
+        hear(LONG)
+    with pytest.raises(FileNotFoundError):
+        hear(tmp_path / "nowhere.wav")
