@@ -22,6 +22,7 @@ from serving.errors import (
     RequestError,
     UnsupportedAudio,
 )
+from serving.formats import is_quick
 from tests.sounds import Sound, encode, encode_av, voice
 
 RATE_HZ = 16_000
@@ -368,6 +369,23 @@ def test_a_file_cut_short_shows_in_the_announced_length(kind: str) -> None:
     cut = audio.decode(whole[: len(whole) // 2], RATE_HZ)
     assert cut.announced_s == pytest.approx(2.0, abs=0.01)
     assert cut.duration_s < 1.5
+
+
+@pytest.mark.parametrize(
+    ("data", "quick"),
+    [
+        (encode(voice(3.0), RATE_HZ), True),
+        (encode(voice(3.0), RATE_HZ, "WAV", "FLOAT"), True),
+        (encode(voice(3.0, 48_000), 48_000), False),
+        (encode(voice(3.0), RATE_HZ, "WAV", "GSM610"), False),
+        (encode(voice(3.0), RATE_HZ, "FLAC"), False),
+        (encode(voice(40.0), RATE_HZ), False),
+        (b"", False),
+        (b"RIFF", False),
+    ],
+)
+def test_what_is_decoded_without_a_thread_is_little_more_than_a_copy(data: bytes, quick: bool) -> None:
+    assert is_quick(data, RATE_HZ) is quick
 
 
 def test_a_wav_whose_recorder_was_killed_is_read() -> None:
