@@ -70,8 +70,11 @@ class Artifact:
     sha256: str
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, precision: str = "fp32") -> Self:
         """Read and verify one version.
+
+        Args:
+            precision: "fp32", or another that is taken where the version has it, such as "fp16".
 
         Raises:
             ArtifactError: a file is missing, is not what its checksum says, or belongs to another schema or version.
@@ -79,13 +82,14 @@ class Artifact:
         described = folder / _MODEL_JSON
         try:
             description = json.loads(described.read_bytes())
-            file = folder / Path(description["file"]).name
-            expected = description["sha256"]
+            chosen = description.get("precisions", {}).get(precision, description)
+            file = folder / Path(chosen["file"]).name
+            expected = chosen["sha256"]
             metadata = Metadata.parse(description["metadata"], str(described))
             model = file.read_bytes()
         except OSError as error:
             raise ArtifactError(f"{error.filename}: {error.strerror}.") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{described}: not a description of a version ({error!r}).") from error
         found = hashlib.sha256(model).hexdigest()
         if found != expected:

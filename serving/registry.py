@@ -129,7 +129,7 @@ class Registry:
         return Fleet(routes, MappingProxyType(loaded))
 
     def _load_version(self, version: str) -> Loaded:
-        session = Session(Artifact.load(self._models / version), self.runtime)
+        session = Session(Artifact.load(self._models / version, self.runtime.precision), self.runtime)
         batcher = Batcher(session.run_in_lane, self._limits, self._metrics.batches_of(version))
         for windows, seconds in session.warmed_up:
             batcher.learn(windows, seconds)

@@ -42,6 +42,11 @@ class Runtime:
         return [_CUDA, "CPUExecutionProvider"] if self.device == "cuda" else ["CPUExecutionProvider"]
 
     @property
+    def precision(self) -> str:
+        """Which of a version's files suits the device."""
+        return "fp16" if self.device == "cuda" else "fp32"
+
+    @property
     def batch_sizes(self) -> list[int]:
         """Sizes that are run once before the first request: powers of two up to the largest batch."""
         return [size for size in (2**n for n in range(12)) if size < self.batch_windows] + [self.batch_windows]

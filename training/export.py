@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -37,6 +38,9 @@ OPSET = 18
 PARITY = 1e-5
 """Largest difference allowed between ONNX Runtime's and PyTorch's probabilities."""
 
+HALF_PARITY = 1e-2
+"""The same for the network in 16 bit."""
+
 LICENCE = "CC BY-NC-SA 4.0, from its training data: research and other non-commercial use only"
 
 
@@ -64,7 +68,8 @@ def export(config: ExportConfig) -> Path:
     temperature, calibration = _calibrated(classifier, split)
     graph = export_graph(classifier, temperature)
     session = onnx_model(graph.SerializeToString())
-    _check_parity(session, classifier, temperature, Recordings(split.validation[:32]))
+    sample = Recordings(split.validation[:32])
+    _check_parity(session, classifier, temperature, sample, PARITY)
 
     validation = examine(session, split.validation, "validation", report, settings.seed, prefix="validation_")
     metrics = examine(session, split.test, "test", report, settings.seed)
@@ -79,10 +84,11 @@ def export(config: ExportConfig) -> Path:
 
     trained = json.loads((run / "provenance.json").read_text())
     metadata = describe(config.version, settings, classifier, split, results, trained, calibration)
-    set_metadata(graph, metadata)
-    data = graph.SerializeToString()
-    (work / "model.onnx").write_bytes(data)
-    model = {"file": "model.onnx", "sha256": hashlib.sha256(data).hexdigest(), "metadata": metadata}
+    model = _save(graph, work / "model.onnx", metadata)
+    half = export_graph(classifier, temperature, torch.float16)
+    _check_parity(onnx_model(half.SerializeToString()), classifier, temperature, sample, HALF_PARITY)
+    model["precisions"] = {"fp16": _save(half, work / "model.fp16.onnx", metadata)}
+    model["metadata"] = metadata
     (work / "model.json").write_text(json.dumps(model, indent=1) + "\n")
     (work / "card.md").write_text(model_card(metadata, results))
     shutil.rmtree(folder, ignore_errors=True)
@@ -91,18 +97,28 @@ def export(config: ExportConfig) -> Path:
 
 
 class _Probabilities(nn.Module):
-    """The classifier with temperature and softmax: what is frozen into the graph."""
+    """The classifier with temperature and softmax: what is frozen into the graph.
 
-    def __init__(self, classifier: Classifier, temperature: float) -> None:
+    Args:
+        precision: of the network; the front end's powers of ten need all of float32, and so does softmax.
+    """
+
+    def __init__(self, classifier: Classifier, temperature: float, precision: torch.dtype) -> None:
         super().__init__()
-        self.classifier, self.temperature = classifier, temperature
+        self.classifier, self.temperature, self.precision = classifier, temperature, precision
+        if precision is not torch.float32:
+            self.classifier = copy.deepcopy(classifier)
+            self.classifier.network.to(precision)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(waveform)
-        return (logits / self.temperature).softmax(dim=1)
+        features = self.classifier.features(waveform).to(self.precision)
+        logits: Tensor = self.classifier.network(features)
+        return (logits.float() / self.temperature).softmax(dim=1)
 
 
-def export_graph(classifier: Classifier, temperature: float = 1.0) -> onnx.ModelProto:
+def export_graph(
+    classifier: Classifier, temperature: float = 1.0, precision: torch.dtype = torch.float32
+) -> onnx.ModelProto:
     """The classifier as an ONNX model: waveform (batch, window_samples) float32 -> probabilities (batch, classes)."""
     example = torch.zeros(2, AUDIO.window_samples)
     # The exporter reports operators of packages that are not used here.
@@ -110,7 +126,7 @@ def export_graph(classifier: Classifier, temperature: float = 1.0) -> onnx.Model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Probabilities(classifier, temperature).eval(),
+            _Probabilities(classifier, temperature, precision).eval(),
             (example,),
             input_names=[INPUT],
             output_names=[OUTPUT],
@@ -235,10 +251,20 @@ def _examine_conditions(model: WindowModel, clips: Sequence[Clip], report: Path,
     (report / "conditions.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
-def _check_parity(model: WindowModel, classifier: Classifier, temperature: float, recordings: Recordings) -> None:
+def _save(graph: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Write a graph with its metadata inside; returns its entry in model.json."""
+    set_metadata(graph, metadata)
+    data = graph.SerializeToString()
+    path.write_bytes(data)
+    return {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _check_parity(
+    model: WindowModel, classifier: Classifier, temperature: float, recordings: Recordings, allowed: float
+) -> None:
     for windows, _ in recordings.window_batches(16):
         with torch.inference_mode():
             expected = (classifier(windows) / temperature).softmax(dim=1).numpy()
         difference = float(np.abs(model(windows.numpy()) - expected).max())
-        if not difference < PARITY:
-            raise ValueError(f"ONNX Runtime and PyTorch differ by {difference:.1e}; below {PARITY:.0e} is allowed.")
+        if not difference < allowed:
+            raise ValueError(f"ONNX Runtime and PyTorch differ by {difference:.1e}; below {allowed:.0e} is allowed.")

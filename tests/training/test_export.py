@@ -49,6 +49,7 @@ def test_a_version_holds_model_description_card_and_report(version: Path) -> Non
     parts = ("", "validation_")
     assert found == {
         "model.onnx",
+        "model.fp16.onnx",
         "model.json",
         "card.md",
         *(f"report/{name}" for name in ("config.json", "split.json", "history.csv", "curves.png")),
@@ -83,6 +84,14 @@ def test_parity_with_torch_on_real_clips(version: Path, run: Path, shared_data: 
         with torch.inference_mode():
             expected = (classifier(windows) / temperature(version)).softmax(dim=1).numpy()
         np.testing.assert_allclose(probabilities_of(version, windows.numpy()), expected, atol=1e-5)
+
+
+def test_the_half_precision_file_is_smaller_and_says_nearly_the_same(version: Path) -> None:
+    whole, half = Artifact.load(version), Artifact.load(version, "fp16")
+    assert len(half.model) < 0.6 * len(whole.model)
+    windows = np.stack([voice(3.0, pitch_hz=80 + 7 * n, seed=n) for n in range(4)])
+    np.testing.assert_allclose(Session(half, CPU).run(windows), Session(whole, CPU).run(windows), atol=1e-2)
+    assert Artifact.load(version, "int4").file == whole.file
 
 
 def test_a_graph_that_disagrees_with_torch_is_not_exported(
