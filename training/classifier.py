@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning
@@ -93,8 +93,10 @@ class TrainingStep(lightning.LightningModule):
     ``val_uar`` once an epoch.
     """
 
-    def __init__(self, config: TrainConfig, classifier: Classifier) -> None:
+    def __init__(self, config: TrainConfig, classifier: Classifier, teachers: Sequence[Classifier] = ()) -> None:
         super().__init__()
+        # In a tuple and not as modules: they are no part of what is learned, averaged and saved.
+        self.teachers = tuple(teachers)
         self.save_hyperparameters({"config": config.to_json()})
         self.config = config
         self.classifier = classifier
@@ -107,18 +109,30 @@ class TrainingStep(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         windows, labels = batch
-        targets = nn.functional.one_hot(labels, len(LABELS)).float()
+        targets = self._targets(windows.float(), labels)
         # The front end learns nothing, and its powers of ten need all of float32.
         with torch.no_grad(), torch.autocast(windows.device.type, enabled=False):
             features = self.picture(self.classifier.features(windows.float()))
             if self.config.augment.mixup:
                 features, targets = mix(features, targets, self.config.augment.mixup)
         logits = self.classifier.network(features)
-        loss = nn.functional.cross_entropy(
-            logits.float(), targets, self._class_weights(), label_smoothing=self.config.label_smoothing
-        )
+        loss = nn.functional.cross_entropy(logits.float(), targets, self._class_weights())
         self.log("train_loss", loss, on_epoch=True, on_step=False, batch_size=len(labels))
         return loss
+
+    @torch.no_grad()
+    def _targets(self, windows: Tensor, labels: Tensor) -> Tensor:
+        """What is to be learned of each window, probabilities (B, classes): its smoothed label and its teachers' view.
+
+        Teachers hear the window as it is (Hinton et al. 2015, arXiv:1503.02531, at temperature 1).
+        """
+        even = self.config.label_smoothing
+        targets = (1 - even) * nn.functional.one_hot(labels, len(LABELS)).float() + even / len(LABELS)
+        if not self.teachers:
+            return targets
+        opinions = [teacher.to(windows.device)(windows).float().softmax(dim=1) for teacher in self.teachers]
+        share = self.config.teacher_share
+        return (1 - share) * targets + share * torch.stack(opinions).mean(dim=0)
 
     def _class_weights(self) -> Tensor | None:
         if not self.config.class_weights:

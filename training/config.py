@@ -117,6 +117,10 @@ class TrainConfig:
     """GPUs, or processes on a CPU."""
     num_nodes: int = 1
     """Machines, each started with the same command, as Lightning's documentation tells."""
+    teachers: tuple[Path, ...] = ()
+    """Runs beside this one, on the same split, whose mean opinion of each clip is learned beside its label."""
+    teacher_share: float = 0.7
+    """How much of each target is the teachers' opinion."""
     init_from: Path | None = None
     """A run whose best weights to begin with."""
     seed: int = 0
@@ -144,6 +148,8 @@ class TrainConfig:
         for name in ("dropout", "label_smoothing", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)}.")
+        if not 0 <= self.teacher_share <= 1:
+            raise ValueError(f"teacher_share must be from 0 to 1; got {self.teacher_share}.")
         if not 0 < self.tess_share <= 1:
             raise ValueError(f"tess_share must be above 0, at most 1; got {self.tess_share}.")
 
@@ -154,13 +160,18 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All settings as JSON values, without what only says where this machine keeps things."""
-        local = {"data", "runs", "resume", "init_from"}
+        local = {"data", "runs", "resume", "init_from", "teachers"}
         kept = {key: value for key, value in dataclasses.asdict(self).items() if key not in local}
+        kept["teachers"] = [path.name for path in self.teachers]
         return cast("dict[str, Any]", json.loads(json.dumps(kept)))  # lists for tuples, as a file will have them
 
     @classmethod
     def from_json(cls, saved: dict[str, Any], **local: Any) -> Self:
-        made = {"corpora": tuple(saved["corpora"]), "augment": AugmentConfig(**saved.get("augment", {}))}
+        made = {
+            "corpora": tuple(saved["corpora"]),
+            "augment": AugmentConfig(**saved.get("augment", {})),
+            "teachers": tuple(map(Path, saved.get("teachers", ()))),
+        }
         return cls(**{**saved, **made, **local})
 
     @classmethod
@@ -173,7 +184,10 @@ class TrainConfig:
         path = run / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"{run} is not a run: there is no {path.name} in it.")
-        return cls.from_json(json.loads(path.read_text()), **local)
+        saved = json.loads(path.read_text())
+        # Teachers are kept by name and lie beside their pupil.
+        local.setdefault("teachers", tuple(run.parent / name for name in saved.get("teachers", ())))
+        return cls.from_json(saved, **local)
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,28 @@ def train(config: TrainConfig) -> Path:
         enable_model_summary=False,
     )
     resumed = checkpoints / LAST if config.resume else None
-    trainer.fit(TrainingStep(config, classifier), data, ckpt_path=resumed, weights_only=False)
+    step = TrainingStep(config, classifier, _teachers(config))
+    trainer.fit(step, data, ckpt_path=resumed, weights_only=False)
     plot_curves(read_history(run), run / "curves.png")
     return run
+
+
+def _teachers(config: TrainConfig) -> list[Classifier]:
+    """The runs that teach, each on the same split: one that had heard the exam would tell what is in it.
+
+    Raises:
+        ValueError: a teacher of another split.
+    """
+    teachers = []
+    for run in config.teachers:
+        settings, classifier = load_classifier(run)
+        asked, theirs = ((c.split, c.fold if c.split == "actor" else c.seed, c.merge_calm) for c in (config, settings))
+        if asked != theirs or (settings.whole and not config.whole):
+            raise ValueError(
+                f"{run} was trained on another split, {theirs} and not {asked}: it may have heard the exam."
+            )
+        teachers.append(classifier.requires_grad_(False))
+    return teachers
 
 
 def _choosing(config: TrainConfig, folder: Path) -> list[Callback]:

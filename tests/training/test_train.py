@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from training.augment import AugmentConfig
-from training.classifier import Classifier
+from training.classifier import Classifier, TrainingStep
 from training.config import EvaluateConfig, TrainConfig
 from training.datasets import Clip
 from training.evaluate import evaluate
 from training.recordings import EpochOrder
-from training.spec import LABELS
+from training.spec import AUDIO, LABELS
 from training.train import load_classifier, read_history, train
 
 
@@ -137,6 +137,32 @@ def test_a_whole_run_learns_from_validation_too_and_keeps_its_last_weights(
     split = json.loads((run / "split.json").read_text())
     clips = len(split["train"]["clips"]) + len(split["validation"]["clips"])
     assert state["global_step"] == 2 * (clips // settings.batch_size)
+
+
+def test_a_pupil_learns_what_its_teachers_think(run: Path, settings: TrainConfig) -> None:
+    """With nothing but their opinion to learn, a pupil that is its teacher already has nothing to learn."""
+    taught = dataclasses.replace(settings, teachers=(run,), teacher_share=1.0)
+    _, teacher = load_classifier(run)
+    step = TrainingStep(taught, Classifier(taught), [teacher])
+    windows, labels = 0.1 * torch.randn(4, AUDIO.window_samples), torch.arange(4)
+    torch.testing.assert_close(step._targets(windows, labels), teacher(windows).softmax(dim=1))
+    half = TrainingStep(
+        dataclasses.replace(taught, teacher_share=0.5, label_smoothing=0.2), Classifier(taught), [teacher]
+    )
+    smooth = 0.8 * torch.eye(8)[labels] + 0.025
+    torch.testing.assert_close(half._targets(windows, labels), 0.5 * smooth + 0.5 * teacher(windows).softmax(dim=1))
+    assert not any("teacher" in name for name in step.state_dict())
+
+
+def test_a_taught_run_trains_and_finds_its_teachers_again(run: Path, settings: TrainConfig) -> None:
+    pupil = train(dataclasses.replace(settings, name="pupil", teachers=(run,), epochs=1))
+    assert TrainConfig.load(pupil).teachers == (run,)
+    assert len(read_history(train(TrainConfig(data=settings.data, resume=pupil, epochs=2)))) == 2
+
+
+def test_a_teacher_of_another_split_is_refused(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="another split"):
+        train(dataclasses.replace(settings, runs=tmp_path, teachers=(run,), split="random"))
 
 
 def test_calm_can_count_as_neutral(settings: TrainConfig, tmp_path: Path) -> None:
