@@ -126,7 +126,7 @@ _WATCH_AFTER_S = 0.25
 
 # What a client may still send after it has been refused, before its connection is closed.
 _LINGER_BYTES = 64 << 20
-_LINGER_S = 5
+_LINGER_S = 2
 
 
 class HttpTransport:
