@@ -212,7 +212,8 @@ def table(lines: list[Json]) -> str:
         "ms per 3 s clip | training |\n|---|---|---|---|---|---|---|---|\n"
     )
     body = "".join(
-        f"| {line['name']} ({line['source']}) | {line['features']} | {_millions(line['parameters'])} | "
+        f"| {line['name']} ({line['source']}{_missing(line['folds'])}) | {line['features']} | "
+        f"{_millions(line['parameters'])} | "
         f"{line['test_uar']:.3f} ± {line['test_uar_sd']:.3f} | "
         f"{line['test_accuracy']:.3f} ± {line['test_accuracy_sd']:.3f} | "
         f"{'' if line['random_accuracy'] is None else format(line['random_accuracy'], '.3f')} | "
@@ -222,6 +223,11 @@ def table(lines: list[Json]) -> str:
     return head + body
 
 
+def _missing(folds: int) -> str:
+    """A mean over some of the folds says so."""
+    return "" if folds == len(ACTOR_FOLDS) else f"; {folds} of {len(ACTOR_FOLDS)} folds"
+
+
 def _millions(parameters: int | None) -> str:
     return "" if parameters is None else f"{parameters / 1e6:.2f} M"
 
@@ -229,7 +235,7 @@ def _millions(parameters: int | None) -> str:
 def plot(lines: list[Json], path: Path) -> None:
     """UAR on unheard actors beside accuracy on the random split, which flatters."""
     ordered = sorted(lines, key=lambda line: line["test_uar"])
-    figure = Figure(figsize=(8, 0.45 * len(ordered) + 1.4), layout="constrained")
+    figure = Figure(figsize=(8, 0.45 * len(ordered) + 1.6), layout="constrained")
     axes = figure.subplots()
     place = np.arange(len(ordered))
     axes.barh(
@@ -250,8 +256,10 @@ def plot(lines: list[Json], path: Path) -> None:
     axes.set_yticks(place, [line["name"] for line in ordered])
     axes.set(xlim=(0, 1), xlabel="score")
     axes.axvline(0.125, color="grey", linestyle=":", linewidth=1)
-    axes.text(0.13, len(ordered) - 0.5, "chance", color="grey", fontsize=8, va="center")
-    axes.legend(frameon=False, loc="lower right")
+    above = axes.get_xaxis_transform()
+    axes.text(0.125, 1.01, "chance", transform=above, color="grey", fontsize=8, ha="center", va="bottom")
+    axes.set_ylim(-0.6, len(ordered) - 0.4)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
 

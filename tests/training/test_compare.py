@@ -56,7 +56,7 @@ def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
     assert results["cells"]["residual"]["fold3"]["parameters"] == 520_660
     assert results["summary"][0]["folds"] == 1
     text = (config.out / "compare.md").read_text()
-    assert "| residual (ours) | log_mel | 0.52 M |" in text
+    assert "| residual (ours; 1 of 5 folds) | log_mel | 0.52 M |" in text
     assert (config.out / "compare.png").stat().st_size > 10_000
     compare(config)
     assert len(trained) == 2
