@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -20,11 +19,9 @@ from torch import Tensor, nn
 
 from training.config import TrainConfig
 from training.features import FEATURES
+from training.graph import OPSET, OUTPUT, export_module, torch_model
 from training.recordings import Recordings
 from training.spec import AUDIO, LABELS
-
-_BATCH_WINDOWS = 64
-_OPSET = 18
 
 ESTIMATORS: dict[str, Callable[[int], Any]] = {
     "random_forest": lambda seed: RandomForestClassifier(500, random_state=seed, n_jobs=-1),
@@ -51,13 +48,9 @@ class Statistics(nn.Module):
 
 def fit_classical(config: TrainConfig, recordings: Recordings) -> onnx.ModelProto:
     """Fit on every window of some clips; the graph from waveform (n, samples) to probabilities (n, classes)."""
-    statistics = Statistics(config.features).eval()
-    rows, labels = [], []
-    with torch.inference_mode():
-        for windows, owners in recordings.window_batches(_BATCH_WINDOWS):
-            rows.append(statistics(windows).numpy())
-            labels.append(recordings.labels[owners].numpy())
-    x, y = np.concatenate(rows), np.concatenate(labels)
+    statistics = Statistics(config.features)
+    x, owners = recordings.through(torch_model(statistics))
+    y = recordings.labels.numpy()[owners]
     pipeline = make_pipeline(StandardScaler(), ESTIMATORS[config.model](config.seed)).fit(x, y)
     return _joined(statistics, pipeline, x.shape[1])
 
@@ -68,31 +61,18 @@ def _joined(statistics: Statistics, pipeline: Any, columns: int) -> onnx.ModelPr
     import skl2onnx
     from skl2onnx.common.data_types import FloatTensorType
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    front = export_module(statistics, "statistics")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        front = torch.onnx.export(
-            statistics,
-            (torch.zeros(2, AUDIO.window_samples),),
-            input_names=["waveform"],
-            output_names=["statistics"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=_OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-        if front is None:
-            raise ValueError("The exporter gave no graph.")
         back = skl2onnx.to_onnx(
             pipeline,
             initial_types=[("x", FloatTensorType([None, columns]))],
             options={id(pipeline): {"zipmap": False}},
-            target_opset=_OPSET,
+            target_opset=OPSET,
         )
-    known = front.model_proto
-    back.ir_version = known.ir_version
+    back.ir_version = front.ir_version
     joined: onnx.ModelProto = onnx.compose.merge_models(
-        known, onnx.compose.add_prefix(back, "sklearn."), io_map=[("statistics", "sklearn.x")]
+        front, onnx.compose.add_prefix(back, "sklearn."), io_map=[("statistics", "sklearn.x")]
     )
     _keep_probabilities(joined, pipeline.classes_)
     onnx.checker.check_model(joined)
@@ -105,7 +85,7 @@ def _keep_probabilities(graph: onnx.ModelProto, classes: np.ndarray) -> None:
     spread = np.zeros((len(classes), len(LABELS)), dtype=np.float32)
     spread[np.arange(len(classes)), classes] = 1.0
     graph.graph.initializer.append(onnx.numpy_helper.from_array(spread, "spread"))
-    graph.graph.node.append(onnx.helper.make_node("MatMul", [inner, "spread"], ["probabilities"]))
+    graph.graph.node.append(onnx.helper.make_node("MatMul", [inner, "spread"], [OUTPUT]))
     del graph.graph.output[:]
     shape: list[str | int | None] = ["batch", len(LABELS)]
-    graph.graph.output.append(onnx.helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, shape))
+    graph.graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -84,6 +85,28 @@ class Classifier(nn.Module):
     @property
     def parameters_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+class Probabilities(nn.Module):
+    """The classifier with temperature and softmax, waveform (B, T) -> float32 (B, classes): what a graph is made from.
+
+    Args:
+        precision: of the network; the front end's powers of ten need all of float32, and so does softmax.
+    """
+
+    def __init__(
+        self, classifier: Classifier, temperature: float = 1.0, precision: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.classifier, self.temperature, self.precision = classifier, temperature, precision
+        if precision is not torch.float32:
+            self.classifier = copy.deepcopy(classifier)
+            self.classifier.network.to(precision)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        features = self.classifier.features(waveform).to(self.precision)
+        logits: Tensor = self.classifier.network(features)
+        return (logits.float() / self.temperature).softmax(dim=1)
 
 
 class TrainingStep(lightning.LightningModule):

@@ -22,8 +22,9 @@ from matplotlib.figure import Figure
 
 from training.augment import AugmentConfig
 from training.config import CLASSICAL, CompareConfig, TrainConfig
-from training.evaluate import INPUT, OUTPUT, examine, load_model
+from training.evaluate import decoded, examine, load_model
 from training.export import export_graph
+from training.graph import INPUT, OUTPUT
 from training.provenance import ROOT, provenance
 from training.spec import ACTOR_FOLDS, AUDIO
 from training.splits import Split
@@ -145,7 +146,7 @@ def _cell(config: CompareConfig, row: Row, split: str) -> Json:
     _, model = load_model(run)
     parts = Split.load(run / "split.json", corpus_clips(settings, config.data))
     scores = {
-        part: examine(model, parts.part(part), part, run / part, settings.seed) for part in ("validation", "test")
+        part: examine(model, decoded(parts, part), part, run / part, settings.seed) for part in ("validation", "test")
     }
     graph, parameters = _graph(run, row)
     kept = ("clips", "uar", "accuracy", "f1_macro")

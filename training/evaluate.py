@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
-import torch
 
 from training.calibrate import rejection_curve, reliability
+from training.classifier import Probabilities
 from training.config import EvaluateConfig, TrainConfig
-from training.datasets import Clip
+from training.graph import WindowModel, onnx_model, torch_model
 from training.metrics import clip_probabilities, scores, uar
 from training.progress import progress
 from training.provenance import provenance
@@ -22,14 +20,6 @@ from training.recordings import Recordings
 from training.report import classification_text, plot_confusion, plot_reliability, plot_roc
 from training.splits import Split
 from training.train import FITTED, corpus_clips, load_classifier
-
-_BATCH_WINDOWS = 64
-
-INPUT, OUTPUT = "waveform", "probabilities"
-"""Names of an exported file's tensors."""
-
-WindowModel = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
-"""Windows (n, samples) -> probabilities (n, classes): a torch classifier or an ONNX session alike."""
 
 
 def evaluate(config: EvaluateConfig) -> tuple[Path, dict[str, Any]]:
@@ -42,7 +32,7 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, dict[str, Any]]:
     settings, model = load_model(run)
     split = Split.load(run / "split.json", corpus_clips(settings, config.data))
     folder = run / config.part
-    return folder, examine(model, split.part(config.part), config.part, folder, settings.seed)
+    return folder, examine(model, decoded(split, config.part), config.part, folder, settings.seed)
 
 
 def load_model(run: Path) -> tuple[TrainConfig, WindowModel]:
@@ -55,29 +45,17 @@ def load_model(run: Path) -> tuple[TrainConfig, WindowModel]:
     if fitted.is_file():
         return TrainConfig.load(run), onnx_model(fitted.read_bytes())
     settings, classifier = load_classifier(run)
-
-    def model(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
-            probabilities: npt.NDArray[np.float32] = classifier(torch.from_numpy(windows)).softmax(dim=1).numpy()
-        return probabilities
-
-    return settings, model
+    return settings, torch_model(Probabilities(classifier))
 
 
-def onnx_model(data: bytes) -> WindowModel:
-    """An exported file in ONNX Runtime on the CPU."""
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-
-    def run(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        (probabilities,) = session.run([OUTPUT], {INPUT: windows})
-        found: npt.NDArray[np.float32] = probabilities
-        return found
-
-    return run
+def decoded(split: Split, part: str) -> Recordings:
+    """One part of a split in memory."""
+    with progress(f"decoding {part}") as update:
+        return Recordings(split.part(part), update)
 
 
 def examine(
-    model: WindowModel, clips: Sequence[Clip], part: str, folder: Path, seed: int, prefix: str = ""
+    model: WindowModel, recordings: Recordings, part: str, folder: Path, seed: int, prefix: str = ""
 ) -> dict[str, Any]:
     """Score a model on some clips; write metrics.json, report.txt and pictures into a folder.
 
@@ -85,12 +63,10 @@ def examine(
         part: what the clips are, for titles and the metrics.
         prefix: put before each file's name.
     """
-    with progress(f"decoding {part}") as update:
-        recordings = Recordings(clips, update)
     probabilities = predict(model, recordings)
     labels = recordings.labels.numpy()
     predicted = probabilities.argmax(axis=1)
-    speakers = np.array([clip.speaker for clip in clips])
+    speakers = np.array([clip.speaker for clip in recordings.clips])
     metrics = {
         "part": part,
         **scores(labels, probabilities),
@@ -115,10 +91,6 @@ def examine(
 
 def predict(model: WindowModel, recordings: Recordings) -> npt.NDArray[np.float64]:
     """Probabilities per clip, float64 (clips, classes): the mean over its windows."""
-    outputs, owners = [], []
     with progress("predicting") as update:
-        for windows, owner in recordings.window_batches(_BATCH_WINDOWS):
-            outputs.append(model(windows.numpy()))
-            owners.append(owner.numpy())
-            update(int(owner[-1]) + 1, len(recordings))
-    return clip_probabilities(np.concatenate(outputs), np.concatenate(owners), len(recordings))
+        rows, owners = recordings.through(model, update)
+    return clip_probabilities(rows, owners, len(recordings))

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-import logging
 import shutil
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
-from torch import Tensor, nn
 
 from training.calibrate import fit_temperature, reliability, softmax
 from training.card import model_card
-from training.classifier import Classifier
+from training.classifier import Classifier, Probabilities
 from training.conditions import CONDITIONS
 from training.config import ExportConfig, TrainConfig
-from training.datasets import Clip, find_clips
-from training.evaluate import INPUT, OUTPUT, WindowModel, examine, onnx_model, predict
+from training.datasets import find_clips
+from training.evaluate import decoded, examine, predict
+from training.graph import OUTPUT, WindowModel, export_module, onnx_model, torch_model
 from training.metrics import clip_probabilities
 from training.metrics import scores as exam_scores
+from training.progress import progress
 from training.provenance import provenance
 from training.recordings import Recordings
 from training.report import plot_conditions, plot_curves
@@ -34,7 +30,6 @@ from training.spec import AUDIO, LABELS, SCHEMA_VERSION
 from training.splits import Split
 from training.train import corpus_clips, load_classifier, read_history
 
-OPSET = 18
 PARITY = 1e-5
 """Largest difference allowed between ONNX Runtime's and PyTorch's probabilities."""
 
@@ -65,17 +60,18 @@ def export(config: ExportConfig) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     report = work / "report"
     report.mkdir(parents=True)
-    temperature, calibration = _calibrated(classifier, split)
+    parts = {part: decoded(split, part) for part in ("validation", "test")}
+    temperature, calibration = _calibrated(classifier, parts)
     graph = export_graph(classifier, temperature)
     session = onnx_model(graph.SerializeToString())
-    sample = Recordings(split.validation[:32])
-    _check_parity(session, classifier, temperature, sample, PARITY)
+    expected = torch_model(Probabilities(classifier, temperature))
+    _check_parity(session, expected, parts["validation"], PARITY)
 
-    validation = examine(session, split.validation, "validation", report, settings.seed, prefix="validation_")
-    metrics = examine(session, split.test, "test", report, settings.seed)
+    validation = examine(session, parts["validation"], "validation", report, settings.seed, prefix="validation_")
+    metrics = examine(session, parts["test"], "test", report, settings.seed)
     results = {"test": metrics, "validation": validation}
     calibration |= {f"ece_{part}": results[part]["calibration"]["ece"] for part in results}
-    _examine_conditions(session, split.test, report, settings.seed)
+    _examine_conditions(session, parts["test"], report, settings.seed)
     if elsewhere := _examine_elsewhere(session, config, settings, report):
         results["tess"] = elsewhere
     for name in ("config.json", "split.json", "history.csv"):
@@ -86,7 +82,7 @@ def export(config: ExportConfig) -> Path:
     metadata = describe(config.version, settings, classifier, split, results, trained, calibration)
     model = _save(graph, work / "model.onnx", metadata)
     half = export_graph(classifier, temperature, torch.float16)
-    _check_parity(onnx_model(half.SerializeToString()), classifier, temperature, sample, HALF_PARITY)
+    _check_parity(onnx_model(half.SerializeToString()), expected, parts["validation"], HALF_PARITY)
     model["precisions"] = {"fp16": _save(half, work / "model.fp16.onnx", metadata)}
     model["metadata"] = metadata
     (work / "model.json").write_text(json.dumps(model, indent=1) + "\n")
@@ -96,60 +92,13 @@ def export(config: ExportConfig) -> Path:
     return folder
 
 
-class _Probabilities(nn.Module):
-    """The classifier with temperature and softmax: what is frozen into the graph.
-
-    Args:
-        precision: of the network; the front end's powers of ten need all of float32, and so does softmax.
-    """
-
-    def __init__(self, classifier: Classifier, temperature: float, precision: torch.dtype) -> None:
-        super().__init__()
-        self.classifier, self.temperature, self.precision = classifier, temperature, precision
-        if precision is not torch.float32:
-            self.classifier = copy.deepcopy(classifier)
-            self.classifier.network.to(precision)
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        features = self.classifier.features(waveform).to(self.precision)
-        logits: Tensor = self.classifier.network(features)
-        return (logits.float() / self.temperature).softmax(dim=1)
-
-
 def export_graph(
     classifier: Classifier, temperature: float = 1.0, precision: torch.dtype = torch.float32
 ) -> onnx.ModelProto:
     """The classifier as an ONNX model: waveform (batch, window_samples) float32 -> probabilities (batch, classes)."""
-    example = torch.zeros(2, AUDIO.window_samples)
-    # The exporter reports operators of packages that are not used here.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Probabilities(classifier, temperature, precision).eval(),
-            (example,),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise ValueError("The exporter gave no graph.")
-    graph: onnx.ModelProto = program.model_proto
-    _forget_origin(graph)
+    graph = export_module(Probabilities(classifier, temperature, precision), OUTPUT)
     onnx.checker.check_model(graph, full_check=True)
     return graph
-
-
-def _forget_origin(graph: onnx.ModelProto) -> None:
-    """Drop the stack traces and paths of the exporting machine from every node and value."""
-    holders: list[Any] = [graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.initializer]
-    holders += [*graph.graph.input, *graph.graph.output, *graph.functions]
-    for holder in holders:
-        holder.doc_string = ""
-        del holder.metadata_props[:]
 
 
 def set_metadata(graph: onnx.ModelProto, metadata: dict[str, Any]) -> None:
@@ -210,17 +159,18 @@ def _examine_elsewhere(model: Any, config: ExportConfig, settings: TrainConfig, 
         clips = find_clips(config.data, ("tess",))
     except FileNotFoundError:
         return None
-    return examine(model, clips, "TESS", report, settings.seed, prefix="tess_")
+    with progress("decoding TESS") as update:
+        recordings = Recordings(clips, update)
+    return examine(model, recordings, "TESS", report, settings.seed, prefix="tess_")
 
 
-def _calibrated(classifier: Classifier, split: Split) -> tuple[float, dict[str, float]]:
+def _calibrated(classifier: Classifier, parts: dict[str, Recordings]) -> tuple[float, dict[str, float]]:
     """The temperature, fitted on the validation part, and the calibration errors without it."""
     errors: dict[str, float] = {}
     temperature = 1.0
     for part in ("validation", "test"):
-        recordings = Recordings(split.part(part))
-        labels = recordings.labels.numpy()
-        logits, owners = _logits(classifier, recordings)
+        labels = parts[part].labels.numpy()
+        logits, owners = parts[part].through(torch_model(classifier))
         if part == "validation":
             temperature = fit_temperature(logits, owners, labels)
         uncalibrated = clip_probabilities(softmax(logits), owners, len(labels))
@@ -228,19 +178,8 @@ def _calibrated(classifier: Classifier, split: Split) -> tuple[float, dict[str, 
     return temperature, {"temperature": temperature, **errors}
 
 
-def _logits(classifier: Classifier, recordings: Recordings) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """(windows, classes) of all windows, and the clip each was cut from (windows,)."""
-    logits, owners = [], []
-    with torch.inference_mode():
-        for windows, owner in recordings.window_batches(64):
-            logits.append(classifier(windows).numpy())
-            owners.append(owner.numpy())
-    return np.concatenate(logits), np.concatenate(owners)
-
-
-def _examine_conditions(model: WindowModel, clips: Sequence[Clip], report: Path, seed: int) -> None:
+def _examine_conditions(model: WindowModel, recordings: Recordings, report: Path, seed: int) -> None:
     """conditions.json and conditions.png: the test part as it is and as users' recordings are."""
-    recordings = Recordings(clips)
     scores: dict[str, dict[str, Any]] = {}
     for name, condition in {"as it is": None, **CONDITIONS}.items():
         heard = recordings if condition is None else recordings.under(condition, seed)
@@ -259,12 +198,7 @@ def _save(graph: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> dict[
     return {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _check_parity(
-    model: WindowModel, classifier: Classifier, temperature: float, recordings: Recordings, allowed: float
-) -> None:
-    for windows, _ in recordings.window_batches(16):
-        with torch.inference_mode():
-            expected = (classifier(windows) / temperature).softmax(dim=1).numpy()
-        difference = float(np.abs(model(windows.numpy()) - expected).max())
-        if not difference < allowed:
-            raise ValueError(f"ONNX Runtime and PyTorch differ by {difference:.1e}; below {allowed:.0e} is allowed.")
+def _check_parity(found: WindowModel, expected: WindowModel, recordings: Recordings, allowed: float) -> None:
+    difference = float(np.abs(recordings.through(found)[0] - recordings.through(expected)[0]).max())
+    if not difference < allowed:
+        raise ValueError(f"ONNX Runtime and PyTorch differ by {difference:.1e}; below {allowed:.0e} is allowed.")

@@ -108,7 +108,27 @@ def delta_matrix(frames: int) -> np.ndarray:
     return matrix
 
 
-class Stacked(nn.Module):
+class _Mixed(nn.Module):
+    """What several front ends put together in ways of their own, all over the same frames."""
+
+    def __init__(self, spec: AudioSpec, numbers: FrameSpec) -> None:
+        super().__init__()
+        self.frame = Frames(numbers.fft_samples, numbers.hop_samples)
+        self.frame_edge = Frames(numbers.fft_samples, numbers.hop_samples, pad="replicate")
+        self.mfcc = Mfcc(spec, numbers)
+        self.power = self.mfcc.log_mel.power
+        self.chroma = Chroma(spec, self.power)
+
+    def parts(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(MFCC, mel bands in decibels, chroma, zero crossings, RMS), each (B, frames, bands)."""
+        framed = self.frame(waveform)
+        power = self.power(framed)
+        decibels = self.mfcc.log_mel.decibels(power)
+        crossings = zero_crossing_rate(self.frame_edge(waveform))
+        return self.mfcc.cepstra(decibels), decibels, self.chroma(power), crossings, rms(framed)
+
+
+class Stacked(_Mixed):
     """174 features by 128 frames: 40 MFCC, their first and second differences, 40 mel bands, 12 chroma, ZCR, RMS.
 
     (B, T) -> (B, 174, 128). The second difference is librosa's ``delta`` of the first.
@@ -117,47 +137,29 @@ class Stacked(nn.Module):
     delta: Tensor
 
     def __init__(self, spec: AudioSpec, numbers: FrameSpec = STACKED) -> None:
-        super().__init__()
-        self.frame = Frames(numbers.fft_samples, numbers.hop_samples)
-        self.frame_edge = Frames(numbers.fft_samples, numbers.hop_samples, pad="replicate")
-        self.mfcc = Mfcc(spec, numbers)
-        self.power = self.mfcc.log_mel.power
-        self.chroma = Chroma(spec, self.power)
+        super().__init__(spec, numbers)
         # Of an odd length, centred frames are as many as hops.
         matrix = delta_matrix(spec.window_samples // numbers.hop_samples)
         self.register_buffer("delta", torch.tensor(matrix, dtype=torch.float32), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        framed = self.frame(waveform)
-        power = self.power(framed)
-        decibels = self.mfcc.log_mel.decibels(power)
-        cepstra = self.mfcc.cepstra(decibels).transpose(1, 2)
+        cepstra, *rest = (part.transpose(1, 2) for part in self.parts(waveform))
         velocity = cepstra @ self.delta
-        rest = [decibels, self.chroma(power), zero_crossing_rate(self.frame_edge(waveform)), rms(framed)]
-        return torch.cat([cepstra, velocity, velocity @ self.delta, *(x.transpose(1, 2) for x in rest)], dim=1)
+        return torch.cat([cepstra, velocity, velocity @ self.delta, *rest], dim=1)
 
 
-class Averaged(nn.Module):
+class Averaged(_Mixed):
     """162 numbers a window, each a mean over its frames: ZCR, 12 chroma, 20 MFCC, RMS, 128 mel bands in decibels.
 
     (B, T) -> (B, 162, 1). What the Keras projects on these corpora feed to one-dimensional convolutions.
     """
 
     def __init__(self, spec: AudioSpec, numbers: FrameSpec = AVERAGED) -> None:
-        super().__init__()
-        self.frame = Frames(numbers.fft_samples, numbers.hop_samples)
-        self.frame_edge = Frames(numbers.fft_samples, numbers.hop_samples, pad="replicate")
-        self.mfcc = Mfcc(spec, numbers)
-        self.power = self.mfcc.log_mel.power
-        self.chroma = Chroma(spec, self.power)
+        super().__init__(spec, numbers)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        framed = self.frame(waveform)
-        power = self.power(framed)
-        decibels = self.mfcc.log_mel.decibels(power)
-        crossings = zero_crossing_rate(self.frame_edge(waveform))
-        rows = [crossings, self.chroma(power), self.mfcc.cepstra(decibels), rms(framed), decibels]
-        return torch.cat(rows, dim=2).mean(dim=1)[:, :, None]
+        cepstra, decibels, chroma, crossings, loudness = self.parts(waveform)
+        return torch.cat([crossings, chroma, cepstra, loudness, decibels], dim=2).mean(dim=1)[:, :, None]
 
 
 class Waveform(nn.Module):

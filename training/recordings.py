@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import librosa
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -16,8 +17,12 @@ from serving import audio
 from training.augment import AugmentConfig, augment_waveform, random_crop
 from training.conditions import Condition
 from training.datasets import Clip
+from training.graph import WindowModel
 from training.progress import OnProgress, no_progress
 from training.spec import AUDIO, LABELS
+
+EVALUATION_WINDOWS = 64
+"""Windows of one pass where nothing is learned."""
 
 _SILENT_DB = 40.0  # below the loudest frame
 
@@ -66,6 +71,21 @@ class Recordings:
             if len(owners) >= batch_windows or index + 1 == len(self):
                 yield torch.cat(pending), torch.tensor(owners)
                 pending, owners = [], []
+
+    def through(
+        self, model: WindowModel, on_progress: OnProgress = no_progress
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """What a model makes of all windows: (windows, columns), and the index of each one's clip (windows,).
+
+        Args:
+            on_progress: told of clips heard and clips in all.
+        """
+        rows, owners = [], []
+        for windows, owner in self.window_batches(EVALUATION_WINDOWS):
+            rows.append(model(windows.numpy()))
+            owners.append(owner.numpy())
+            on_progress(int(owner[-1]) + 1, len(self))
+        return np.concatenate(rows), np.concatenate(owners)
 
 
 def _decode(clip: Clip) -> audio.Samples:

@@ -27,13 +27,12 @@ from training.config import CLASSICAL, TrainConfig
 from training.datasets import Clip, find_clips, without_copies
 from training.progress import progress
 from training.provenance import provenance
-from training.recordings import EpochOrder, RandomWindows, Recordings
+from training.recordings import EVALUATION_WINDOWS, EpochOrder, RandomWindows, Recordings
 from training.report import plot_curves
 from training.splits import Split, actor_split, random_split
 
 DEFAULT_EPOCHS = 100
 BEST, LAST, FITTED = "best.ckpt", "last.ckpt", "best.onnx"
-_EVALUATION_WINDOWS = 64
 
 
 def train(config: TrainConfig) -> Path:
@@ -114,8 +113,7 @@ def _fit(config: TrainConfig, run: Path) -> None:
     """A classical baseline: no epochs, one file."""
     from training.classical import fit_classical
 
-    split = make_split(config, config.data)
-    split.save(run / "split.json")
+    split = Split.load(run / "split.json", corpus_clips(config, config.data))
     with progress("decoding train") as update:
         recordings = Recordings(learned_from(config, split), update, trim=config.trim)
     (run / "checkpoints").mkdir()
@@ -177,12 +175,13 @@ def _open_run(config: TrainConfig) -> tuple[TrainConfig, Path]:
             raise FileNotFoundError(f"{run} has no {LAST}: it stopped before its first epoch ended. Start it anew.")
     else:
         run = config.runs / config.run_name
-        if (run / "checkpoints" / LAST).exists():
+        if any((run / "checkpoints").glob("*")):
             raise FileExistsError(f"{run} exists. Go on with it by --resume {run}, or give another --name.")
         if (run / "config.json").exists():
             shutil.rmtree(run)  # it stopped before its first epoch ended: there is nothing in it
-        make_split(config, config.data)  # before there is a folder: what has no data leaves nothing behind
+        split = make_split(config, config.data)  # before there is a folder: what has no data leaves nothing behind
         run.mkdir(parents=True)
+        split.save(run / "split.json")
         _write(run / "provenance.json", provenance(config.seed))
     _write(run / "config.json", config.to_json())
     return config, run
@@ -203,12 +202,7 @@ class Corpora(lightning.LightningDataModule):
     def setup(self, stage: str) -> None:  # noqa: ARG002 - the name is Lightning's
         if self.recordings:
             return
-        saved = self.run / "split.json"
-        if saved.exists():
-            split = Split.load(saved, corpus_clips(self.config, self.config.data))
-        else:
-            split = make_split(self.config, self.config.data)
-            split.save(saved)
+        split = Split.load(self.run / "split.json", corpus_clips(self.config, self.config.data))
         for part in ("train", "validation"):
             with progress(f"decoding {part}") as update:
                 self.recordings[part] = Recordings(
@@ -218,7 +212,7 @@ class Corpora(lightning.LightningDataModule):
                 )
         if self.trainer is not None:
             step = self.trainer.lightning_module
-            windows = (batch for batch, _ in self.recordings["train"].window_batches(_EVALUATION_WINDOWS))
+            windows = (batch for batch, _ in self.recordings["train"].window_batches(EVALUATION_WINDOWS))
             step.classifier.fit_normalisation(windows)  # type: ignore[union-attr, operator]
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -244,7 +238,7 @@ class _WindowStream(IterableDataset[Any]):
         self.recordings = recordings
 
     def __iter__(self) -> Any:
-        return self.recordings.window_batches(_EVALUATION_WINDOWS)
+        return self.recordings.window_batches(EVALUATION_WINDOWS)
 
 
 class History(Callback):

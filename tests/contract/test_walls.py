@@ -12,7 +12,7 @@ import pytest
 
 from serving import artifact, audio, session
 from tests.conftest import ROOT
-from training import evaluate, spec
+from training import graph, spec
 
 SERVING = sorted((ROOT / "serving").rglob("*.py"))
 TRAINING = sorted((ROOT / "training").rglob("*.py"))
@@ -52,7 +52,7 @@ def test_no_assert_and_no_bare_except_outside_tests(path: Path) -> None:
 
 def test_both_sides_of_the_artifact_agree() -> None:
     assert artifact.SCHEMA_VERSION == spec.SCHEMA_VERSION
-    assert (session.INPUT, session.OUTPUT) == (evaluate.INPUT, evaluate.OUTPUT)
+    assert (session.INPUT, session.OUTPUT) == (graph.INPUT, graph.OUTPUT)
 
 
 def names_in(requirements: str) -> dict[str, str]:

@@ -31,6 +31,8 @@ def test_statistics_are_those_of_the_bands() -> None:
 def test_a_baseline_is_trained_and_examined_like_any_other(name: str, settings: TrainConfig, tmp_path: Path) -> None:
     run = train(dataclasses.replace(settings, runs=tmp_path, model=name, features="", name=None))
     assert run.name == f"{name}-stacked-fold3-seed7"
+    with pytest.raises(FileExistsError):
+        train(dataclasses.replace(settings, runs=tmp_path, model=name, features="", name=None))
     config, model = load_model(run)
     assert config.model == name
     probabilities = model(0.1 * np.random.default_rng(0).standard_normal((3, AUDIO.window_samples), dtype=np.float32))

@@ -15,6 +15,7 @@ from torch import nn
 from serving import audio
 from tests.sounds import voice
 from training.features import FEATURES
+from training.graph import export_module
 from training.spec import AUDIO, AVERAGED, CLASSIC, FINE, STACKED, FrameSpec
 from training.spectrum import Frames, PowerSpectrogram
 
@@ -71,17 +72,7 @@ LIBROSA: dict[str, tuple[Callable[[Sound], Any], list[tuple[int, float]]]] = {
 
 def in_onnx_runtime(module: nn.Module) -> Any:
     """The module exported and loaded, as a function of waveforms (n, samples)."""
-    program = torch.onnx.export(
-        module.eval(),
-        (torch.zeros(2, AUDIO.window_samples),),
-        input_names=["waveform"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        opset_version=18,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    data = program.model_proto.SerializeToString()
+    data = export_module(module, "features").SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     return lambda waveforms: session.run(None, {"waveform": waveforms})[0]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.models.blocks import halving_blocks
 from training.models.blueprint import Blueprint
 
 
@@ -45,18 +44,7 @@ class ClassicCnn(nn.Module):
         super().__init__()
         dropout = plan.dropout
         channels = (1, 64, 128, 256)
-        self.blocks = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False),
-                    nn.BatchNorm2d(after),
-                    nn.ReLU(),
-                    nn.MaxPool2d(2),
-                    nn.Dropout2d(dropout / 2),
-                )
-                for before, after in pairwise(channels)
-            )
-        )
+        self.blocks = halving_blocks(channels, dropout / 2)
         self.pool = FixedAveragePool(4, 4)
         self.head = nn.Sequential(
             nn.Flatten(),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
+from training.models.blocks import halving_blocks
 from training.models.blueprint import Blueprint
 
 
@@ -18,18 +17,7 @@ class CnnLstm(nn.Module):
 
     def __init__(self, plan: Blueprint) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False),
-                    nn.BatchNorm2d(after),
-                    nn.ReLU(),
-                    nn.MaxPool2d(2),
-                    nn.Dropout2d(plan.dropout / 2),
-                )
-                for before, after in pairwise(self.CHANNELS)
-            )
-        )
+        self.blocks = halving_blocks(self.CHANNELS, plan.dropout / 2)
         maps = self.blocks(torch.zeros(2, 1, plan.bands, plan.frames))
         self.squeeze = nn.Linear(maps.shape[1] * maps.shape[2], 256)
         self.lstm = nn.LSTM(256, self.UNITS, batch_first=True, bidirectional=True)
