@@ -10,16 +10,13 @@ from collections.abc import Callable
 import typer
 
 from serving.errors import SettingsError, TimbreError
+from serving.server import run
 from serving.settings import Settings
+from serving.workers import run_workers
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Timbre hears a voice and says which emotion is in it."
 )
-
-
-@app.callback()
-def main() -> None:
-    """Only so that a single command still has a name."""
 
 
 @app.command()
@@ -31,21 +28,14 @@ def serve() -> None:
 @app.command(hidden=True)
 def worker(socket_number: int) -> None:
     """One of several processes that `serve` starts; listens on a socket that it was given."""
-    from serving.server import run
-
     listener = socket.socket(fileno=os.dup(socket_number))
     _run(lambda settings: run(settings, listener))
 
 
 def _serve(settings: Settings) -> None:
-    # Imported here: a process that only looks after others need not load what they do.
     if settings.workers > 1:
-        from serving.workers import run_workers
-
         run_workers(settings)
     else:
-        from serving.server import run
-
         run(settings)
 
 

@@ -26,6 +26,7 @@ READABLE = "WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, M4A/AAC and WebM"
 _BLOCK_FRAMES = 1 << 16  # 2 MB of float32 at 8 channels: bounds memory, still few calls
 _SALVAGE_FRAMES = 256
 _QUICK_BYTES = 1 << 20
+_RIFF_CHUNKS = 64  # before the sound; a recorder writes a handful, a stranger as many as fit
 _RIFF_STREAMED_BYTES = 0x7FFFF000  # who writes WAV to a pipe writes the largest number there is, or nearly
 
 # What libsndfile may find behind one of the magics below; anything else it can read is not let in.
@@ -68,7 +69,7 @@ def open_source(data: bytes) -> Source:
 
 
 def is_quick(data: bytes, rate_hz: int) -> bool:
-    """Whether decoding is little more than a copy: plain WAV, at the rate that is wanted, of at most half a minute.
+    """Whether decoding is little more than a copy: plain WAV, at the rate that is wanted, of at most 1 MiB.
 
     The usual 44 bytes of header: format 1 (PCM) or 3 (float), then the rate (Microsoft & IBM 1991).
     """
@@ -121,8 +122,7 @@ def _without_tags(data: bytes) -> bytes:
     start = 0
     while size := _id3_bytes(data[start : start + 10]):
         start += size
-        while start < len(data) and data[start] == 0:
-            start += 1
+        start = len(data) - len(data[start:].lstrip(b"\0"))
     return data[start:] if start else data
 
 
@@ -170,10 +170,12 @@ def _finished_riff(data: bytes) -> bytes:
     if data[:4] != b"RIFF" or data[4:8] != bytes(4):
         return data
     place = 12
-    while data[place : place + 4] not in (b"data", b""):
+    for _ in range(_RIFF_CHUNKS):
+        if data[place : place + 4] == b"data":
+            break
         size = int.from_bytes(data[place + 4 : place + 8], "little")
         place += 8 + size + size % 2
-    if data[place + 4 : place + 8] != bytes(4):
+    if data[place : place + 4] != b"data" or data[place + 4 : place + 8] != bytes(4):
         return data
     unknown = b"\xff" * 4
     return data[:4] + unknown + data[8 : place + 4] + unknown + data[place + 8 :]

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.router import Shadow, Variant
+
 
 class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -48,20 +50,6 @@ class Health(_Answer):
 
     status: str
     model_version: str = Field(description="The default variant's version.")
-
-
-class Variant(_Answer):
-    """A name under which a version gets a share of the traffic."""
-
-    version: str
-    weight: float
-
-
-class Shadow(_Answer):
-    """The version that hears a share of the requests after they have been answered."""
-
-    version: str
-    percent: float
 
 
 class Model(_Answer):

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,11 @@ class Service:
         for pid in [self.process.pid, *children(self.process.pid)]:
             pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def connect(self) -> socket.socket:
+        """A connection on which a test sends what no client library would."""
+        host, port = self.url.removeprefix("http://").split(":")
+        return socket.create_connection((host, int(port)), timeout=30)
 
     def peak_bytes(self) -> int:
         """Most memory that the process has ever had."""
@@ -105,6 +110,27 @@ def wait_until_ready(service: Service) -> None:
             pass
         time.sleep(0.05)
     raise RuntimeError(f"the service did not become ready:\n{service.log.read_text()}")
+
+
+def metric(client: httpx.Client, name: str, **labels: str) -> float:
+    """Sum of the samples of a metric that have these labels."""
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    rows = client.get("/metrics").text.splitlines()
+    return sum(
+        float(row.rsplit(" ", 1)[1])
+        for row in rows
+        if row.split("{")[0].split(" ")[0] == name and all(label in row for label in wanted)
+    )
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether it comes true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def children(pid: int) -> list[int]:

@@ -51,7 +51,7 @@ from serving.experiments import experiments
 from serving.lifecycle import Lifecycle
 from serving.metrics import CONTENT_TYPE
 from serving.pipeline import Answer, Ask
-from serving.schemas import ErrorBody, FeedbackIn, FeedbackOut, Health, Model, Models, Prediction, Shadow, Variant
+from serving.schemas import ErrorBody, FeedbackIn, FeedbackOut, Health, Model, Models, Prediction
 from serving.transports.body import FIELD, read_upload
 
 Small = TypeVar("Small", bound=BaseModel)
@@ -177,8 +177,8 @@ class HttpTransport:
         routes, versions = registry.fleet.routes, registry.fleet.versions
         return Models(
             default=routes.default,
-            variants={name: Variant(**variant.model_dump()) for name, variant in routes.variants.items()},
-            shadow=Shadow(**routes.shadow.model_dump()) if routes.shadow else None,
+            variants=routes.variants,
+            shadow=routes.shadow,
             models=[
                 Model(
                     version=version,
@@ -193,21 +193,19 @@ class HttpTransport:
             problem=registry.problem,
         )
 
-    async def feedback(self, request: Request) -> Response:
+    async def feedback(self, request: Request) -> FeedbackOut:
         """Tell the true emotion of an answered request; each id counts once."""
         parts = self._lifecycle.get()
         told = await _read_small(request, FeedbackIn)
         fleet = parts.registry.fleet
         labels = dict.fromkeys(label for loaded in fleet.versions.values() for label in loaded.session.metadata.labels)
         verdict = parts.feedback.take(told.request_id, told.emotion, tuple(labels))
-        return JSONResponse(
-            FeedbackOut(
-                counted=verdict.counted,
-                agreed=verdict.agreed,
-                heard=verdict.heard.emotion,
-                variant=verdict.heard.variant,
-                version=verdict.heard.version,
-            ).model_dump()
+        return FeedbackOut(
+            counted=verdict.counted,
+            agreed=verdict.agreed,
+            heard=verdict.heard.emotion,
+            variant=verdict.heard.variant,
+            version=verdict.heard.version,
         )
 
     async def experiments(self) -> dict[str, Any]:
@@ -255,7 +253,6 @@ class HttpTransport:
             "/feedback",
             self.feedback,
             methods=["POST"],
-            response_model=FeedbackOut,
             responses=_describe(InvalidRequest, InvalidFeedback, TooLarge, Starting),
             openapi_extra={
                 "requestBody": {

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.service import Service
+from tests.service import Service, metric
 from tests.sounds import encode, encode_av, voice
 
 LABELS = ["angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised"]
@@ -34,11 +34,6 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     error: dict[str, Any] = response.json()["error"]
     assert len(error["message"]) > 20
     return error
-
-
-def connect(service: Service) -> socket.socket:
-    host, port = service.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
 
 
 def head(*headers: str) -> bytes:
@@ -215,7 +210,7 @@ def test_too_large_is_refused_before_it_is_read(service: Service, client: httpx.
     error = refused(client.post("/predict", files={"file": ("a.wav", bytes(26 << 20))}), 413, "too_large")
     assert error["max_bytes"] == 25 << 20
     # Announce 30 MiB and send none of it: the answer comes all the same, and the connection is closed after it.
-    with connect(service) as connection:
+    with service.connect() as connection:
         connection.sendall(head(f"Content-Length: {30 << 20}"))
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 413")
@@ -224,7 +219,7 @@ def test_too_large_is_refused_before_it_is_read(service: Service, client: httpx.
 
 def test_too_large_without_a_length_is_refused_while_it_comes(service: Service, client: httpx.Client) -> None:
     before = service.resident_bytes()
-    with connect(service) as connection:
+    with service.connect() as connection:
         connection.sendall(head("Transfer-Encoding: chunked"))
         for _ in range(26 << 4):
             connection.sendall(CHUNK)
@@ -242,7 +237,7 @@ def send_for_ever(connection: socket.socket) -> None:
 
 
 def test_a_client_that_sends_for_ever_is_let_go(service: Service, client: httpx.Client) -> None:
-    with connect(service) as connection:
+    with service.connect() as connection:
         connection.sendall(head("Transfer-Encoding: chunked"))
         with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
             send_for_ever(connection)
@@ -322,21 +317,13 @@ def test_paths_and_methods_that_do_not_exist(client: httpx.Client) -> None:
         assert response.headers["allow"] == ", ".join(allowed)
 
 
-def count(client: httpx.Client, code: str) -> float:
-    """Predictions counted with this outcome."""
-    rows = client.get("/metrics").text.splitlines()
-    return sum(
-        float(row.split()[-1]) for row in rows if row.startswith("timbre_requests_total") and f'code="{code}"' in row
-    )
-
-
 @pytest.mark.parametrize(
     ("body", "code"), [(WAV, "ok"), (b"nothing", "unsupported_audio"), (bytes(26 << 20), "too_large")]
 )
 def test_each_answer_is_counted_by_its_outcome(client: httpx.Client, body: bytes, code: str) -> None:
-    before = count(client, code)
+    before = metric(client, "timbre_requests_total", code=code)
     post(client, body)
-    assert count(client, code) == before + 1
+    assert metric(client, "timbre_requests_total", code=code) == before + 1
 
 
 def test_strangers_cannot_grow_the_metrics(client: httpx.Client) -> None:
@@ -381,7 +368,7 @@ def test_a_bad_clip_fails_alone(client: httpx.Client, service: Service) -> None:
 
 def test_a_client_that_leaves_while_sending_harms_nobody(service: Service, client: httpx.Client) -> None:
     for _ in range(5):
-        with connect(service) as connection:
+        with service.connect() as connection:
             connection.sendall(head("Content-Length: 100000") + WAV[:5000])
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert client.get("/health").status_code == 200

@@ -11,9 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.test_routing import metric, until
 from tests.models import add_version, copy_versions, costly
-from tests.service import Service, running
+from tests.service import Service, metric, running, until
 from tests.sounds import encode, voice
 
 WAV = encode(voice(2.0), 16_000)

@@ -6,13 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.models import add_version, contrary, copy_versions
-from tests.service import Service, refusal, running
+from tests.service import Service, metric, refusal, running, until
 from tests.sounds import encode, voice
 
 WAV = encode(voice(2.0), 16_000)
@@ -50,27 +49,6 @@ def ask(client: httpx.Client, **headers: str) -> httpx.Response:
     return client.post(
         "/predict", content=WAV, headers={"Content-Type": "audio/wav", **{f"X-{k}": v for k, v in headers.items()}}
     )
-
-
-def metric(client: httpx.Client, name: str, **labels: str) -> float:
-    """Sum of the samples of a metric that have these labels."""
-    wanted = [f'{key}="{value}"' for key, value in labels.items()]
-    rows = client.get("/metrics").text.splitlines()
-    return sum(
-        float(row.rsplit(" ", 1)[1])
-        for row in rows
-        if row.split("{")[0].split(" ")[0] == name and all(label in row for label in wanted)
-    )
-
-
-def until(condition: Any, seconds: float = 20) -> bool:
-    """Whether it comes true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_the_answer_says_who_gave_it(client: httpx.Client) -> None:

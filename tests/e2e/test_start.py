@@ -89,10 +89,9 @@ def test_a_model_that_onnx_runtime_cannot_load_is_refused_by_name(models: Path) 
     assert "Traceback" not in result.stderr
 
 
-def begin(url: str, body: bytes, announced: int) -> socket.socket:
+def begin(service: Service, body: bytes, announced: int) -> socket.socket:
     """A connection on which so much of a body has been sent."""
-    host, port = url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=30)
+    connection = service.connect()
     head = f"POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: audio/wav\r\nContent-Length: {announced}\r\n\r\n"
     connection.sendall(head.encode() + body)
     return connection
@@ -101,17 +100,17 @@ def begin(url: str, body: bytes, announced: int) -> socket.socket:
 def test_a_body_that_stalls_is_refused_and_does_not_hinder_a_stop(tmp_path: Path) -> None:
     with running(tmp_path / "log.txt", upload_timeout_s=1) as service:
         sound = encode(voice(1.0), 16_000)
-        with begin(service.url, sound[:1000], len(sound)) as stalled:
+        with begin(service, sound[:1000], len(sound)) as stalled:
             answer = b"".join(iter(lambda: stalled.recv(65536), b""))
             assert answer.startswith(b"HTTP/1.1 408")
             assert b"upload_timeout" in answer
-        with begin(service.url, sound[:1000], len(sound)):
+        with begin(service, sound[:1000], len(sound)):
             assert service.stop() == 0
 
 
 def test_what_is_in_flight_is_answered_before_a_stop(tmp_path: Path) -> None:
     sound = encode(voice(1.0), 16_000)
-    with running(tmp_path / "log.txt") as service, begin(service.url, sound[:1000], len(sound)) as slow:
+    with running(tmp_path / "log.txt") as service, begin(service, sound[:1000], len(sound)) as slow:
         time.sleep(0.2)  # so that the request has begun
         service.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)

@@ -12,8 +12,7 @@ import httpx
 import pytest
 
 from tests.e2e.test_load import codes, send
-from tests.e2e.test_routing import metric, until
-from tests.service import Service, children, running
+from tests.service import Service, children, metric, running, until
 from tests.sounds import encode, voice
 
 WAV = encode(voice(1.0), 16_000)
