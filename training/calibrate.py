@@ -54,7 +54,7 @@ def reliability(probabilities: Floats, labels: Integers) -> dict[str, Any]:
         labels: (clips,).
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    place = bin_of(confidence)
     bins, error = [], 0.0
     for index in range(BINS):
         inside = place == index
@@ -64,6 +64,11 @@ def reliability(probabilities: Floats, labels: Integers) -> dict[str, Any]:
         error += inside.mean() * abs(accuracy - mean)
         bins.append({"clips": int(inside.sum()), "confidence": mean, "accuracy": accuracy})
     return {"ece": float(error), "bins": bins}
+
+
+def bin_of(confidence: Any) -> Any:
+    """The bin that a confidence, or each of many, falls into, 0 to BINS - 1."""
+    return np.minimum((np.asarray(confidence) * BINS).astype(int), BINS - 1)
 
 
 def rejection_curve(probabilities: Floats, labels: Integers) -> list[dict[str, float]]:

@@ -48,6 +48,7 @@ def model_card(metadata: dict[str, Any], results: dict[str, dict[str, Any]]) -> 
         "![Confusion matrix](report/confusion.png)",
         "![ROC curves](report/roc.png)",
         "![Training curves](report/curves.png)",
+        "![Architecture](report/architecture.png)",
         "## How sure it is",
         _confidence(metadata),
         "![Reliability and rejection](report/reliability.png)",
@@ -72,10 +73,14 @@ def _method(training: dict[str, Any]) -> str:
     examined = f"examined, as the exported file in ONNX Runtime, on {clips['test']} clips"
     where = f"(split: {split['kind']} {split['key']}; report/split.json names every clip)"
     if split["kind"] == "actor":
+        chosen = (
+            f"chosen on {clips['validation']} clips of speakers {', '.join(speakers['validation'])}"
+            if clips["validation"]
+            else "by a recipe that was chosen on other actors of other runs"
+        )
         return (
-            f"Learned from {clips['train']} clips of {len(speakers['train'])} speakers, chosen on "
-            f"{clips['validation']} clips of speakers {', '.join(speakers['validation'])}, and {examined} of speakers "
-            f"{', '.join(speakers['test'])}. No voice is in two parts {where}."
+            f"Learned from {clips['train']} clips of {len(speakers['train'])} speakers, {chosen}, and {examined} of "
+            f"speakers {', '.join(speakers['test'])}. No voice is in two parts {where}."
         )
     return (
         f"Learned from {clips['train']} clips, chosen on {clips['validation']} and {examined}, at random {where}. "
@@ -103,11 +108,17 @@ def _confidence(metadata: dict[str, Any]) -> str:
     calibration, curve = metadata["calibration"], metadata["rejection"]
     half = next((point for point in reversed(curve) if point["answered"] >= 0.5), curve[0])
     return (
-        f"A temperature of {calibration['temperature']:.2f}, fitted on the validation part, is frozen into the graph. "
+        f"A temperature of {calibration['temperature']:.2f}, fitted on the validation part"
+        f"{_fitted_elsewhere(calibration)}, is frozen into the graph. "
         f"Expected calibration error (15 bins) on the test part: {calibration['ece_test_before']:.3f} before, "
         f"{calibration['ece_test']:.3f} after. With `min_confidence` {half['min_confidence']:.2f}, "
         f"{half['answered']:.0%} of the clips are answered, {half['accuracy']:.0%} of those rightly."
     )
+
+
+def _fitted_elsewhere(calibration: dict[str, Any]) -> str:
+    other = calibration.get("temperature_from")
+    return f" of a run that had not learned from it ({other})" if other else ""
 
 
 def _by_speaker(metrics: dict[str, Any]) -> str:

@@ -123,6 +123,8 @@ class TrainConfig:
     """How much of each target is the teachers' opinion."""
     init_from: Path | None = None
     """A run whose best weights to begin with."""
+    split_seed: int = 0
+    """Which of the random splits."""
     seed: int = 0
     """Two runs with one seed on one machine are equal."""
     runs: Path = ROOT / "runs"
@@ -141,6 +143,11 @@ class TrainConfig:
             _known("corpus", corpus, CORPORA)
         if not 0 <= self.fold < len(ACTOR_FOLDS):
             raise ValueError(f"There is no fold {self.fold}; there are 0 to {len(ACTOR_FOLDS) - 1}.")
+        self._check_numbers()
+        if self.whole and self.schedule == "plateau" and self.model not in CLASSICAL:
+            raise ValueError("whole leaves nothing to validate, which schedule plateau needs; take --schedule cosine.")
+
+    def _check_numbers(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "patience"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -148,6 +155,10 @@ class TrainConfig:
         for name in ("dropout", "label_smoothing", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)}.")
+        if self.whole and self.schedule == "plateau" and self.model not in CLASSICAL:
+            raise ValueError(
+                "whole leaves nothing to validate on, which schedule plateau needs; take --schedule cosine."
+            )
         if not 0 <= self.teacher_share <= 1:
             raise ValueError(f"teacher_share must be from 0 to 1; got {self.teacher_share}.")
         if not 0 < self.tess_share <= 1:
@@ -155,7 +166,7 @@ class TrainConfig:
 
     @property
     def run_name(self) -> str:
-        part = f"fold{self.fold}" if self.split == "actor" else f"random{self.seed}"
+        part = f"fold{self.fold}" if self.split == "actor" else f"random{self.split_seed}"
         return self.name or f"{self.model}-{self.features}-{part}-seed{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
@@ -222,6 +233,9 @@ class ExportConfig:
     """Folder with the corpora, in any layout."""
     replace: bool = False
     """Overwrite a version that exists."""
+    calibrate_by: Path | None = None
+    """For a run that learned from the validation part too (`whole`), and so cannot be calibrated on it: a run on the
+    same split that did not, whose temperature is taken."""
 
     def __post_init__(self) -> None:
         if not self.version.isalnum():

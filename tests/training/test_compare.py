@@ -16,9 +16,12 @@ from training.models import MODELS
 @pytest.fixture
 def config(settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompareConfig:
     """Two short rows of the bench over the synthetic corpus."""
-    short: dict[str, dict[str, Any]] = {"residual": {"epochs": 1, "batch_size": 8, "corpora": ("ravdess",)}, "knn": {}}
+    few: dict[str, Any] = {"epochs": 1, "batch_size": 8, "corpora": ("ravdess",)}
+    short: dict[str, dict[str, Any]] = {"residual": few, "residual_taught": few, "knn": {}}
     rows = [
-        dataclasses.replace(row, recipe=dataclasses.replace(row.recipe, **short[row.name]))
+        dataclasses.replace(
+            row, recipe=dataclasses.replace(row.recipe, **short[row.name]), teachers=min(row.teachers, 1)
+        )
         for row in ROWS
         if row.name in short
     ]
@@ -46,20 +49,29 @@ def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
 
     monkeypatch.setattr(compare_module, "train", counting)
     results = json.loads(compare(config).read_text())
-    assert sorted(trained) == ["knn-random", "residual-random"]
-    for row in ("residual", "knn"):
+    taught = "residual_taught-random"
+    assert sorted(trained) == ["knn-random", "residual-random", taught, f"{taught}-teacher1"]
+    for row in ("residual", "residual_taught", "knn"):
         for split in ("fold3", "random"):
             cell = results["cells"][row][split]
             assert 0 <= cell["test"]["uar"] <= 1
             assert cell["ms"] > 0
             assert {"command", "commit", "machine", "seed"} <= cell["provenance"].keys()
     assert results["cells"]["residual"]["fold3"]["parameters"] == 520_660
+    assert results["cells"]["residual_taught"]["fold3"]["settings"]["taught_by"] == 1
+    # It learned from the validation part too: nothing of it examines, and its temperature is the other's.
+    assert "validation" not in results["cells"]["residual_taught"]["fold3"]
+    temperatures = {
+        results["cells"][row]["fold3"]["calibration"]["temperature"] for row in ("residual", "residual_taught")
+    }
+    assert len(temperatures) == 1
+    assert 0 <= results["summary"][-1]["ece_after"] <= 1
     assert results["summary"][0]["folds"] == 1
     text = (config.out / "compare.md").read_text()
     assert "| residual (ours; 1 of 5 folds) | log_mel | 0.52 M |" in text
     assert (config.out / "compare.png").stat().st_size > 10_000
     compare(config)
-    assert len(trained) == 2
+    assert len(trained) == 4
 
 
 def test_a_row_whose_recipe_has_changed_is_run_again(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,4 +112,24 @@ def test_the_summary_is_over_actor_folds_and_sorted_by_validation() -> None:
     assert cnn["test_uar"] == pytest.approx(0.5)
     assert cnn["test_uar_sd"] == pytest.approx(0.1414, abs=1e-3)
     assert table(lines).index("| lstm") < table(lines).index("| cnn")
-    assert SPLITS[-1] == "random"
+    assert SPLITS[-2:] == ("random", "joined")
+
+
+def test_the_error_of_all_folds_is_that_of_all_their_clips_together() -> None:
+    def bins(clips: int, accuracy: float) -> dict[str, Any]:
+        return {"ece": 0.0, "bins": [{"clips": clips, "confidence": 0.5, "accuracy": accuracy}]}
+
+    # One fold trusts itself too little and the other as much too far: together they are honest.
+    assert compare_module._pooled_error([bins(10, 0.6), bins(10, 0.4)]) == pytest.approx(0.0)
+    assert compare_module._pooled_error([bins(30, 0.6), bins(10, 0.4)]) == pytest.approx(0.05)
+    assert compare_module._pooled_error([]) is None
+
+
+def test_joined_is_ravdess_and_tess_at_random_in_seven_classes() -> None:
+    ours = next(row for row in ROWS if row.name == "residual")
+    joined, alone = (compare_module._recipe(ours, split) for split in ("joined", "random"))
+    assert joined.merge_calm
+    assert joined.corpora == ("ravdess", "ravdess_song", "tess")
+    assert joined.tess_share == 1
+    assert alone.corpora == ("ravdess", "ravdess_song")
+    assert not alone.merge_calm

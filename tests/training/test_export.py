@@ -52,7 +52,7 @@ def test_a_version_holds_model_description_card_and_report(version: Path) -> Non
         "model.fp16.onnx",
         "model.json",
         "card.md",
-        *(f"report/{name}" for name in ("config.json", "split.json", "history.csv", "curves.png")),
+        *(f"report/{name}" for name in ("config.json", "split.json", "history.csv", "curves.png", "architecture.png")),
         *(f"report/conditions.{kind}" for kind in ("json", "png")),
         *(f"report/{part}{name}" for part in parts for name in ("metrics.json", "report.txt")),
         *(f"report/{part}{name}" for part in parts for name in ("confusion.png", "roc.png", "reliability.png")),
@@ -141,7 +141,7 @@ def test_the_card_has_the_measured_numbers(version: Path) -> None:
     assert f"{metrics['uar']:.3f}" in card
     assert "Licence" in card
     assert "fails" in card
-    for picture in ("confusion", "roc", "curves", "reliability", "conditions"):
+    for picture in ("confusion", "roc", "curves", "architecture", "reliability", "conditions"):
         assert f"(report/{picture}.png)" in card
 
 
@@ -150,6 +150,32 @@ def test_a_version_is_replaced_only_when_told(version: Path, run: Path, settings
     with pytest.raises(FileExistsError, match="--replace"):
         export(config)
     assert export(dataclasses.replace(config, replace=True)) == version
+
+
+def test_what_learned_from_its_validation_part_is_calibrated_by_a_run_that_did_not(
+    run: Path, settings: TrainConfig, tmp_path: Path
+) -> None:
+    whole = train(dataclasses.replace(settings, name="all", whole=True, schedule="cosine", epochs=1))
+    config = ExportConfig(run=whole, out=tmp_path, data=settings.data)
+    with pytest.raises(ValueError, match="--calibrate-by"):
+        export(config)
+    with pytest.raises(ValueError, match="learned from its validation part"):
+        export(dataclasses.replace(config, calibrate_by=whole))
+    folder = export(dataclasses.replace(config, calibrate_by=run))
+    told = json.loads((folder / "model.json").read_text())["metadata"]
+    assert told["calibration"]["temperature"] == temperature(
+        export(ExportConfig(run=run, out=tmp_path, version="8", data=settings.data))
+    )
+    assert told["calibration"]["temperature_from"] == "first"
+    assert told["training"]["speakers"] == {"train": ["01", "02", "03"], "validation": [], "test": ["08"]}
+    assert told["metrics"].keys() == {"test"}
+    assert "(first)" in (folder / "card.md").read_text()
+
+
+def test_a_run_on_another_split_calibrates_nothing(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
+    other = train(dataclasses.replace(settings, name="elsewhere", split="random", epochs=1))
+    with pytest.raises(ValueError, match="another split"):
+        export(ExportConfig(run=run, out=tmp_path, data=settings.data, calibrate_by=other))
 
 
 def test_a_run_without_an_epoch_cannot_be_exported(settings: TrainConfig, tmp_path: Path, run: Path) -> None:

@@ -128,8 +128,12 @@ def test_a_run_can_begin_with_the_weights_of_another(run: Path, settings: TrainC
 def test_a_whole_run_learns_from_validation_too_and_keeps_its_last_weights(
     settings: TrainConfig, tmp_path: Path
 ) -> None:
-    run = train(dataclasses.replace(settings, runs=tmp_path, whole=True, patience=1))
+    run = train(dataclasses.replace(settings, runs=tmp_path, whole=True, schedule="cosine", patience=1))
     assert len(read_history(run)) == 2
+    assert not any(
+        name.startswith("val_") for row in read_history(run) for name in row
+    )  # learned from, it examines nobody
+    assert (run / "curves.png").stat().st_size > 5_000
     assert not (run / "checkpoints" / "best.ckpt").exists()
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     _, kept = load_classifier(run)
