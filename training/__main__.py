@@ -1,4 +1,4 @@
-"""python -m training check | data | train | evaluate | compare | export"""
+"""python -m training check | data | train | evaluate | compare | export | quantise"""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from training.config import CheckConfig, CompareConfig, DataConfig, EvaluateConfig, ExportConfig, TrainConfig
+from training.config import (
+    CheckConfig,
+    CompareConfig,
+    DataConfig,
+    EvaluateConfig,
+    ExportConfig,
+    QuantiseConfig,
+    TrainConfig,
+)
 from training.datasets import CORPORA, Integrity
 from training.spec import LABELS
 
@@ -23,6 +31,7 @@ def main() -> int:
         "evaluate": EvaluateConfig,
         "compare": CompareConfig,
         "export": ExportConfig,
+        "quantise": QuantiseConfig,
     }
     try:
         config = tyro.extras.subcommand_cli_from_dict(jobs, prog="python -m training")
@@ -65,6 +74,14 @@ def _run(config: Any) -> int:
             from training.export import export
 
             print(f"Exported to {export(config)}")
+        case QuantiseConfig():
+            from training.quantise import quantise
+
+            results = quantise(config)
+            print(
+                f"{results['times_as_fast']:.2f} times as fast, UAR {results['uar']['int8']:.3f} against "
+                f"{results['uar']['float']:.3f}: {'shipped' if results['shipped'] else 'not shipped'}"
+            )
     return 0
 
 

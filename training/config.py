@@ -247,6 +247,19 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class QuantiseConfig:
+    """Bring an exported version's network to 8 bit, examine it beside the float, and ship it where it pays."""
+
+    version: str = "2"
+    """Name of the version, below --out."""
+    out: Path = ROOT / "exported"
+    data: Path = field(default_factory=data_folder)
+    """Folder with the corpora, in any layout."""
+    results: Path = ROOT / "training" / "results"
+    """Where int8.json is written."""
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """Train and examine every model family on the same splits; goes on where it stopped."""
 

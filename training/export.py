@@ -90,10 +90,10 @@ def export(config: ExportConfig) -> Path:
 
     trained = json.loads((run / "provenance.json").read_text())
     metadata = describe(config.version, settings, classifier, split, results, trained, calibration)
-    model = _save(graph, work / "model.onnx", metadata)
+    model = save_graph(graph, work / "model.onnx", metadata)
     half = export_graph(classifier, temperature, torch.float16)
     _check_parity(onnx_model(half.SerializeToString()), expected, parts["test"], HALF_PARITY)
-    model["precisions"] = {"fp16": _save(half, work / "model.fp16.onnx", metadata)}
+    model["precisions"] = {"fp16": save_graph(half, work / "model.fp16.onnx", metadata)}
     model["metadata"] = metadata
     (work / "model.json").write_text(json.dumps(model, indent=1) + "\n")
     (work / "card.md").write_text(model_card(metadata, results))
@@ -221,7 +221,7 @@ def _examine_conditions(model: WindowModel, recordings: Recordings, report: Path
     (report / "conditions.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
-def _save(graph: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+def save_graph(graph: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """Write a graph with its metadata inside; returns its entry in model.json."""
     set_metadata(graph, metadata)
     data = graph.SerializeToString()

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import torch
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
-    EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
+    WeightAveraging,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from training.classifier import Classifier, TrainingStep
@@ -73,7 +75,7 @@ def train(config: TrainConfig) -> Path:
             *([] if config.whole else _choosing(config, checkpoints)),
             LearningRateMonitor(logging_interval="epoch"),
             History(run),
-            *([EMAWeightAveraging(decay=config.average)] if config.average else []),
+            *([_Averaging(config.average)] if config.average else []),
         ],
         log_every_n_steps=1,
         enable_model_summary=False,
@@ -85,6 +87,30 @@ def train(config: TrainConfig) -> Path:
     trainer.fit(step, data, ckpt_path=resumed, weights_only=False)
     plot_curves(read_history(run), run / "curves.png")
     return run
+
+
+class _Averaging(WeightAveraging):
+    """Keeps :func:`moving_average` of the weights beside them; it is what is validated and saved."""
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(avg_fn=moving_average(decay))
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        del epoch_idx  # after each step, and not once more after the epoch
+        return step_idx is not None
+
+
+def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """An exponential moving average that is short at first, so that the random weights of the start are soon forgotten.
+
+    After n steps its decay is (1 + n) / (10 + n), at most ``decay``, as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    def average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+        kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        return averaged * kept + current * (1 - kept)
+
+    return average
 
 
 def _teachers(config: TrainConfig) -> list[Classifier]:

@@ -1,0 +1,160 @@
+"""A version in eight bits: calibrated on clips it learned from, examined beside the float, shipped where it pays."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from training.config import QuantiseConfig
+from training.datasets import Clip, find_clips
+from training.evaluate import decoded, predict
+from training.export import save_graph
+from training.graph import INPUT, OUTPUT, onnx_model
+from training.metrics import scores
+from training.provenance import provenance
+from training.recordings import Recordings
+from training.spec import AUDIO, LABELS
+from training.splits import Split
+
+FASTER, UAR_LOSS = 1.3, 0.01
+"""What eight bits must bring on one thread, and the most they may cost; else they are not shipped."""
+
+_CALIBRATION_CLIPS = 160
+_TIMED_RUNS = 200
+_QUANTISED = ("Conv", "Gemm", "MatMul")
+
+Json = dict[str, Any]
+
+
+def quantise(config: QuantiseConfig) -> Json:
+    """Quantise a version, measure, write int8.json to the results, and ship model.int8.onnx if it pays.
+
+    Raises:
+        FileNotFoundError: no such version, or clips of its split are not in the data.
+        ValueError: the graph has no convolution to quantise.
+    """
+    folder = config.out / config.version
+    description = json.loads((folder / "model.json").read_text())
+    data = (folder / description["file"]).read_bytes()
+    training = description["metadata"]["training"]
+    split = Split.load(folder / "report" / "split.json", find_clips(config.data, training["corpora"]))
+    quantised = eight_bits(data, Recordings(_spread(split.train)))
+    heard = decoded(split, "test")
+    labels = heard.labels.numpy()
+    uar = {
+        name: scores(labels, predict(onnx_model(graph), heard))["uar"]
+        for name, graph in (("float", data), ("int8", quantised))
+    }
+    times = time_beside({"float": data, "int8": quantised})
+    faster = times["float"] / times["int8"]
+    results: Json = {
+        "version": config.version,
+        "calibration_clips": _CALIBRATION_CLIPS,
+        "test_clips": len(heard),
+        "uar": uar,
+        "megabytes": {"float": round(len(data) / 1e6, 2), "int8": round(len(quantised) / 1e6, 2)},
+        "ms_one_thread": times,
+        "times_as_fast": round(faster, 3),
+        "asked": {"times_as_fast": FASTER, "uar_loss": UAR_LOSS},
+        "shipped": faster >= FASTER and uar["float"] - uar["int8"] <= UAR_LOSS,
+        "provenance": provenance(0),
+    }
+    if results["shipped"]:
+        entry = save_graph(onnx.load_from_string(quantised), folder / "model.int8.onnx", description["metadata"])
+        description.setdefault("precisions", {})["int8"] = entry
+        (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+    config.results.mkdir(parents=True, exist_ok=True)
+    (config.results / "int8.json").write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def eight_bits(data: bytes, recordings: Recordings) -> bytes:
+    """A graph with its network in 8 bit; the front end keeps its 32, which powers of ten need.
+
+    Static, per channel, quantise-dequantise pairs around convolutions and products.
+
+    Raises:
+        ValueError: there is no convolution.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plain, prepared, done = (Path(folder) / name for name in ("plain.onnx", "prepared.onnx", "int8.onnx"))
+        plain.write_bytes(data)
+        quant_pre_process(plain, prepared)
+        quantize_static(
+            prepared,
+            done,
+            _Windows(recordings),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=list(_QUANTISED),
+            nodes_to_exclude=_front_end(onnx.load(prepared)),
+        )
+        return done.read_bytes()
+
+
+def time_beside(graphs: dict[str, bytes]) -> dict[str, float]:
+    """Median ms of one window on one thread, the graphs taken in turn so that a noisy moment meets all."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    sessions = {
+        name: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        for name, data in graphs.items()
+    }
+    window = (0.05 * np.random.default_rng(0).standard_normal((1, AUDIO.window_samples))).astype(np.float32)
+    taken: dict[str, list[float]] = {name: [] for name in graphs}
+    for _ in range(_TIMED_RUNS):
+        for name, session in sessions.items():
+            started = time.perf_counter()
+            session.run([OUTPUT], {INPUT: window})
+            taken[name].append(time.perf_counter() - started)
+    return {name: round(median(times[_TIMED_RUNS // 10 :]) * 1e3, 3) for name, times in taken.items()}
+
+
+class _Windows(CalibrationDataReader):  # type: ignore[misc]
+    """Windows of some clips, one at a time."""
+
+    def __init__(self, recordings: Recordings) -> None:
+        self._batches: Iterator[npt.NDArray[np.float32]] = (
+            windows.numpy() for windows, _ in recordings.window_batches(1)
+        )
+
+    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        windows = next(self._batches, None)
+        return None if windows is None else {INPUT: windows}
+
+
+def _front_end(graph: onnx.ModelProto) -> list[str]:
+    """Names of the nodes before the first convolution.
+
+    Raises:
+        ValueError: there is none.
+    """
+    nodes = graph.graph.node
+    first = next((index for index, node in enumerate(nodes) if node.op_type == "Conv"), None)
+    if first is None:
+        raise ValueError("There is no convolution in this graph; only CNNs are quantised.")
+    return [node.name for node in nodes[:first]]
+
+
+def _spread(clips: tuple[Clip, ...]) -> list[Clip]:
+    """As many clips of each emotion, evenly over the list."""
+    by_label: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        by_label[clip.label].append(clip)
+    each = _CALIBRATION_CLIPS // len(LABELS)
+    return [clip for mine in by_label.values() for clip in mine[:: max(1, len(mine) // each)][:each]]
