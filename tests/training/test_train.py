@@ -127,7 +127,9 @@ def test_an_average_forgets_the_random_start_and_remembers_at_its_decay() -> Non
     learned.value.data.fill_(1.0)
     for _ in range(20):
         averaged.update_parameters(learned)
-    assert averaged.module.get_parameter("value").item() == pytest.approx(1.0, abs=0.01)  # 1 + 99 * 0.9 ** 20 = 13 without a warm-up
+    assert averaged.module.get_parameter("value").item() == pytest.approx(
+        1.0, abs=0.01
+    )  # 1 + 99 * 0.9 ** 20 = 13 without a warm-up
     for _ in range(200):
         averaged.update_parameters(learned)
     learned.value.data.fill_(2.0)

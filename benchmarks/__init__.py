@@ -1,0 +1,1 @@
+"""What the service costs, measured: under load, beside its peers, part by part."""
