@@ -8,7 +8,7 @@ ARGS ?=
 SERVING ?= serving
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format lock data train evaluate compare export clean
+.PHONY: help serve test lint format proto lock data train evaluate compare export clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ lint: $(VENV)/.dev ## style, types and import rules
 format: $(VENV)/.dev ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+PROTOS := $(shell find serving/proto -name '*.proto')
+
+proto: $(VENV)/.dev ## generate the stubs of serving/proto anew
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. --mypy_grpc_out=. $(PROTOS)
 
 data: $(VENV)/.dev ## download RAVDESS and TESS into data/ (or ARGS="--data DIR"), resuming
 	$(BIN)/python -m training data $(ARGS)
