@@ -8,13 +8,16 @@ ARGS ?=
 SERVING ?= serving
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format proto lock data train evaluate compare export clean
+.PHONY: help serve extras test lint format proto lock data train evaluate compare export clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.serving ## answer on http://localhost:3000 with the newest committed model
 	@exec $(BIN)/python -m serving serve
+
+extras: $(VENV)/.serving ## install what single commands of `python -m serving` need beside: Parquet, Ray, pictures, microphone
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/client.txt
 
 test: $(VENV)/.dev ## run every test
 	$(BIN)/python -m pytest $(ARGS)
@@ -54,6 +57,8 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 		--generate-hashes requirements/serving.in -o requirements/serving.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--generate-hashes -c requirements/serving.txt requirements/serving-cuda.in -o requirements/serving-cuda.txt
+	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		--generate-hashes -c requirements/serving.txt requirements/client.in -o requirements/client.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--no-emit-package torch --override requirements/overrides.in -c requirements/serving.txt requirements/dev.in \
 		-o requirements/dev.txt

@@ -33,6 +33,26 @@ class RuntimeUnavailable(TimbreError):
     """``TIMBRE_RUNTIME`` asks for a device that cannot be used; the service does not start."""
 
 
+class Unreachable(TimbreError):
+    """A client gets no connection to the service, or it broke before the answer was whole.
+
+    Args:
+        retry_after_s: after how long to try again, where somebody on the way has said so.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.details = {} if retry_after_s is None else {"retry_after_s": retry_after_s}
+
+
+class UnexpectedAnswer(TimbreError):
+    """What answered a client is not this service, or not of a release that the client understands."""
+
+
+class UsageError(TimbreError):
+    """A command is asked for something impossible: exit code 2."""
+
+
 class RequestError(TimbreError):
     """A request that is refused.
 
@@ -155,3 +175,11 @@ class Stopping(RequestError):
     """The service has been told to stop."""
 
     code, http_status, grpc_status = "stopping", 503, "UNAVAILABLE"
+
+
+def refusal(code: str, message: str, **details: Any) -> RequestError | UnexpectedAnswer:
+    """The error that a service has told by its code word, for clients to raise."""
+    for error in RequestError.__subclasses__():
+        if error.code == code:
+            return error(message, **details)
+    return UnexpectedAnswer(f"The service refuses with a code that this client does not know, {code!r}: {message}")
