@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+UNREADABLE = "unreadable"
+"""Code of a file that could not be read: it may be another time."""
+
 
 class TimbreError(Exception):
     """Base of all errors this project raises on purpose."""
@@ -183,3 +186,20 @@ def refusal(code: str, message: str, **details: Any) -> RequestError | Unexpecte
         if error.code == code:
             return error(message, **details)
     return UnexpectedAnswer(f"The service refuses with a code that this client does not know, {code!r}: {message}")
+
+
+def told(error: Exception) -> dict[str, str]:
+    """Code word and sentence of why a file has no answer, whatever stood in its way."""
+    if isinstance(error, RequestError):
+        return {"code": error.code, "message": error.message}
+    if isinstance(error, OSError):
+        return {"code": UNREADABLE, "message": f"{error.strerror or error}."}
+    return {"code": "failed", "message": str(error) or type(error).__name__}
+
+
+def missing(package: str, what: str) -> UsageError:
+    """Something optional is asked for and not installed."""
+    return UsageError(
+        f"{what} needs the package {package}, which is not installed. `make extras` installs it, or pip with "
+        "requirements/client.txt."
+    )

@@ -208,9 +208,14 @@ def in_order(items: Iterable[A], begin: Callable[[A], C], most: int) -> Generato
 
 
 def _transport(url: str, tls: Tls) -> Transport:
-    match urlsplit(url).scheme:
+    parts = urlsplit(url)
+    match parts.scheme:
         case "http" | "https":
             return Http(url, tls)
+        case "grpc" | "grpcs":
+            from serving.client.grpc import Grpc  # dear, and only for who wants it
+
+            return Grpc(parts.netloc, tls if parts.scheme == "grpcs" else None)
         case _:
             raise ValueError(
                 f"{url!r} is no address of a service; http://HOST:3000, https://, grpc://HOST:3001 and grpcs:// are."
