@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from serving.commands.listen import listen
 from serving.commands.models import models
 from serving.commands.options import FAILED, USAGE
 from serving.commands.predict import predict
@@ -42,7 +43,7 @@ def worker(socket_number: int) -> None:
     _run(lambda settings: run(settings, listener))
 
 
-for command in (predict, timeline, score, models):
+for command in (predict, listen, timeline, score, models):
     app.command()(command)
 
 

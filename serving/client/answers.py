@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from serving.errors import RequestError, UnexpectedAnswer, refusal
 
@@ -110,6 +110,7 @@ class Session:
         emotions: those that are told apart.
     """
 
+    type: ClassVar[str] = "session"
     rate_hz: int
     model_version: str
     hop_s: float
@@ -121,6 +122,7 @@ class Session:
 class UtteranceStart:
     """Somebody speaks; utterances are counted from 1, times are seconds since the stream's first sample."""
 
+    type: ClassVar[str] = "utterance.start"
     utterance: int
     start_s: float
 
@@ -129,6 +131,7 @@ class UtteranceStart:
 class Measurement:
     """What the newest window of the current utterance expresses; the window's times are the stream's, seconds."""
 
+    type: ClassVar[str] = "measurement"
     utterance: int
     start_s: float
     end_s: float
@@ -141,6 +144,7 @@ class Measurement:
 class UtteranceEnd:
     """The utterance is over. ``prediction`` is what ``predict`` says of its samples, from start to before end."""
 
+    type: ClassVar[str] = "utterance.end"
     utterance: int
     start_s: float
     end_s: float
@@ -153,6 +157,7 @@ class UtteranceEnd:
 class UtteranceFailed:
     """One utterance has no answer; the stream goes on."""
 
+    type: ClassVar[str] = "error"
     utterance: int
     error: RequestError | UnexpectedAnswer
 
@@ -175,18 +180,18 @@ def message(told: Mapping[str, Any]) -> Message:
 
 def _message(told: Mapping[str, Any]) -> Message:
     match told["type"]:
-        case "session":
+        case Session.type:
             return _pick(Session, {**told, "emotions": tuple(told["emotions"])})
-        case "utterance.start":
+        case UtteranceStart.type:
             return _pick(UtteranceStart, told)
-        case "measurement":
+        case Measurement.type:
             return _pick(Measurement, {"emotion": None, **told})
-        case "utterance.end":
+        case UtteranceEnd.type:
             heard = Prediction.of(told["prediction"], told.get("variant"), told.get("request_id"))
             return _pick(UtteranceEnd, {**told, "prediction": heard})
-        case "error" if told.get("utterance") is not None:
+        case UtteranceFailed.type if told.get("utterance") is not None:
             return UtteranceFailed(told["utterance"], refusal(**told["error"]))
-        case "error":
+        case UtteranceFailed.type:
             raise refusal(**told["error"])
         case other:
             raise ValueError(other)
