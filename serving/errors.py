@@ -145,6 +145,30 @@ class DeadlineExceeded(RequestError):
     code, http_status, grpc_status = "deadline_exceeded", 504, "DEADLINE_EXCEEDED"
 
 
+class InvalidFrame(RequestError):
+    """A frame of a live stream is not such samples."""
+
+    code, http_status, grpc_status = "invalid_frame", 422, "INVALID_ARGUMENT"
+
+
+class IdleTimeout(RequestError):
+    """A live stream has sent nothing for too long."""
+
+    code, http_status, grpc_status = "idle_timeout", 408, "DEADLINE_EXCEEDED"
+
+
+class StreamTooLong(RequestError):
+    """A live stream has lasted as long as one may."""
+
+    code, http_status, grpc_status = "stream_too_long", 413, "RESOURCE_EXHAUSTED"
+
+
+class SlowReader(RequestError):
+    """The client of a live stream does not read what it is sent."""
+
+    code, http_status, grpc_status = "slow_reader", 408, "RESOURCE_EXHAUSTED"
+
+
 class NotReady(RequestError):
     """A routed version cannot answer."""
 
