@@ -135,7 +135,7 @@ def read(source: Source, rate_hz: int, limits: Limits | None = None) -> Clip:
     limits = limits or Limits()
     _check_header(source, limits)
 
-    resample = _resampler(source.rate_hz, rate_hz)
+    resample = resampler(source.rate_hz, rate_hz)
     max_frames = int(limits.max_duration_s * source.rate_hz)
     frames = 0
     mono = _Growing(source, rate_hz)
@@ -273,8 +273,8 @@ def _check_samples(mono: Samples) -> None:
         raise BadSamples(f"The audio holds {what}; float samples must lie within -1 to 1. Scale and resend.")
 
 
-def _resampler(source_hz: int, target_hz: int) -> Callable[[Samples, bool], Samples]:
-    """A function (block, last) -> block at the target rate; keeps its state between blocks."""
+def resampler(source_hz: int, target_hz: int) -> Callable[[Samples, bool], Samples]:
+    """A function (block, last) -> block at the target rate, float32 (T,) both; keeps its state between blocks."""
     if source_hz == target_hz:
         return lambda block, _: block
     stream = soxr.ResampleStream(source_hz, target_hz, num_channels=1, dtype="float32", quality="HQ")

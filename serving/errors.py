@@ -95,6 +95,14 @@ class TooLarge(RequestError):
     code, http_status, grpc_status = "too_large", 413, "RESOURCE_EXHAUSTED"
 
 
+def too_large(max_bytes: int) -> TooLarge:
+    """The refusal of an upload over the limit, the same by every transport."""
+    return TooLarge(
+        f"The upload is over {max_bytes} bytes. Send a compressed format (FLAC, OGG, MP3) or cut it.",
+        max_bytes=max_bytes,
+    )
+
+
 class AudioTooLong(RequestError):
     code, http_status, grpc_status = "audio_too_long", 413, "INVALID_ARGUMENT"
 

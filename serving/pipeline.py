@@ -26,6 +26,11 @@ from serving.shadow import Shadowing
 _DECODERS_PER_CORE = 4
 _CLIPPED = 0.999
 
+MOST_CLIPS = 256
+"""Clips that one request of a transport that takes several may bring."""
+AT_A_TIME = 8
+"""Of those, how many ask for a permit at a time: one such request shall not take them all."""
+
 
 @dataclass(frozen=True)
 class Upload:
