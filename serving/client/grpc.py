@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -90,6 +91,7 @@ class Listen:
 
     def __init__(self, call: Any, channel: Grpc) -> None:
         self._call, self._channel = call, channel
+        self._closed = False
 
     async def send(self, frame: bytes) -> None:
         await self.write(pb.ListenRequest(frame=frame))
@@ -102,6 +104,11 @@ class Listen:
             response = await self._call.read()
         except grpc.aio.AioRpcError as error:
             raise self._channel.error(error) from error
+        except asyncio.CancelledError:
+            # gRPC tells the reader of a call that was given up as it tells a task that is cancelled.
+            if self._closed:
+                return None
+            raise
         if response is grpc.aio.EOF:
             return None
         kind = response.WhichOneof("message")
@@ -111,6 +118,7 @@ class Listen:
         return message({**told, "type": kind.replace("_", ".")})
 
     async def close(self) -> None:
+        self._closed = True
         self._call.cancel()
 
     async def write(self, request: pb.ListenRequest) -> None:

@@ -11,10 +11,11 @@ from urllib.parse import urlencode
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidStatus, WebSocketException
+from websockets.frames import CloseCode
 
 from serving.client.answers import Message, Prediction, message
 from serving.client.transport import CONNECT_S, Options, Tls
-from serving.errors import TimbreError, UnexpectedAnswer, Unreachable, refusal
+from serving.errors import TimbreError, TooLarge, UnexpectedAnswer, Unreachable, refusal
 
 _MOST_OF_A_BODY = 200  # characters of a strange answer that an error shows
 # Refused by what stands before the service: it has not reached it.
@@ -139,5 +140,7 @@ def _strange(status: int, body: bytes | bytearray) -> UnexpectedAnswer:
     return UnexpectedAnswer(f"The answer, of status {status}, is not Timbre's: {text!r}. Is the address right?")
 
 
-def _broken(error: ConnectionClosed) -> Unreachable:
+def _broken(error: ConnectionClosed) -> TimbreError:
+    if error.rcvd and error.rcvd.code == CloseCode.MESSAGE_TOO_BIG:
+        return TooLarge("A frame is larger than the service takes. Send about 100 ms at a time, one second at most.")
     return Unreachable(f"The live stream has broken: {error}.")

@@ -11,6 +11,8 @@ from serving.client.clips import Array, pcm
 from serving.client.transport import Options, Stream, Transport
 from serving.errors import Unreachable
 
+_MOMENT_S = 1.0
+
 Frames: TypeAlias = AsyncIterable[bytes | Array] | Iterable[bytes | Array]
 
 
@@ -40,6 +42,8 @@ async def converse(stream: Stream, first: Message, frames: Frames) -> AsyncGener
         yield first
         while (message := await stream.receive()) is not None:
             yield message
+        # A sender that fails closes the stream, and is done a moment later than its reader hears of it.
+        await asyncio.wait({sender}, timeout=_MOMENT_S)
         if not sender.done():
             raise Unreachable("The service has closed the live stream before its end.")
         await sender  # where sending failed, this says why

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from types import TracebackType
@@ -16,6 +16,8 @@ from serving.client.asynchronous import AHEAD, AsyncClient, in_order
 from serving.client.clips import Array, ClipLike
 
 T = TypeVar("T")
+
+_MOMENT_S = 0.01
 
 
 class Client:
@@ -42,14 +44,14 @@ class Client:
             for answer in answers:
                 yield _result(answer)
 
-    def listen(self, frames: Iterable[bytes | Array], rate_hz: int, **options: Any) -> Iterator[Message]:
+    def listen(self, frames: Iterable[bytes | Array], rate_hz: int, **options: Any) -> Generator[Message, None, None]:
         """Hear live audio: messages come while frames go; see :meth:`AsyncClient.listen`."""
         messages = self._client.listen(frames, rate_hz, **options)
         try:
             while (message := _wait(anext(messages, None))) is not None:
                 yield message
         finally:
-            _wait(messages.aclose())
+            _wait(_close(messages))
 
     def models(self) -> dict[str, Any]:
         """The loaded versions, how traffic goes, and what each says of itself: the answer of ``/models``."""
@@ -66,6 +68,13 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+async def _close(messages: AsyncGenerator[Message, None]) -> None:
+    """End a stream; after Ctrl-C what waited for its next message is still ending itself."""
+    while getattr(messages, "ag_running", False):  # noqa: ASYNC110 - nobody is told when it is over
+        await asyncio.sleep(_MOMENT_S)
+    await messages.aclose()
 
 
 @functools.cache

@@ -25,7 +25,7 @@ def on_ray(arguments: tuple[Any, ...], items: Sequence[Row], address: str | None
             this machine for as long as it takes.
 
     Raises:
-        UsageError: there is no cluster at that address.
+        UsageError: there is no cluster at that address, or it wants another token.
     """
     # No telemetry, and nothing on the terminal that is not about the archive: what goes wrong is raised.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -33,12 +33,15 @@ def on_ray(arguments: tuple[Any, ...], items: Sequence[Row], address: str | None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     import ray
     import ray.data
+    import ray.exceptions
 
     code = str(Path(serving.__file__).parent)
     try:
         ray.init(address, runtime_env={"py_modules": [code]}, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError) as error:
-        raise UsageError(f"There is no Ray cluster at {address}: {error}") from error
+    except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
+        raise UsageError(
+            f"No Ray cluster at {address} takes us in: {error}. One with a token wants it in RAY_AUTH_TOKEN."
+        ) from error
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

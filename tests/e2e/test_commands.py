@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import secrets
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from tests.conftest import ROOT
 from tests.models import copy_versions
 from tests.service import Service, environment, free_port, until
 from tests.sounds import encode, voice
+from tests.transports import Clip
 
 CLIPS = {
     "one.wav": encode(voice(1.0, seed=1), 16_000),
@@ -33,12 +39,14 @@ BAD = {"bad.wav": b"no audio at all, whatever it may be called", "more/silent.wa
 CODES = {"bad.wav": "unsupported_audio", "more/silent.wav": "no_speech"}
 
 
-def timbre(*arguments: str | Path, cwd: Path = ROOT, **settings: str | Path) -> subprocess.CompletedProcess[str]:
-    """``python -m serving ...``, after it has ended."""
+def timbre(
+    *arguments: str | Path, cwd: Path = ROOT, more: dict[str, str] | None = None, **settings: str | Path
+) -> subprocess.CompletedProcess[str]:
+    """``python -m serving ...``, after it has ended; ``more`` is for its environment."""
     return subprocess.run(
         [sys.executable, "-m", "serving", *map(str, arguments)],
         cwd=cwd,
-        env=environment(**settings) | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        env=environment(**settings) | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | (more or {}),
         capture_output=True,
         text=True,
         timeout=240,
@@ -296,3 +304,121 @@ def test_score_a_zip_file_by_fsspec(archive: Path, tmp_path: Path) -> None:
     arguments = ("score", f"zip://::{packed}", "--out", f"file://{table}", "--workers", "1")
     assert timbre(*arguments, cwd=tmp_path, models=ROOT / "exported").returncode == 1
     check_table(table, archive)
+
+
+def test_score_on_a_ray_cluster_says_the_same(archive: Path, tmp_path: Path) -> None:
+    """A cluster of its own processes, which the command joins by its address."""
+    pytest.importorskip("ray", reason="needs Ray, which is not installed here")
+    port, table, log = free_port(), tmp_path / "table.csv", tmp_path / "ray.txt"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    start = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        "--num-cpus=2",
+    ]
+    quiet = ["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"]
+    # Short, because the paths of Unix sockets are; and away from whatever else uses Ray on this machine.
+    with tempfile.TemporaryDirectory(prefix="ray-") as scratch, log.open("wb") as out:
+        command = [*start, *quiet, f"--temp-dir={scratch}"]
+        head = subprocess.Popen(command, env=os.environ | token, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            assert until(lambda: "--block" in log.read_text(), 120), log.read_text()
+            arguments = ("score", archive, "--out", table, "--engine", "ray", "--address")
+            result = timbre(*arguments, f"127.0.0.1:{port}", more=token)
+            assert result.returncode == 1, result.stderr
+            assert "6 files, 2 of them bad, 0 scored before" in result.stderr
+            check_table(table, archive)
+            # The journal is the same, whatever the engine: what one has scored the other does not score again.
+            fill(archive, {"new.wav": CLIPS["one.wav"]})
+            assert "7 files, 2 of them bad, 6 scored before" in timbre("score", archive, "--out", table).stderr
+        finally:
+            head.terminate()
+            head.wait(60)
+
+
+def test_what_is_not_installed_is_told_by_name(archive: Path, tmp_path: Path, service: Service) -> None:
+    for package, arguments in {
+        "ray": ("score", archive, "--out", tmp_path / "table.csv", "--engine", "ray"),
+        "pyarrow": ("score", archive, "--out", tmp_path / "table.parquet"),
+        "matplotlib": ("timeline", archive / "one.wav", "--png", tmp_path / "picture.png"),
+        "sounddevice": ("listen", "--url", service.url),
+    }.items():
+        code = f"import sys; sys.modules['{package}'] = None; from serving.__main__ import app; app()"
+        result = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert result.returncode == 2, result.stderr
+        assert f"needs the package {package}, which is not installed. `make extras`" in result.stderr
+
+
+@pytest.mark.parametrize("way", ["http", "grpc"])
+def test_listen_to_a_recording(tmp_path: Path, service: Service, spoken: dict[int, Clip], way: str) -> None:
+    clip = tmp_path / "spoken.wav"
+    clip.write_bytes(spoken[16_000].data)
+    url = service.url if way == "http" else f"grpc://{service.grpc}"
+    length_s = len(spoken[16_000].samples) / 16_000
+    started = time.monotonic()
+    result = timbre("listen", clip, "--url", url, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert time.monotonic() - started >= length_s  # at the speed at which it was spoken
+    messages = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [message["type"] for message in messages if message["type"] != "measurement"] == [
+        "session",
+        *["utterance.start", "utterance.end"] * 2,
+    ]
+    assert set(messages[0]["emotions"]) == set(load(ROOT / "exported" / "1").labels)
+
+
+def test_listen_to_a_microphone(tmp_path: Path, service: Service, spoken: dict[int, Clip]) -> None:
+    """PortAudio's part is played by a recording, ended as people end it; people see a line per utterance."""
+    (tmp_path / "spoken.pcm").write_bytes(spoken[16_000].pcm)
+    (tmp_path / "sounddevice.py").write_text(MICROPHONE)
+    command = [sys.executable, "-m", "serving", "listen", "--url", service.url]
+    env = environment() | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "SPOKEN": str(tmp_path / "spoken.pcm")}
+    log = tmp_path / "log.txt"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
+    assert until(lambda: log.read_text().count(" to ") == 2, 60), log.read_text()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert "Traceback" not in log.read_text()
+
+
+MICROPHONE = """
+import os, threading
+from pathlib import Path
+
+class PortAudioError(Exception): ...
+
+def query_devices(kind):
+    return {"default_samplerate": 16_000.0}
+
+def check_input_settings(**settings):
+    assert settings == {"channels": 1, "dtype": "int16", "samplerate": 16_000}
+
+class RawInputStream:
+    def __init__(self, rate_hz, blocksize, channels, dtype, callback):
+        self.callback, self.size, self.over = callback, 2 * blocksize, threading.Event()
+    def __enter__(self):
+        threading.Thread(target=self.play, daemon=True).start()
+    def __exit__(self, *_):
+        self.over.set()
+    def play(self):
+        sound = Path(os.environ["SPOKEN"]).read_bytes()
+        place = 0
+        while not self.over.wait(0.02):
+            frame = sound[place : place + self.size].ljust(self.size, bytes(1))
+            place += self.size
+            self.callback(memoryview(frame), len(frame) // 2, None, None)
+"""
