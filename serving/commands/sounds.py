@@ -13,7 +13,7 @@ from serving.errors import UsageError, missing
 from serving.formats import open_source
 
 _FRAME_S = 0.1
-_MAX_RATE_HZ = 48_000  # of live audio
+_MAX_RATE_HZ = 48 * 1000  # of live audio
 _WAITING = 100  # frames of the microphone that wait for a slow network: ten seconds
 _LONGEST_S = 24 * 3600.0
 

@@ -39,8 +39,9 @@ def on_ray(arguments: tuple[Any, ...], items: Sequence[Row], address: str | None
     try:
         ray.init(address, runtime_env={"py_modules": [code]}, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
+        where = f"at {address}" if address else "on this machine"
         raise UsageError(
-            f"No Ray cluster at {address} takes us in: {error}. One with a token wants it in RAY_AUTH_TOKEN."
+            f"No Ray cluster {where} takes us in: {error}. One that has a token wants it in RAY_AUTH_TOKEN."
         ) from error
     try:
         context = ray.data.DataContext.get_current()

@@ -31,7 +31,11 @@ class Journal:
         self._path = path
         self._file = path.open("a+b")
         self._places: dict[str, tuple[str, int]] = {}  # by path: state, and where its line begins
-        self._read(facts)
+        try:
+            self._read(facts)
+        except BaseException:
+            self._file.close()
+            raise
 
     def missing(self, items: Iterable[Item]) -> list[Item]:
         """Those that have no row yet, have changed since, or could not be read when it was tried."""
