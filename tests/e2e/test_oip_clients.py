@@ -110,9 +110,7 @@ def test_triton_gets_only_what_it_requests(triton: Told, who: str) -> None:
     assert triton[who] == [{"outputs": ["emotion"]}]
 
 
-@pytest.mark.parametrize(
-    ("who", "status"), [("http-refused", "415"), ("grpc-refused", "StatusCode.INVALID_ARGUMENT")]
-)
+@pytest.mark.parametrize(("who", "status"), [("http-refused", "415"), ("grpc-refused", "StatusCode.INVALID_ARGUMENT")])
 def test_triton_is_told_why(triton: Told, who: str, status: str) -> None:
     (told,) = triton[who]
     assert told["status"] == status
