@@ -62,6 +62,8 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--no-emit-package torch --override requirements/overrides.in -c requirements/serving.txt requirements/dev.in \
 		-o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		requirements/clients.in -o requirements/clients.txt
 
 clean: ## remove the environment and caches, not data or runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
