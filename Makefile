@@ -17,7 +17,7 @@ serve: $(VENV)/.serving ## answer on http://localhost:3000 with the newest commi
 	@exec $(BIN)/python -m serving serve
 
 extras: $(VENV)/.serving ## install what single commands of `python -m serving` need beside: Parquet, Ray, pictures, microphone
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/client.txt
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/extras.txt
 
 test: $(VENV)/.dev ## run every test
 	$(BIN)/python -m pytest $(ARGS)
@@ -58,7 +58,7 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--generate-hashes -c requirements/serving.txt requirements/serving-cuda.in -o requirements/serving-cuda.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
-		--generate-hashes -c requirements/serving.txt requirements/client.in -o requirements/client.txt
+		--generate-hashes -c requirements/serving.txt requirements/extras.in -o requirements/extras.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--no-emit-package torch --override requirements/overrides.in -c requirements/serving.txt requirements/dev.in \
 		-o requirements/dev.txt

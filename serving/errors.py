@@ -233,5 +233,5 @@ def missing(package: str, what: str) -> UsageError:
     """Something optional is asked for and not installed."""
     return UsageError(
         f"{what} needs the package {package}, which is not installed. `make extras` installs it, or pip with "
-        "requirements/client.txt."
+        "requirements/extras.txt."
     )

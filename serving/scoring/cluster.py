@@ -1,4 +1,4 @@
-"""The engine of many machines: Ray Data. An optional package; see requirements/client.in."""
+"""The engine of many machines: Ray Data. An optional package; see requirements/extras.in."""
 
 from __future__ import annotations
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -40,7 +43,8 @@ from serving.errors import (
     UnsupportedAudio,
     UsageError,
 )
-from tests.service import Service, free_port
+from tests.conftest import ROOT
+from tests.service import Service, environment, free_port
 from tests.sounds import encode, voice
 from tests.transports import Clip
 
@@ -357,3 +361,28 @@ def test_no_more_are_asked_at_a_time_than_allowed() -> None:
         assert len(list(client.predict_many([WAV] * 12, concurrency=3))) == 12
         assert asked.times == 12
         assert asked.most == 3
+
+
+def test_readmes_example_runs(service: Service, tmp_path: Path, exported: Path, spoken: dict[int, Clip]) -> None:
+    block = re.search(r"## From Python\n\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block
+    code = block[1].replace("http://localhost:3000", service.url)
+    (tmp_path / "clip.wav").write_bytes(WAV)
+    (tmp_path / "exported").symlink_to(exported)
+    (tmp_path / "frames.pcm").write_bytes(spoken[16_000].pcm)
+    frames = "f = open('frames.pcm', 'rb'); frames = iter(lambda: f.read(3200) or None, None)\n"
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", frames + code + "\nf.close()"],
+        cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    emotion, *rest = result.stdout.splitlines()
+    assert rest[:20] == [emotion] * 20
+    assert rest[20].startswith("Session(")
+    assert sum(line.startswith("UtteranceEnd(") for line in rest) == 2
+    assert rest[-1] == emotion
