@@ -8,13 +8,16 @@ ARGS ?=
 SERVING ?= serving
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format lock data train evaluate compare export clean
+.PHONY: help serve extras test lint format proto lock data train evaluate compare export clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.serving ## answer on http://localhost:3000 with the newest committed model
 	@exec $(BIN)/python -m serving serve
+
+extras: $(VENV)/.serving ## install what single commands of `python -m serving` need beside: Parquet, Ray, pictures, microphone
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/extras.txt
 
 test: $(VENV)/.dev ## run every test
 	$(BIN)/python -m pytest $(ARGS)
@@ -28,6 +31,11 @@ lint: $(VENV)/.dev ## style, types and import rules
 format: $(VENV)/.dev ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+PROTOS := $(shell find serving/proto -name '*.proto')
+
+proto: $(VENV)/.dev ## generate the stubs of serving/proto anew
+	PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I . --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. $(PROTOS)
 
 data: $(VENV)/.dev ## download RAVDESS and TESS into data/ (or ARGS="--data DIR"), resuming
 	$(BIN)/python -m training data $(ARGS)
@@ -50,8 +58,12 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--generate-hashes -c requirements/serving.txt requirements/serving-cuda.in -o requirements/serving-cuda.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		--generate-hashes -c requirements/serving.txt requirements/extras.in -o requirements/extras.txt
+	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--no-emit-package torch --override requirements/overrides.in -c requirements/serving.txt requirements/dev.in \
 		-o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		requirements/clients.in -o requirements/clients.txt
 
 clean: ## remove the environment and caches, not data or runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -78,7 +78,7 @@ def profile(out: Path, seconds: int) -> dict[str, Any]:
 
 
 def by_part(raw: str) -> Counter[str]:
-    """py-spy's raw lines ("frame;frame;frame count", outermost first) counted by :data:`PARTS`, without idle threads."""
+    """py-spy's raw lines ("frame;frame;frame count", outermost first) by :data:`PARTS`; idle threads are left out."""
     counted: Counter[str] = Counter()
     for line in raw.splitlines():
         stack, _, count = line.rpartition(" ")

@@ -1,4 +1,4 @@
-"""python -m serving serve"""
+"""python -m serving serve | predict | listen | timeline | score | models"""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import typer
 
-from serving.errors import SettingsError, TimbreError
-from serving.server import run
-from serving.settings import Settings
-from serving.workers import run_workers
+from serving.commands.listen import listen
+from serving.commands.models import models
+from serving.commands.options import FAILED, USAGE
+from serving.commands.predict import predict
+from serving.commands.score import score
+from serving.commands.timeline import timeline
+
+if TYPE_CHECKING:
+    from serving.settings import Settings
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Timbre hears a voice and says which emotion is in it."
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Timbre hears a voice and says which emotion is in it. Exit codes: 0; 1 some file failed; 2 wrong usage.",
 )
 
 
@@ -28,23 +37,37 @@ def serve() -> None:
 @app.command(hidden=True)
 def worker(socket_number: int) -> None:
     """One of several processes that `serve` starts; listens on a socket that it was given."""
+    from serving.server import run
+
     listener = socket.socket(fileno=os.dup(socket_number))
     _run(lambda settings: run(settings, listener))
 
 
+for command in (predict, listen, timeline, score, models):
+    app.command()(command)
+
+
 def _serve(settings: Settings) -> None:
     if settings.workers > 1:
+        from serving.workers import run_workers
+
         run_workers(settings)
     else:
+        from serving.server import run
+
         run(settings)
 
 
 def _run(action: Callable[[Settings], None]) -> None:
+    # The service is imported only by who starts one: it takes longer than most other commands do.
+    from serving.errors import SettingsError, TimbreError
+    from serving.settings import Settings
+
     try:
         action(Settings.from_environment())
     except TimbreError as error:
         print(f"Timbre does not start. {error}", file=sys.stderr)
-        raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from None
+        raise typer.Exit(USAGE if isinstance(error, SettingsError) else FAILED) from None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+UNREADABLE = "unreadable"
+"""Code of a file that could not be read: it may be another time."""
+
 
 class TimbreError(Exception):
     """Base of all errors this project raises on purpose."""
@@ -31,6 +34,26 @@ class RoutesError(TimbreError):
 
 class RuntimeUnavailable(TimbreError):
     """``TIMBRE_RUNTIME`` asks for a device that cannot be used; the service does not start."""
+
+
+class Unreachable(TimbreError):
+    """A client gets no connection to the service, or it broke before the answer was whole.
+
+    Args:
+        retry_after_s: after how long to try again, where somebody on the way has said so.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.details = {} if retry_after_s is None else {"retry_after_s": retry_after_s}
+
+
+class UnexpectedAnswer(TimbreError):
+    """What answered a client is not this service, or not of a release that the client understands."""
+
+
+class UsageError(TimbreError):
+    """A command is asked for something impossible: exit code 2."""
 
 
 class RequestError(TimbreError):
@@ -95,6 +118,14 @@ class TooLarge(RequestError):
     code, http_status, grpc_status = "too_large", 413, "RESOURCE_EXHAUSTED"
 
 
+def too_large(max_bytes: int) -> TooLarge:
+    """The refusal of an upload over the limit, the same by every transport."""
+    return TooLarge(
+        f"The upload is over {max_bytes} bytes. Send a compressed format (FLAC, OGG, MP3) or cut it.",
+        max_bytes=max_bytes,
+    )
+
+
 class AudioTooLong(RequestError):
     code, http_status, grpc_status = "audio_too_long", 413, "INVALID_ARGUMENT"
 
@@ -145,6 +176,30 @@ class DeadlineExceeded(RequestError):
     code, http_status, grpc_status = "deadline_exceeded", 504, "DEADLINE_EXCEEDED"
 
 
+class InvalidFrame(RequestError):
+    """A frame of a live stream is not such samples."""
+
+    code, http_status, grpc_status = "invalid_frame", 422, "INVALID_ARGUMENT"
+
+
+class IdleTimeout(RequestError):
+    """A live stream has sent nothing for too long."""
+
+    code, http_status, grpc_status = "idle_timeout", 408, "DEADLINE_EXCEEDED"
+
+
+class StreamTooLong(RequestError):
+    """A live stream has lasted as long as one may."""
+
+    code, http_status, grpc_status = "stream_too_long", 413, "RESOURCE_EXHAUSTED"
+
+
+class SlowReader(RequestError):
+    """The client of a live stream does not read what it is sent."""
+
+    code, http_status, grpc_status = "slow_reader", 408, "RESOURCE_EXHAUSTED"
+
+
 class NotReady(RequestError):
     """A routed version cannot answer."""
 
@@ -155,3 +210,28 @@ class Stopping(RequestError):
     """The service has been told to stop."""
 
     code, http_status, grpc_status = "stopping", 503, "UNAVAILABLE"
+
+
+def refusal(code: str, message: str, **details: Any) -> RequestError | UnexpectedAnswer:
+    """The error that a service has told by its code word, for clients to raise."""
+    for error in RequestError.__subclasses__():
+        if error.code == code:
+            return error(message, **details)
+    return UnexpectedAnswer(f"The service refuses with a code that this client does not know, {code!r}: {message}")
+
+
+def told(error: Exception) -> dict[str, str]:
+    """Code word and sentence of why a file has no answer, whatever stood in its way."""
+    if isinstance(error, RequestError):
+        return {"code": error.code, "message": error.message}
+    if isinstance(error, OSError):
+        return {"code": UNREADABLE, "message": f"{error.strerror or error}."}
+    return {"code": "failed", "message": str(error) or type(error).__name__}
+
+
+def missing(package: str, what: str) -> UsageError:
+    """Something optional is asked for and not installed."""
+    return UsageError(
+        f"{what} needs the package {package}, which is not installed. `make extras` installs it, or pip with "
+        "requirements/extras.txt."
+    )

@@ -73,3 +73,21 @@ def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE))
     assert {"serve", "test", "data", "train", "evaluate", "export"} <= named <= targets
+
+
+def test_every_command_and_option_that_is_named_exists() -> None:
+    import typer.main
+
+    from serving.__main__ import app
+
+    commands = typer.main.get_group(app).commands
+    block = re.search(r"## Command line\n\n```sh\n(.*?)```", README, re.DOTALL)
+    assert block
+    named = set()
+    for line in block[1].splitlines():
+        words = line.replace(";", " ").split()
+        assert words[:3] == ["python", "-m", "serving"]
+        named.add(words[3])
+        options = {option for parameter in commands[words[3]].params for option in parameter.opts}
+        assert {word.rstrip(",") for word in words if word.startswith("--")} <= options, line
+    assert named == {name for name, command in commands.items() if not command.hidden} - {"serve"}

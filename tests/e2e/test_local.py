@@ -1,14 +1,16 @@
+"""A saved version without a server."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from serving import audio
 from serving.client import load
 from serving.errors import ArtifactError
-from tests.e2e.conftest import service as service
 from tests.service import Service
 from tests.sounds import encode, voice
 
@@ -20,19 +22,21 @@ def test_it_answers_as_the_service_does(exported: Path, tmp_path: Path, service:
     clip.write_bytes(LONG)
     here = load(exported / "1")(clip)
     there = httpx.post(f"{service.url}/predict", files={"file": ("clip.wav", LONG)}, timeout=30).json()
-    mine = here.model_dump()
+    mine = here.as_dict()
     for key in ("emotion", "filename", "model_version", "duration_s"):
         assert mine[key] == there[key]
     assert mine["all_emotions"] == pytest.approx(there["all_emotions"], abs=1e-5)
     assert len(mine["segments"]) == len(there["segments"])
 
 
-def test_bytes_will_do_and_nothing_is_named_when_unsure(exported: Path) -> None:
+def test_bytes_and_samples_will_do_and_nothing_is_named_when_unsure(exported: Path) -> None:
     hear = load(str(exported / "1"))
     answer = hear(LONG, min_confidence=1.0)
     assert answer.emotion is None
     assert answer.filename is None
     assert set(answer.all_emotions) == set(hear.labels)
+    samples = (voice(10.0) * np.iinfo(np.int16).max).astype(np.int16)
+    assert hear((samples, 16_000)).all_emotions == pytest.approx(answer.all_emotions, abs=1e-3)
 
 
 def test_what_is_wrong_is_told(exported: Path, tmp_path: Path) -> None:

@@ -10,35 +10,51 @@ import numpy as np
 from serving import audio
 from serving.aggregate import prediction
 from serving.artifact import Artifact
+from serving.client.answers import Prediction
+from serving.client.clips import ClipLike, read
 from serving.runtime import choose_runtime
-from serving.schemas import Prediction, Timing, milliseconds
+from serving.schemas import Timing, milliseconds
 from serving.session import Session
 
 
 class Local:
-    """Hears clips with one exported version in this process; see :func:`load`."""
+    """Hears clips with one exported version in this process; safe to call from several threads at once.
 
-    def __init__(self, session: Session, limits: audio.Limits) -> None:
-        self._session, self._limits = session, limits
+    Args:
+        artifact: the verified version.
+        limits: what audio is accepted.
+
+    Raises:
+        ArtifactError: the version does not run.
+    """
+
+    def __init__(self, artifact: Artifact, limits: audio.Limits | None = None) -> None:
+        self._session, self._limits = Session(artifact, choose_runtime("auto", 0, 0)), limits or audio.Limits()
+
+    @classmethod
+    def load(cls, folder: Path, limits: audio.Limits | None = None) -> Local:
+        """From an exported version's folder; see :func:`serving.client.load`."""
+        return cls(Artifact.load(folder), limits)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The emotions it knows."""
         return self._session.metadata.labels
 
-    def __call__(self, clip: str | Path | bytes, min_confidence: float = 0.0) -> Prediction:
+    def __call__(self, clip: ClipLike, min_confidence: float = 0.0) -> Prediction:
         """The answer to one clip, the same that the service gives.
 
         Args:
-            clip: path of an audio file, or its bytes.
+            clip: path of an audio file, its bytes, or (samples, rate in Hz).
             min_confidence: below it no emotion is named.
 
         Raises:
             OSError: the file cannot be read.
+            TypeError, ValueError: the samples are of a kind or shape that is no audio.
             RequestError: the audio is refused; see ``audio.decode`` and ``audio.windows``.
         """
+        data, name = read(clip)
         started = time.perf_counter()
-        data, name = (clip, None) if isinstance(clip, bytes) else (Path(clip).read_bytes(), Path(clip).name)
         metadata = self._session.metadata
         decoded = audio.decode(data, metadata.windows.rate_hz, self._limits)
         windows = audio.windows(decoded.samples, metadata.windows)
@@ -52,15 +68,7 @@ class Local:
             inference=milliseconds(done - ready),
             total=milliseconds(done - started),
         )
-        return prediction(
+        told = prediction(
             np.concatenate(rows), windows, decoded, metadata, timing, filename=name, min_confidence=min_confidence
         )
-
-
-def load(folder: str | Path, limits: audio.Limits | None = None) -> Local:
-    """A saved version as a function: ``load("exported/1")("clip.wav").emotion``.
-
-    Raises:
-        ArtifactError: the folder is no version, or it is damaged.
-    """
-    return Local(Session(Artifact.load(Path(folder)), choose_runtime("auto", 0, 0)), limits or audio.Limits())
+        return Prediction.of(told.model_dump())

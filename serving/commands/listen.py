@@ -1,0 +1,95 @@
+"""``listen [FILE]``"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from serving.commands.options import AsJson, Confidence, Version, exit_codes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
+    from serving.client import Message
+
+Recording = Annotated[Path | None, typer.Argument(help="An audio file, heard at its own speed; else the microphone.")]
+Service = Annotated[str, typer.Option(help="The service that is asked: http://HOST:3000 or grpc://HOST:3001.")]
+
+
+def listen(
+    file: Recording = None,
+    url: Service = "http://localhost:3000",
+    as_json: AsJson = False,
+    version: Version = None,
+    min_confidence: Confidence = 0.0,
+) -> None:
+    """Live: a bar per emotion while somebody speaks, a line per utterance; --json for every message. Ctrl-C ends it."""
+    from serving.commands.sounds import microphone, recording
+    from serving.commands.sources import connect
+
+    with exit_codes(), connect(url) as client:
+        frames, rate_hz = microphone() if file is None else recording(file)
+        messages = client.listen(frames, rate_hz, version=version, min_confidence=min_confidence)
+        try:
+            if as_json:
+                for message in messages:
+                    print(json.dumps(_as_json(message)), flush=True)
+            else:
+                _show(messages)
+        except KeyboardInterrupt:
+            pass  # whoever speaks into a microphone ends it so
+
+
+def _as_json(message: Message) -> dict[str, object]:
+    from serving.client import UtteranceFailed
+    from serving.errors import told
+
+    if isinstance(message, UtteranceFailed):
+        return {"type": message.type, "utterance": message.utterance, "error": told(message.error)}
+    return {"type": message.type, **dataclasses.asdict(message)}
+
+
+def _show(messages: Iterator[Message]) -> None:
+    from rich.live import Live
+
+    from serving.client import Measurement, Session, UtteranceEnd, UtteranceFailed, UtteranceStart
+    from serving.commands.telling import clock, tables
+
+    console = tables()
+    nothing: dict[str, float] = {}
+    with Live(console=console, transient=True) as live:
+        for message in messages:
+            match message:
+                case Session():
+                    nothing = dict.fromkeys(message.emotions, 0.0)
+                    live.update(_bars("silence", nothing))
+                case UtteranceStart():
+                    live.update(_bars(f"{clock(message.start_s)} somebody speaks", nothing))
+                case Measurement():
+                    shares = {emotion: message.all_emotions[emotion] for emotion in nothing}
+                    live.update(_bars(f"{clock(message.end_s)} {message.emotion or 'not sure'}", shares))
+                case UtteranceEnd():
+                    heard = message.prediction
+                    span = f"{clock(message.start_s)} to {clock(message.end_s)}"
+                    console.print(f"{span}  {heard.emotion or 'not sure'}, {heard.confidence:.2f}")
+                    live.update(_bars("silence", nothing))
+                case UtteranceFailed():
+                    console.print(f"utterance {message.utterance}: {message.error}")
+                    live.update(_bars("silence", nothing))
+
+
+def _bars(title: str, shares: dict[str, float]) -> Table:
+    from rich.table import Table
+
+    from serving.commands.telling import bar
+
+    table = Table("", title, "", box=None, min_width=60)
+    for emotion, share in shares.items():
+        table.add_row(emotion, bar(share, 40), f"{share:.2f}")
+    return table

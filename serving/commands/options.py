@@ -1,0 +1,36 @@
+"""Options that several commands have, where answers come from, and how errors become exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.errors import SettingsError, TimbreError, UsageError
+
+FAILED, USAGE = 1, 2
+"""Exit codes beside 0: some file failed; asked for something impossible."""
+
+Url = Annotated[
+    str | None,
+    typer.Option(help="The service that is asked, http://HOST:3000 or grpc://HOST:3001; none: answered here."),
+]
+Models = Annotated[Path, typer.Option(envvar="TIMBRE_MODELS", help="Folder with the exported versions.")]
+Version = Annotated[str | None, typer.Option(help="The version that answers; else the default of routes.yaml.")]
+Confidence = Annotated[float, typer.Option(min=0, max=1, help="Below this probability no emotion is named.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON in place of a table.")]
+
+MODELS = Path("exported")
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Errors end the command with a sentence and its exit code, not with a traceback."""
+    try:
+        yield
+    except TimbreError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(USAGE if isinstance(error, UsageError | SettingsError) else FAILED) from None

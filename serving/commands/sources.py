@@ -1,0 +1,101 @@
+"""Who hears: a service by its address, or a version in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.client import Client, Prediction
+from serving.client.asynchronous import in_order
+from serving.errors import RequestError, UnknownVersion, Unreachable, UsageError
+
+if TYPE_CHECKING:
+    from serving.audio import Limits
+
+Heard = Prediction | Exception
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where answers come from; ``models`` counts where there is no ``url``."""
+
+    url: str | None
+    models: Path
+    version: str | None
+
+    def hear(self, files: Sequence[Path], min_confidence: float = 0.0, limits: Limits | None = None) -> Iterator[Heard]:
+        """An answer or an error per file, in their order; several at a time.
+
+        Args:
+            limits: what audio is accepted, where it is heard here.
+
+        Raises:
+            UsageError: there is no such version, or no such kind of address.
+            Unreachable: there is no service.
+        """
+        if self.url is None:
+            yield from self._hear_here(files, min_confidence, limits)
+            return
+        with connect(self.url) as client:
+            for answer in client.predict_many(
+                files, return_exceptions=True, version=self.version, min_confidence=min_confidence
+            ):
+                if isinstance(answer, Unreachable | UnknownVersion):
+                    raise answer  # the others will fare no better
+                yield answer
+
+    def _hear_here(self, files: Sequence[Path], min_confidence: float, limits: Limits | None) -> Iterator[Heard]:
+        from serving.client.local import Local
+        from serving.runtime import cores
+
+        hear = Local.load(self.models / chosen_version(self.models, self.version), limits)
+
+        def answer(file: Path) -> Heard:
+            try:
+                return hear(file, min_confidence)
+            except (RequestError, OSError) as error:
+                return error
+
+        with (
+            ThreadPoolExecutor(cores()) as pool,
+            closing(in_order(files, lambda file: pool.submit(answer, file), 2 * cores())) as answers,
+        ):
+            for one in answers:
+                yield one.result()
+
+
+def connect(url: str) -> Client:
+    """A client of that service.
+
+    Raises:
+        UsageError: the address is of another kind.
+    """
+    try:
+        return Client(url)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def chosen_version(models: Path, wanted: str | None) -> str:
+    """The version asked for; else the one that a service would answer with by default.
+
+    Raises:
+        UsageError: there is no such version.
+        ArtifactError: there is none at all.
+        RoutesError: routes.yaml says something impossible.
+    """
+    from serving.artifact import versions
+    from serving.router import ROUTES_FILE, Routes
+
+    there = versions(models)
+    routes = models / ROUTES_FILE
+    if wanted is None and routes.is_file():
+        parsed = Routes.parse(routes.read_text(), routes)
+        wanted = parsed.variants[parsed.default].version
+    if wanted is not None and wanted not in there:
+        raise UsageError(f"{models} holds no version {wanted!r}; it holds {', '.join(there)}.")
+    return wanted or there[-1]

@@ -1,0 +1,73 @@
+"""The engine of many machines: Ray Data. An optional package; see requirements/extras.in."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import serving
+from serving.artifact import Artifact
+from serving.errors import UsageError
+from serving.scoring.scorer import Row, Scorer
+
+_ITEMS_OF_A_BLOCK = 16  # rows come back block by block: this much is lost at most where a run is stopped
+
+
+def on_ray(arguments: tuple[Any, ...], items: Sequence[Row], address: str | None) -> Iterator[Row]:
+    """Rows of the items, as they are ready; one actor per core of the cluster.
+
+    Args:
+        arguments: of :class:`Scorer`; the model travels once, through the cluster's object store.
+        address: a cluster's ``HOST:PORT`` or ``ray://HOST:PORT``; where None, that of RAY_ADDRESS, or else a cluster on
+            this machine for as long as it takes.
+
+    Raises:
+        UsageError: there is no cluster at that address, or it wants another token.
+    """
+    # No telemetry, and nothing on the terminal that is not about the archive: what goes wrong is raised.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    import ray
+    import ray.data
+    import ray.exceptions
+
+    code = str(Path(serving.__file__).parent)
+    try:
+        ray.init(address, runtime_env={"py_modules": [code]}, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
+        where = f"at {address}" if address else "on this machine"
+        raise UsageError(
+            f"No Ray cluster {where} takes us in: {error}. One that has a token wants it in RAY_AUTH_TOKEN."
+        ) from error
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        artifact, *rest = arguments
+        blocks = max(1, len(items) // _ITEMS_OF_A_BLOCK)
+        data = ray.data.from_items(list(items), override_num_blocks=blocks)
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+        # Actors are made of the class, which Ray's types do not say.
+        rows = data.map(
+            _OnRay,  # type: ignore[arg-type]
+            fn_constructor_args=(ray.put(artifact), *rest),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=cores),
+            num_cpus=1,
+        )
+        yield from rows.iter_rows()
+    finally:
+        ray.shutdown()
+
+
+class _OnRay(Scorer):
+    """The same function, its model taken from the object store."""
+
+    def __init__(self, artifact: Any, *rest: Any) -> None:
+        import ray
+
+        loaded: Artifact = ray.get(artifact)
+        super().__init__(loaded, *rest)

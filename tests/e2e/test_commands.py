@@ -1,0 +1,424 @@
+"""The command line, run as users run it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from typer.testing import CliRunner, Result
+
+from serving.__main__ import app
+from serving.client import load
+from tests.conftest import ROOT
+from tests.models import copy_versions
+from tests.service import Service, environment, free_port, until
+from tests.sounds import encode, voice
+from tests.transports import Clip
+
+CLIPS = {
+    "one.wav": encode(voice(1.0, seed=1), 16_000),
+    "two.flac": encode(voice(4.0, seed=2), 16_000, "FLAC"),
+    "more/three.ogg": encode(voice(2.0, seed=3), 48_000, "OGG"),
+    "more/four.wav": encode(voice(0.5, 8_000, seed=4), 8_000),
+}
+BAD = {"bad.wav": b"no audio at all, whatever it may be called", "more/silent.wav": encode(np.zeros(8000), 16_000)}
+CODES = {"bad.wav": "unsupported_audio", "more/silent.wav": "no_speech"}
+
+
+def timbre(
+    *arguments: str | Path, cwd: Path = ROOT, more: dict[str, str] | None = None, **settings: str | Path
+) -> subprocess.CompletedProcess[str]:
+    """``python -m serving ...``, after it has ended; ``more`` is for its environment."""
+    return subprocess.run(
+        [sys.executable, "-m", "serving", *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**settings) | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | (more or {}),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def told(*arguments: str | Path, **settings: str | Path) -> Result:
+    """The same in this process: sooner, where nothing about processes is the question."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment(**settings))
+
+
+def fill(folder: Path, *kinds: dict[str, bytes]) -> Path:
+    for name, data in {key: value for kind in kinds for key, value in kind.items()}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Good files, bad ones, and one that is none of our business."""
+    return fill(tmp_path / "archive", CLIPS, BAD, {"notes.txt": b"not audio, and not called so"})
+
+
+def answers(archive: Path) -> dict[str, Any]:
+    """What the version says of the good clips, without the command line."""
+    hear = load(ROOT / "exported" / "1")
+    return {name: hear(archive / name) for name in CLIPS}
+
+
+def test_predict_shows_a_table_and_fails_with_a_file(archive: Path) -> None:
+    good = timbre("predict", *(archive / name for name in CLIPS))
+    assert (good.returncode, good.stderr) == (0, "")
+    for name, answer in answers(archive).items():
+        (line,) = [line for line in good.stdout.splitlines() if name in line]
+        assert str(answer.emotion) in line
+        assert f"{answer.confidence:.2f}" in line
+    mixed = timbre("predict", archive / "bad.wav", archive / "one.wav", archive / "nowhere.wav")
+    assert mixed.returncode == 1
+    assert "bad.wav: unsupported_audio: " in mixed.stderr
+    assert "nowhere.wav: unreadable: No such file" in mixed.stderr
+    assert "Traceback" not in mixed.stderr
+    assert str(answers(archive)["one.wav"].emotion) in mixed.stdout
+
+
+def test_predict_as_json_says_the_same_with_and_without_a_service(archive: Path, service: Service) -> None:
+    files = [archive / name for name in (*CLIPS, *BAD)]
+    here = timbre("predict", "--json", *files)
+    there = timbre("predict", "--json", "--url", service.url, *files)
+    assert (here.returncode, there.returncode) == (1, 1)
+    expected = answers(archive)
+    for line, other, file in zip(here.stdout.splitlines(), there.stdout.splitlines(), files, strict=True):
+        mine, its = json.loads(line), json.loads(other)
+        name = str(file.relative_to(archive))
+        assert mine["file"] == its["file"] == str(file)
+        if name in BAD:
+            assert mine["error"] == its["error"]
+            assert mine["error"]["code"] == CODES[name]
+        else:
+            assert mine["all_emotions"] == pytest.approx(its["all_emotions"], abs=1e-5)
+            assert mine["all_emotions"] == expected[name].all_emotions
+            assert (mine["request_id"] is None, its["request_id"] is None) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["predict"], "Missing argument"),
+        (["predict", "--json", "--min-confidence", "2", "x.wav"], "min-confidence"),
+        (["predict", "--version", "404", "x.wav"], "holds no version '404'; it holds 1"),
+        (["predict", "--url", "localhost", "x.wav"], "http://HOST:3000"),
+        (["timeline", "x.wav", "--png", "/nowhere/at/all.png"], "no such folder"),
+        (["score", "/nowhere/at/all", "--out", "x.csv"], "no such folder"),
+        (["score", ".", "--out", "x.xlsx"], "ends in .parquet, .csv, .jsonl"),
+        (["score", ".", "--out", "/nowhere/at/all/x.csv"], "no such folder"),
+        (["score", "serving", "--out", "x.csv"], "no audio file"),
+        (["score", ".", "--out", "x.csv", "--address", "here:1"], "--engine ray"),
+        (["score", "."], "Missing option"),
+        (["dance"], "No such command"),
+    ],
+)
+def test_wrong_usage_is_2_and_says_what_is_wrong(arguments: list[str], says: str) -> None:
+    result = told(*arguments)
+    assert result.exit_code == 2, result.stderr
+    assert says in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.stderr
+
+
+def test_no_service_and_no_model_are_1(archive: Path, tmp_path: Path) -> None:
+    nobody = told("models", "--url", f"http://127.0.0.1:{free_port()}")
+    assert nobody.exit_code == 1
+    assert "cannot be reached" in nobody.stderr
+    nothing = told("predict", archive / "one.wav", models=tmp_path)
+    assert nothing.exit_code == 1
+    assert "no exported version here" in nothing.stderr
+
+
+def test_models_of_a_folder_and_of_a_service(tmp_path: Path, service: Service) -> None:
+    folder = copy_versions(tmp_path, "2", "3")
+    (folder / "routes.yaml").write_text(
+        'default: a\nvariants: {a: {version: "1", weight: 90}, b: {version: "2", weight: 10}}\n'
+        'shadow: {version: "2", percent: 5}\n'
+    )
+    table = told("models", models=folder).stdout
+    for text in (
+        "a: 90, default",
+        "b: 10",
+        "shadow: 5 %",
+        "not routed",
+        "test: UAR 0.711 (0.638 to 0.782), accuracy 0.700",
+    ):
+        assert text in table
+    assert [model["version"] for model in json.loads(told("models", "--json", models=folder).stdout)["models"]] == [
+        *"123"
+    ]
+    assert "stable: 100, default" in told("models", "--url", service.url).stdout
+
+
+def test_the_default_of_the_routes_answers(archive: Path, tmp_path: Path) -> None:
+    folder = copy_versions(tmp_path, "2")
+    assert json.loads(told("predict", "--json", archive / "one.wav", models=folder).stdout)["model_version"] == "2"
+    (folder / "routes.yaml").write_text('default: a\nvariants: {a: {version: "1", weight: 1}}\n')
+    assert json.loads(told("predict", "--json", archive / "one.wav", models=folder).stdout)["model_version"] == "1"
+
+
+def test_timeline_of_a_long_recording_and_its_picture(tmp_path: Path) -> None:
+    gap = np.zeros(16_000 * 8, dtype=np.float32)
+    long = tmp_path / "long.wav"
+    long.write_bytes(encode(np.concatenate([voice(9.0, seed=1), gap, voice(6.0, pitch_hz=300, seed=2)]), 16_000))
+    png = tmp_path / "picture.png"
+    result = timbre("timeline", long, "--png", png)
+    assert result.returncode == 0, result.stderr
+    answer = load(ROOT / "exported" / "1")(long)
+    lines = [line for line in result.stdout.splitlines() if line.startswith("│")]
+    assert len(lines) == len(answer.segments)
+    for line, segment in zip(lines, answer.segments, strict=True):
+        assert str(segment.emotion) in line
+        assert f"0:{segment.start_s:04.1f}" in line
+    assert png.read_bytes().startswith(b"\x89PNG")
+    from matplotlib.image import imread
+
+    colours = np.unique(imread(png)[..., :3].reshape(-1, 3), axis=0)
+    assert len(colours) > 8
+    assert told("timeline", tmp_path / "nowhere.wav").exit_code == 1
+
+
+def rows(table: Path) -> list[dict[str, Any]]:
+    if table.suffix == ".parquet":
+        found: list[dict[str, Any]] = pyarrow.parquet.read_table(table).to_pylist()
+        return found
+    if table.suffix == ".jsonl":
+        return [json.loads(line) for line in table.read_text().splitlines()]
+    with table.open(newline="") as file:
+        return [{key: value or None for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def check_table(table: Path, archive: Path) -> None:
+    """Every file has its row, and the row says what the version says."""
+    found = {row["path"]: row for row in rows(table)}
+    assert list(found) == sorted([*CLIPS, *BAD])
+    for name, answer in answers(archive).items():
+        row = found[name]
+        assert (row["emotion"], row["model_version"], row["error"]) == (answer.emotion, "1", None)
+        for label, value in answer.all_emotions.items():
+            assert float(row[f"p_{label}"]) == pytest.approx(value, abs=1e-5)
+        assert float(row["duration_s"]) == answer.duration_s
+    for name, code in CODES.items():
+        assert (found[name]["emotion"], found[name]["confidence"], found[name]["error"]) == (None, None, code)
+        assert found[name]["message"]
+
+
+def test_score_an_archive_into_each_kind_of_table(archive: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.parquet"
+    result = timbre("score", archive, "--out", table)
+    assert result.returncode == 1
+    check_table(table, archive)
+    for name, code in CODES.items():
+        assert f"{name}: {code}: " in result.stderr
+    assert f"6 files, 2 of them bad, 0 scored before: {table}" in result.stderr
+    assert pyarrow.parquet.read_schema(table).field("p_" + load(ROOT / "exported" / "1").labels[0]).type == "double"
+    for kind in ("csv", "jsonl"):
+        other = tmp_path / f"table.{kind}"
+        shutil.copy(f"{table}.journal", f"{other}.journal")
+        assert told("score", archive, "--out", other).exit_code == 1
+        check_table(other, archive)
+
+
+def test_score_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    clip = encode(voice(20.0), 16_000, "FLAC")
+    archive = fill(tmp_path / "archive", {f"{n:03d}.flac": clip for n in range(60)})
+    table, journal = tmp_path / "table.jsonl", tmp_path / "table.jsonl.journal"
+    command = [sys.executable, "-m", "serving", "score", str(archive), "--out", str(table)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL, start_new_session=True)
+    assert until(lambda: journal.exists() and len(journal.read_bytes().splitlines()) > 5, 120)
+    process.kill()
+    process.wait(30)
+    before = journal.read_bytes().splitlines()
+    assert 5 < len(before) < 61
+    assert not table.exists()
+    # The machine goes down in the middle of a line.
+    journal.write_bytes(b"\n".join(before[:-1]) + b"\n" + before[-1][:10])
+    result = timbre("score", archive, "--out", table)
+    assert result.returncode == 0, result.stderr
+    assert f"60 files, 0 of them bad, {len(before) - 2} scored before" in result.stderr
+    assert [row["path"] for row in rows(table)] == [f"{n:03d}.flac" for n in range(60)]
+    # What had been scored was not scored again.
+    assert journal.read_bytes().splitlines()[: len(before) - 1] == before[:-1]
+    assert len(journal.read_bytes().splitlines()) == 61
+    # Nobody waits for the dead.
+    assert until(lambda: not _alive_in_session(process.pid))
+
+
+def _alive_in_session(leader: int) -> list[int]:
+    """Processes of a session, zombies aside."""
+    alive = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(session) == leader and state != "Z":
+            alive.append(int(stat.parent.name))
+    return alive
+
+
+def test_score_takes_what_is_new_and_what_has_changed(archive: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    assert "0 scored before" in timbre("score", archive, "--out", table, "--workers", "1").stderr
+    assert "6 files, 2 of them bad, 6 scored before" in told("score", archive, "--out", table, "--workers", "1").stderr
+    fill(archive, {"bad.wav": CLIPS["one.wav"], "new.wav": CLIPS["one.wav"]})
+    (archive / "two.flac").unlink()
+    assert (
+        "6 files, 1 of them bad, 4 scored before" in timbre("score", archive, "--out", table, "--workers", "1").stderr
+    )
+    found = {row["path"]: row for row in rows(table)}
+    assert found["new.wav"]["emotion"] == found["bad.wav"]["emotion"] == found["one.wav"]["emotion"]
+    assert "two.flac" not in found
+
+
+def test_a_journal_of_another_run_is_not_gone_on_with(archive: Path, tmp_path: Path) -> None:
+    models, table = copy_versions(tmp_path, "2"), tmp_path / "table.csv"
+    timbre("score", archive, "--out", table, "--version", "1", "--workers", "1", models=models)
+    other = told("score", archive, "--out", table, "--version", "2", models=models)
+    assert other.exit_code == 2
+    assert "table.csv.journal is of another run: version 1, not 2" in other.stderr
+
+
+def test_score_a_zip_file_by_fsspec(archive: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "archive.zip"
+    with zipfile.ZipFile(packed, "w") as file:
+        for path in sorted(archive.rglob("*.*")):
+            file.write(path, path.relative_to(archive))
+    table = tmp_path / "table.csv"
+    arguments = ("score", f"zip://::{packed}", "--out", f"file://{table}", "--workers", "1")
+    assert timbre(*arguments, cwd=tmp_path, models=ROOT / "exported").returncode == 1
+    check_table(table, archive)
+
+
+def test_score_on_a_ray_cluster_says_the_same(archive: Path, tmp_path: Path) -> None:
+    """A cluster of its own processes, which the command joins by its address."""
+    pytest.importorskip("ray", reason="needs Ray, which is not installed here")
+    port, table, log = free_port(), tmp_path / "table.csv", tmp_path / "ray.txt"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    start = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        "--num-cpus=2",
+    ]
+    quiet = ["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"]
+    # Short, because the paths of Unix sockets are; and away from whatever else uses Ray on this machine.
+    with tempfile.TemporaryDirectory(prefix="ray-") as scratch, log.open("wb") as out:
+        command = [*start, *quiet, f"--temp-dir={scratch}"]
+        head = subprocess.Popen(command, env=os.environ | token, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            assert until(lambda: "--block" in log.read_text(), 120), log.read_text()
+            arguments = ("score", archive, "--out", table, "--engine", "ray", "--address")
+            result = timbre(*arguments, f"127.0.0.1:{port}", more=token)
+            assert result.returncode == 1, result.stderr
+            assert "6 files, 2 of them bad, 0 scored before" in result.stderr
+            check_table(table, archive)
+            # The journal is the same, whatever the engine: what one has scored the other does not score again.
+            fill(archive, {"new.wav": CLIPS["one.wav"]})
+            assert "7 files, 2 of them bad, 6 scored before" in timbre("score", archive, "--out", table).stderr
+        finally:
+            head.terminate()
+            head.wait(60)
+
+
+def test_what_is_not_installed_is_told_by_name(archive: Path, tmp_path: Path, service: Service) -> None:
+    for package, arguments in {
+        "ray": ("score", archive, "--out", tmp_path / "table.csv", "--engine", "ray"),
+        "pyarrow": ("score", archive, "--out", tmp_path / "table.parquet"),
+        "matplotlib": ("timeline", archive / "one.wav", "--png", tmp_path / "picture.png"),
+        "sounddevice": ("listen", "--url", service.url),
+    }.items():
+        code = f"import sys; sys.modules['{package}'] = None; from serving.__main__ import app; app()"
+        result = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert result.returncode == 2, result.stderr
+        assert f"needs the package {package}, which is not installed. `make extras`" in result.stderr
+
+
+@pytest.mark.parametrize("way", ["http", "grpc"])
+def test_listen_to_a_recording(tmp_path: Path, service: Service, spoken: dict[int, Clip], way: str) -> None:
+    clip = tmp_path / "spoken.wav"
+    clip.write_bytes(spoken[16_000].data)
+    url = service.url if way == "http" else f"grpc://{service.grpc}"
+    length_s = len(spoken[16_000].samples) / 16_000
+    started = time.monotonic()
+    result = timbre("listen", clip, "--url", url, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert time.monotonic() - started >= length_s  # at the speed at which it was spoken
+    messages = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [message["type"] for message in messages if message["type"] != "measurement"] == [
+        "session",
+        *["utterance.start", "utterance.end"] * 2,
+    ]
+    assert set(messages[0]["emotions"]) == set(load(ROOT / "exported" / "1").labels)
+
+
+def test_listen_to_a_microphone(tmp_path: Path, service: Service, spoken: dict[int, Clip]) -> None:
+    """PortAudio's part is played by a recording, ended as people end it; people see a line per utterance."""
+    (tmp_path / "spoken.pcm").write_bytes(spoken[16_000].pcm)
+    (tmp_path / "sounddevice.py").write_text(MICROPHONE)
+    command = [sys.executable, "-m", "serving", "listen", "--url", service.url]
+    env = environment() | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "SPOKEN": str(tmp_path / "spoken.pcm")}
+    log = tmp_path / "log.txt"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
+    assert until(lambda: log.read_text().count(" to ") == 2, 60), log.read_text()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert "Traceback" not in log.read_text()
+
+
+MICROPHONE = """
+import os, threading
+from pathlib import Path
+
+class PortAudioError(Exception): ...
+
+def query_devices(kind):
+    return {"default_samplerate": 16_000.0}
+
+def check_input_settings(**settings):
+    assert settings == {"channels": 1, "dtype": "int16", "samplerate": 16_000}
+
+class RawInputStream:
+    def __init__(self, rate_hz, blocksize, channels, dtype, callback):
+        self.callback, self.size, self.over = callback, 2 * blocksize, threading.Event()
+    def __enter__(self):
+        threading.Thread(target=self.play, daemon=True).start()
+    def __exit__(self, *_):
+        self.over.set()
+    def play(self):
+        sound = Path(os.environ["SPOKEN"]).read_bytes()
+        place = 0
+        while not self.over.wait(0.02):
+            frame = sound[place : place + self.size].ljust(self.size, bytes(1))
+            place += self.size
+            self.callback(memoryview(frame), len(frame) // 2, None, None)
+"""
