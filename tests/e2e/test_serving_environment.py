@@ -45,3 +45,19 @@ def test_it_answers_in_little_memory(python: str, tmp_path: Path) -> None:
             answer = httpx.post(f"{service.url}/predict", files={"file": data}, timeout=30)
             assert answer.status_code == 200, answer.text
         assert service.peak_bytes() < MAX_RESIDENT_BYTES
+
+
+def test_the_command_line_runs_and_says_what_is_missing(python: str, tmp_path: Path) -> None:
+    (tmp_path / "clip.wav").write_bytes(encode(voice(1.0), 16_000))
+
+    def timbre(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [python, "-m", "serving", *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+    assert "clip.wav" in timbre("predict", tmp_path / "clip.wav").stdout
+    assert timbre("score", tmp_path, "--out", tmp_path / "table.csv").returncode == 0
+    assert "clip.wav" in (tmp_path / "table.csv").read_text()
+    for optional in (("--out", f"{tmp_path}/table.parquet"), ("--out", f"{tmp_path}/ray.csv", "--engine", "ray")):
+        lacking = timbre("score", tmp_path, *optional)
+        assert lacking.returncode == 2
+        assert "`make extras` installs it" in lacking.stderr

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
+from serving.client import Client, Session
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.service import Service, environment, free_port, refusal, start_process, until
@@ -65,6 +66,11 @@ def ask_everywhere(service: Service, keys: Path, client: str | None = None) -> N
         assert '"session"' in socket.recv()
     with channel(service, keys, client) as secure:
         assert TimbreStub(secure).Predict(pb.PredictRequest(audio=WAV), timeout=20).model_version == "1"
+    pair = {kind: keys / f"{client}.{end}" for kind, end in (("cert", "pem"), ("key", "key"))} if client else {}
+    for url in (service.url, f"grpcs://{service.grpc}"):
+        with Client(url, ca=keys / "ca.pem", **pair) as timbre:
+            assert timbre.predict(WAV).model_version == "1"
+            assert isinstance(next(timbre.listen([], 16_000)), Session)
 
 
 def test_both_ports_speak_tls_only(keys: Path, tmp_path: Path) -> None:
