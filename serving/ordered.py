@@ -25,7 +25,11 @@ async def in_order(
             async for item in items:
                 work = asyncio.ensure_future(answer(item))
                 work.add_done_callback(_seen)
-                await begun.put(work)
+                try:
+                    await begun.put(work)
+                except asyncio.CancelledError:
+                    work.cancel()  # nobody has it yet who could
+                    raise
         finally:
             if isinstance(items, AsyncGenerator):
                 await items.aclose()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 from asyncio.transports import BaseTransport
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 _ROOM_BYTES = 1 << 16  # some 150 messages
+_LEAVE_S = 5  # for a client to take what it was sent before the close; one that does not read would never be gone
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
@@ -19,3 +21,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         raw: socket.socket | None = self.transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM_BYTES)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """A close frame is small and the last: it waits for no room, and the connection is over soon after it."""
+        if message["type"] == "websocket.close":
+            self.writable.set()
+            self.loop.call_later(_LEAVE_S, self.transport.abort)
+        await super().send(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -21,6 +22,8 @@ from serving.transports.rpc import Context, fault, refuse, refusing, waits_s
 SERVICE = "timbre.v1.Timbre"
 TRANSPORT = "grpc"
 """This transport's name in the metrics."""
+
+_LAST_WORD_S = 5.0
 
 VERSION, VARIANT, ID = "x-model-version", "x-timbre-variant", "x-request-id"
 
@@ -59,14 +62,24 @@ class GrpcTransport(TimbreServicer):
     async def Listen(  # type: ignore[override]
         self, requests: AsyncIterator[pb.ListenRequest], context: Context
     ) -> None:
+        writing: asyncio.Future[None] | None = None
+
         async def send(message: Message) -> None:
-            await context.write(_message(message))
+            nonlocal writing
+            writing = asyncio.ensure_future(context.write(_message(message)))
+            writing.add_done_callback(_looked_at)
+            await asyncio.shield(writing)
 
         try:
             listen = await _start(requests)
             live = self._lifecycle.get().live
             await live.converse(listen, _frames(requests), send, self._lifecycle.told_to_stop)
         except RequestError as error:
+            # No status can pass a message that waits for room. Where no room comes, the stream is reset.
+            if writing is not None and not writing.done():
+                await asyncio.wait({writing}, timeout=_LAST_WORD_S)
+                if not writing.done():
+                    raise asyncio.CancelledError from error
             await refuse(context, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told that it is ours
             await refuse(context, fault(error))
@@ -79,6 +92,12 @@ class GrpcTransport(TimbreServicer):
             parts.pipeline.refused(error, TRANSPORT)
             raise
         return await parts.pipeline.predict(ask)
+
+
+def _looked_at(writing: asyncio.Future[None]) -> None:
+    """A write fails where the client has left; the call is told so too, and asyncio would log that nobody looked."""
+    if not writing.cancelled():
+        writing.exception()
 
 
 def _ask(request: pb.PredictRequest, max_bytes: int, timeout_s: float | None) -> Ask:

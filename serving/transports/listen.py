@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from pydantic import ValidationError
@@ -22,7 +24,7 @@ PATH = "/v1/listen"
 # Why a socket is closed (RFC 6455, 7.4.1, and IANA's registry).
 _DONE, _POLICY, _FAULT, _RESTART, _LATER = 1000, 1008, 1011, 1012, 1013
 _CLOSE_CODES = {"stopping": _RESTART, "starting": _LATER, "overloaded": _LATER}
-_REASON_BYTES = 123  # of a close frame
+_LAST_WORD_S = 1.0
 
 
 class ListenTransport:
@@ -59,11 +61,12 @@ class ListenTransport:
 async def _refuse(socket: WebSocket, error: RequestError) -> None:
     message = ErrorMessage(error=ErrorDetail(**error.body()["error"]))
     code = _CLOSE_CODES.get(error.code, _FAULT if error.http_status >= InternalError.http_status else _POLICY)
-    try:
-        await socket.send_text(message.model_dump_json())
-        await socket.close(code, error.code[:_REASON_BYTES])
-    except WebSocketDisconnect:
-        pass
+    with contextlib.suppress(WebSocketDisconnect):
+        # Who does not read is told by the close frame alone.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_S):
+                await socket.send_text(message.model_dump_json())
+        await socket.close(code, error.code)
 
 
 def _asked(socket: WebSocket) -> Listen:

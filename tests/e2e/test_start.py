@@ -10,10 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import grpc
 import httpx
 import numpy as np
 import pytest
 
+from serving.proto.timbre.v1 import timbre_pb2 as pb
+from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.conftest import ROOT
 from tests.service import Service, free_port, refusal, running, wait_until_ready
 from tests.sounds import encode, voice
@@ -153,8 +156,9 @@ def test_it_runs_under_bentoml_serve_too(tmp_path: Path, exported: Path) -> None
     assert "Timbre does not start." in result.stderr
     assert "Traceback" not in result.stderr
 
-    port = free_port()
+    port, grpc_port = free_port(), free_port()
     command[-1] = str(port)
+    env["TIMBRE_GRPC_PORT"] = str(grpc_port)
     with (tmp_path / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env=env | {"TIMBRE_MODELS": str(exported)}, stdout=log, stderr=subprocess.STDOUT
@@ -163,6 +167,9 @@ def test_it_runs_under_bentoml_serve_too(tmp_path: Path, exported: Path) -> None
         wait_until_ready(Service(process, f"http://127.0.0.1:{port}", tmp_path / "log.txt"))
         answer = httpx.post(f"http://127.0.0.1:{port}/predict", files={"file": encode(voice(1.0), 16_000)}, timeout=30)
         assert answer.json()["model_version"] == "1"
+        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+            told = TimbreStub(channel).Predict(pb.PredictRequest(audio=encode(voice(1.0), 16_000)))
+        assert told.model_version == "1"
     finally:
         process.terminate()
         process.wait(30)

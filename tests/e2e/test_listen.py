@@ -1,0 +1,366 @@
+"""Live audio over real sockets: what is said when, how soon, and what becomes of those who do not keep to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import signal
+import socket as sockets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+import websockets
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as connect_aio
+from websockets.sync.client import connect
+
+from serving.messages import MESSAGE, UtteranceEnd
+from serving.proto.timbre.v1 import timbre_pb2 as pb
+from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
+from tests.models import copy_versions, rewrite
+from tests.service import Service, metric, running, until
+from tests.transports import LIVE, Clip, Talk, code_of
+
+FRAME_S = 0.1
+live = pytest.mark.parametrize("talk", LIVE, ids=lambda talk: talk.__name__)
+
+
+def frames_of(clip: Clip, seconds: float = FRAME_S) -> list[bytes]:
+    size = 2 * round(seconds * clip.rate_hz)
+    return [clip.pcm[start : start + size] for start in range(0, len(clip.pcm), size)]
+
+
+def url(service: Service, **query: Any) -> str:
+    asked = "&".join(f"{name}={value}" for name, value in query.items())
+    return f"{service.url.replace('http', 'ws', 1)}/v1/listen?{asked}"
+
+
+@live
+def test_the_messages_of_a_conversation(service: Service, spoken: dict[int, Clip], talk: Talk) -> None:
+    messages = list(talk(service, frames_of(spoken[16_000]), 16_000))
+    first = messages[0]
+    labels = list(httpx.get(f"{service.url}/models").json()["models"][0]["metadata"]["labels"])
+    assert (first["rate_hz"], first["model_version"], first["emotions"]) == (16_000, "1", labels)
+    assert (first["hop_s"], first["window_s"]) == (1.5, 3.0)
+    kinds = [message["type"] for message in messages[1:]]
+    one = ["utterance.start", "measurement", "utterance.end"]
+    assert [kind for n, kind in enumerate(kinds) if kind != kinds[n - 1]] == one + one
+    for number in (1, 2):
+        start, *measured, end = [message for message in messages[1:] if message["utterance"] == number]
+        assert start["start_s"] == end["start_s"] < end["end_s"]
+        for n, message in enumerate(measured, 1):
+            assert message["end_s"] == pytest.approx(start["start_s"] + n * first["hop_s"], abs=1e-4)
+            assert message["start_s"] == pytest.approx(max(start["start_s"], message["end_s"] - 3.0), abs=1e-4)
+            assert sum(message["all_emotions"].values()) == pytest.approx(1, abs=1e-4)
+            assert message["emotion"] == max(message["all_emotions"], key=message["all_emotions"].__getitem__)
+
+
+def test_messages_are_those_of_the_schema_and_feedback_takes_the_id(service: Service, spoken: dict[int, Clip]) -> None:
+    with connect(url(service, rate_hz=16_000, min_confidence=1)) as socket:
+        for frame in frames_of(spoken[16_000]):
+            socket.send(frame)
+        socket.send('{"type": "end"}')
+        messages = [MESSAGE.validate_json(text) for text in socket]
+    ends = [message for message in messages if isinstance(message, UtteranceEnd)]
+    assert all(end.prediction.emotion is None for end in ends)
+    told = {"request_id": ends[0].request_id, "emotion": "calm"}
+    assert httpx.post(f"{service.url}/feedback", json=told).json()["counted"]
+
+
+@live
+def test_silence_and_noise_yield_nothing(service: Service, talk: Talk) -> None:
+    noise = (300 * np.random.default_rng(0).standard_normal(80_000)).astype("<i2")
+    for samples in (np.zeros(160_000, "<i2"), noise):
+        messages = list(talk(service, frames_of(Clip(samples, 16_000, b"")), 16_000))
+        assert [message["type"] for message in messages] == ["session"]
+
+
+def timeline(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(message["type"], message.get("start_s"), message.get("end_s")) for message in messages]
+
+
+async def converse(service: Service, clip: Clip, speed: float) -> tuple[list[dict[str, Any]], list[float], list[float]]:
+    """The messages; of each measurement how long after the frame that completed it it came; and of each frame how much
+    later than it was due this machine sent it; seconds.
+    """
+    sent: list[float] = []
+    overdue: list[float] = []
+    messages: list[dict[str, Any]] = []
+    late: list[float] = []
+
+    async def read(socket: ClientConnection) -> None:
+        async for text in socket:
+            arrived, message = time.monotonic(), json.loads(text)
+            messages.append(message)
+            if message["type"] == "measurement":
+                late.append(arrived - sent[int(np.ceil(round(message["end_s"] / FRAME_S, 6))) - 1])
+
+    async with connect_aio(url(service, rate_hz=clip.rate_hz)) as socket:
+        reader = asyncio.create_task(read(socket))
+        began = time.monotonic()
+        for n, frame in enumerate(frames_of(clip), 1):
+            await asyncio.sleep(max(0.0, began + n * FRAME_S / speed - time.monotonic()))
+            sent.append(time.monotonic())
+            overdue.append(sent[-1] - (began + n * FRAME_S / speed))
+            await socket.send(frame)
+        await socket.send('{"type": "end"}')
+        await reader
+    return messages, late, overdue
+
+
+def test_a_stream_may_be_twice_as_fast(service: Service, spoken: dict[int, Clip]) -> None:
+    at_twice, _, _ = asyncio.run(converse(service, spoken[16_000], speed=2))
+    at_once = list(LIVE[0](service, frames_of(spoken[16_000]), 16_000))
+    ours = [row for row in timeline(at_twice) if row[0] != "measurement"]
+    assert ours == [row for row in timeline(at_once) if row[0] != "measurement"]
+
+
+def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int, Clip]) -> None:
+    """Twenty voices in real time: 150 ms from the frame to the measurement, where the machine has time for its work.
+
+    How little it has shows in how late it sends the frames; so much more is forgiven.
+    """
+
+    async def everyone() -> tuple[list[float], list[float]]:
+        streams = [converse(service, spoken[16_000], speed=1) for _ in range(20)]
+        told = await asyncio.gather(*streams)
+        assert all(len([m for m in messages if m["type"] == "utterance.end"]) == 2 for messages, _, _ in told)
+        return sorted(s for _, late, _ in told for s in late), sorted(s for _, _, overdue in told for s in overdue)
+
+    late, overdue = asyncio.run(everyone())
+    assert len(late) >= 40
+    usual, busy = late[len(late) // 2], overdue[9 * len(overdue) // 10]
+    print(
+        f"a measurement after its frame: median {usual:.3f} s, most {late[-1]:.3f} s; the frames late by {busy:.3f} s"
+    )
+    assert usual < 0.15 + 20 * busy
+
+
+@pytest.mark.parametrize(
+    ("query", "frame", "code", "closed"),
+    [
+        ({}, None, "invalid_request", 1008),
+        ({"rate_hz": "fast"}, None, "invalid_request", 1008),
+        ({"rate_hz": 16_000, "min_confidence": 2}, None, "invalid_request", 1008),
+        ({"rate_hz": 7_999}, None, "unsupported_audio", 1008),
+        ({"rate_hz": 96_000}, None, "unsupported_audio", 1008),
+        ({"rate_hz": 16_000, "version": "9"}, None, "unknown_version", 1008),
+        ({"rate_hz": 16_000}, b"odd", "invalid_frame", 1008),
+        ({"rate_hz": 16_000}, bytes(32_002), "invalid_frame", 1008),
+        ({"rate_hz": 16_000}, "hello", "invalid_frame", 1008),
+    ],
+)
+def test_what_is_refused_over_the_socket(service: Service, query: Any, frame: Any, code: str, closed: int) -> None:
+    with connect(url(service, **query)) as socket:
+        if frame is not None:
+            assert json.loads(socket.recv())["type"] == "session"
+            socket.send(frame)
+        message = json.loads(socket.recv())
+        assert (message["type"], message["error"]["code"]) == ("error", code)
+        with pytest.raises(websockets.ConnectionClosed):
+            socket.recv()
+        assert (socket.close_code, socket.close_reason) == (closed, code)
+
+
+START = pb.ListenRequest(start=pb.ListenStart(rate_hz=16_000))
+
+
+@pytest.mark.parametrize(
+    ("requests", "code"),
+    [
+        ([], "invalid_request"),
+        ([pb.ListenRequest(frame=b"ab")], "invalid_request"),
+        ([pb.ListenRequest(start=pb.ListenStart(rate_hz=96_000))], "unsupported_audio"),
+        ([START, pb.ListenRequest(frame=b"odd")], "invalid_frame"),
+    ],
+)
+def test_what_is_refused_over_grpc(service: Service, requests: list[pb.ListenRequest], code: str) -> None:
+    with grpc.insecure_channel(service.grpc) as channel, pytest.raises(grpc.RpcError) as error:
+        list(TimbreStub(channel).Listen(iter(requests)))
+    assert (code_of(error.value), error.value.code()) == (code, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Small limits."""
+    log = tmp_path_factory.mktemp("strict") / "log.txt"
+    with running(log, listen_streams=2, listen_idle_s=1, listen_max_s=3) as service:
+        yield service
+
+
+def rest_of(socket: Any) -> list[dict[str, Any]]:
+    """What else is said until the socket is closed, whatever for."""
+    messages = []
+    with contextlib.suppress(websockets.ConnectionClosedError):
+        for text in socket:
+            messages.append(json.loads(text))  # noqa: PERF401 - what came before it was closed
+    return messages
+
+
+def error_of(socket: Any) -> str:
+    """The code of the error that ends a stream."""
+    last = rest_of(socket)[-1]
+    assert last["type"] == "error"
+    return str(last["error"]["code"])
+
+
+def then_nothing(until_set: threading.Event) -> Iterator[pb.ListenRequest]:
+    """A stream that begins and then says no more."""
+    yield START
+    until_set.wait(60)
+
+
+def test_an_idle_stream_is_ended(strict: Service) -> None:
+    with connect(url(strict, rate_hz=16_000)) as socket:
+        assert error_of(socket) == "idle_timeout"
+    silent = threading.Event()
+    with grpc.insecure_channel(strict.grpc) as channel:
+        call = TimbreStub(channel).Listen(then_nothing(silent))
+        with pytest.raises(grpc.RpcError) as error:
+            list(call)
+        silent.set()
+    assert (code_of(error.value), error.value.code()) == ("idle_timeout", grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def test_a_stream_has_a_longest_time(strict: Service) -> None:
+    with connect(url(strict, rate_hz=16_000)) as socket:
+        sender = threading.Thread(target=keep_sending, args=(socket, bytes(3200)))
+        sender.start()
+        assert error_of(socket) == "stream_too_long"
+        sender.join()
+
+
+def keep_sending(socket: Any, frame: bytes) -> None:
+    try:
+        while True:
+            socket.send(frame)
+            time.sleep(FRAME_S)
+    except websockets.ConnectionClosed:
+        pass
+
+
+def test_too_many_streams_are_refused(strict: Service) -> None:
+    with connect(url(strict, rate_hz=16_000)) as first, connect(url(strict, rate_hz=16_000)) as second:
+        for socket in (first, second):
+            assert json.loads(socket.recv())["type"] == "session"
+        with connect(url(strict, rate_hz=16_000)) as third:
+            assert error_of(third) == "overloaded"
+            assert third.close_code == 1013
+    with httpx.Client(base_url=strict.url) as client:
+        assert until(lambda: metric(client, "timbre_streams") == 0)
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Its model wants to be heard every 20 ms, which makes many messages of little audio."""
+    folder = tmp_path_factory.mktemp("talkative")
+    models = copy_versions(folder)
+    rewrite(models / "1", lambda _: None, hop_samples=320)
+    with running(folder / "log.txt", models=models, listen_send_s=0.5) as service:
+        yield service
+
+
+def dropped(service: Service, transport: str) -> float:
+    with httpx.Client(base_url=service.url) as client:
+        return metric(client, "timbre_stream_ends_total", code="slow_reader", transport=transport)
+
+
+HANDSHAKE = (
+    b"GET /v1/listen?rate_hz=16000 HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def test_a_slow_reader_of_a_socket_is_dropped(talkative: Service, spoken: dict[int, Clip]) -> None:
+    """Speech comes in and nothing is read: little is kept for it, and soon it is told and closed."""
+    frames = frames_of(spoken[16_000])[15:35]
+    raw = sockets.socket()
+    raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+    raw.connect(("127.0.0.1", int(talkative.url.rsplit(":", 1)[1])))
+    raw.sendall(HANDSHAKE)
+    before = talkative.resident_bytes()
+
+    def send() -> None:
+        with contextlib.suppress(OSError):  # the server has closed
+            while True:
+                for frame in frames:
+                    raw.sendall(b"\x82\xfe" + len(frame).to_bytes(2, "big") + bytes(4) + frame)  # a mask of zeros
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        assert until(lambda: dropped(talkative, "websocket") == 1, 120)
+        assert talkative.resident_bytes() - before < 60 << 20
+        told = bytearray()
+        with contextlib.suppress(ConnectionResetError):  # nobody answers its close frame
+            while data := raw.recv(65_536):
+                told += data
+        assert told.endswith(b"\x88\x0d\x03\xf0slow_reader")  # a close frame of 13 bytes, 1008
+    finally:
+        raw.close()
+        sender.join(30)
+    assert not sender.is_alive()
+
+
+def test_a_slow_reader_of_grpc_is_dropped(talkative: Service, spoken: dict[int, Clip]) -> None:
+    frames = [pb.ListenRequest(frame=frame) for frame in frames_of(spoken[16_000])[15:35]]
+    # Else the client's own library reads megabytes ahead.
+    small = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16)]
+    with grpc.insecure_channel(talkative.grpc, options=small) as channel:
+        call = TimbreStub(channel).Listen(itertools.chain([START], itertools.cycle(frames)))
+        assert next(call).HasField("session")
+        assert until(lambda: dropped(talkative, "grpc") == 1, 120)
+        with pytest.raises(grpc.RpcError) as error:
+            list(call)
+    assert (code_of(error.value), error.value.code()) == ("slow_reader", grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert "Traceback" not in talkative.log.read_text()
+
+
+def test_a_client_that_leaves_is_forgotten(strict: Service) -> None:
+    with httpx.Client(base_url=strict.url) as client:
+        with connect(url(strict, rate_hz=16_000)) as socket:
+            socket.recv()
+            socket.socket.close()
+        with grpc.insecure_channel(strict.grpc) as channel:
+            call = TimbreStub(channel).Listen(iter([START]))
+            next(call)
+            call.cancel()
+        assert until(lambda: metric(client, "timbre_streams") == 0)
+
+
+@pytest.mark.parametrize("drain_s", [0, 2])
+def test_a_stop_answers_what_was_begun_and_tells_every_stream(
+    tmp_path: Path, spoken: dict[int, Clip], drain_s: int
+) -> None:
+    with running(tmp_path / "log.txt", drain_s=drain_s) as service, grpc.insecure_channel(service.grpc) as channel:
+        silent = threading.Event()
+        call = TimbreStub(channel).Listen(then_nothing(silent))
+        assert next(call).HasField("session")
+        with connect(url(service, rate_hz=16_000)) as socket:
+            for frame in frames_of(spoken[16_000])[:25]:  # into the first sentence
+                socket.send(frame)
+            while json.loads(socket.recv())["type"] != "utterance.start":
+                pass
+            service.process.send_signal(signal.SIGTERM)
+            told = rest_of(socket)
+            assert [message["type"] for message in told if message["type"] != "measurement"] == [
+                "utterance.end",
+                "error",
+            ]
+            assert told[-1]["error"]["code"] == "stopping"
+            assert socket.close_code == 1012
+        with pytest.raises(grpc.RpcError) as error:
+            list(call)
+        assert (code_of(error.value), error.value.code()) == ("stopping", grpc.StatusCode.UNAVAILABLE)
+        silent.set()
+        assert service.process.wait(30) == 0
+        assert "Traceback" not in service.log.read_text()
