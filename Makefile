@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+CHECKS := $(VENV)-checks
 ARGS ?=
 # Which lock the service is installed from: serving, or serving-cuda where there is an NVIDIA GPU.
 SERVING ?= serving
@@ -52,9 +53,11 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--no-emit-package torch --override requirements/overrides.in -c requirements/serving.txt requirements/dev.in \
 		-o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		--generate-hashes requirements/checks.in -o requirements/checks.txt
 
 clean: ## remove the environment and caches, not data or runs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(CHECKS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
@@ -68,4 +71,10 @@ $(VENV)/.serving: requirements/$(SERVING).txt | $(VENV)/bin/python
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.serving
 	$(BIN)/python -m pip install --quiet -c requirements/dev.txt $$(grep -o '^torch==[^ ]*' requirements/dev.in)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/dev.txt
+	@touch $@
+
+# checkov, which wants other versions of what we want too.
+$(CHECKS)/.ready: requirements/checks.txt | $(VENV)/bin/python
+	$(BIN)/python -m venv $(CHECKS)
+	$(CHECKS)/bin/python -m pip install --quiet --require-hashes -r requirements/checks.txt
 	@touch $@

@@ -11,6 +11,7 @@ from serving.pipeline import Pipeline
 from serving.registry import Registry
 from serving.runtime import Runtime, choose_runtime, fall_back
 from serving.settings import Settings
+from serving.tracing import Tracing
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Parts:
             feedback,
             permits=settings.max_inflight,
             timeout_s=settings.timeout_s,
+            tracing=Tracing.to(settings.otlp_endpoint),
         )
         return Parts(settings, metrics, registry, feedback, seen, pipeline)
 

@@ -21,6 +21,7 @@ from serving.router import Choice, choose
 from serving.runtime import cores
 from serving.schemas import Prediction, Timing, milliseconds
 from serving.shadow import Shadowing
+from serving.tracing import Tracing
 
 # More threads than cores, so that a long recording being decoded does not stand before a short one.
 _DECODERS_PER_CORE = 4
@@ -44,6 +45,7 @@ class Ask:
         version: the version that the client pinned.
         key: user or session that always gets the same variant.
         min_confidence: below it no emotion is named.
+        traceparent: the caller's trace, for whoever traces.
     """
 
     upload: Upload
@@ -51,6 +53,7 @@ class Ask:
     version: str | None = None
     key: str | None = None
     min_confidence: float = 0.0
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Pipeline:
         limits: what audio is accepted.
         permits: requests that may be answered at a time.
         timeout_s: longest time from the upload's last byte to the answer.
+        tracing: where spans go.
     """
 
     def __init__(
@@ -80,10 +84,11 @@ class Pipeline:
         *,
         permits: int,
         timeout_s: float,
+        tracing: Tracing,
     ) -> None:
         self.registry = registry
         self._limits, self._metrics, self._feedback = limits, metrics, feedback
-        self._permits, self._timeout_s = permits, timeout_s
+        self._permits, self._timeout_s, self._tracing = permits, timeout_s, tracing
         self._inflight = 0
         self._decoders = ThreadPoolExecutor(_DECODERS_PER_CORE * cores(), thread_name_prefix="decode")
         self._shadowing = Shadowing(metrics, busy=lambda: self._inflight > 0)
@@ -103,6 +108,14 @@ class Pipeline:
             DeadlineExceeded: no answer in time.
             RequestError: the audio is refused; see ``audio.decode`` and ``audio.windows``.
         """
+        with self._tracing.request(ask.transport, ask.traceparent) as span:
+            answer = await self._admit(ask)
+            timing = answer.prediction.timing_ms
+            stages_s = {name: getattr(timing, name) / 1e3 for name in ("decode", "queue", "inference")}
+            span.answered(answer.variant, answer.prediction.model_version, stages_s)
+            return answer
+
+    async def _admit(self, ask: Ask) -> Answer:
         if self.full:
             error = self.overloaded()
             self.refused(error, ask.transport)
@@ -139,6 +152,7 @@ class Pipeline:
         self._shadowing.close()
         await self.registry.close()
         self._decoders.shutdown(wait=False)
+        await asyncio.to_thread(self._tracing.close)
 
     async def _answer(self, ask: Ask, choice: Choice, loaded: Loaded) -> Answer:
         arrived, deadline = time.perf_counter(), asyncio.get_running_loop().time() + self._timeout_s
