@@ -8,15 +8,19 @@ ARG REQUIREMENTS=serving
 # A bundle of certificates for networks with a proxy of their own, mounted into the build; not part of the image.
 ARG PIP_CERT=
 COPY requirements/${REQUIREMENTS}.txt /requirements.txt
-# pip itself is not needed to run. Byte code is compiled here once, as the root file system will be read-only, and checked
-# by nobody afterwards.
+# Not needed to run, and a sixth of all: pip, the packages' own tests, ONNX Runtime's tools for making models.
 RUN python3 -m venv /opt/timbre \
  && PIP_CERT=${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt} PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
     /opt/timbre/bin/python -m pip install --quiet --no-compile --require-hashes -r /requirements.txt \
- && /opt/timbre/bin/python -m pip uninstall --quiet --yes pip setuptools
+ && /opt/timbre/bin/python -m pip uninstall --quiet --yes pip setuptools \
+ && find /opt/timbre -type d -name tests -prune -exec rm -r {} + \
+ && rm -r /opt/timbre/lib/python3*/site-packages/onnxruntime/transformers \
+          /opt/timbre/lib/python3*/site-packages/onnxruntime/quantization \
+          /opt/timbre/lib/python3*/site-packages/onnxruntime/tools
 COPY serving /app/serving
 COPY exported /app/exported
-RUN /opt/timbre/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/timbre/lib /app
+# Byte code is written here, of what is imported and of no more: the root file system will be read-only.
+RUN cd /app && /opt/timbre/bin/python -c "import serving.__main__, serving.tracing, scipy.stats"
 
 FROM ${BASE}
 ARG VERSION=unknown

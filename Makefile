@@ -9,10 +9,10 @@ ARGS ?=
 SERVING ?= serving
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format lock data train evaluate compare export clean
+.PHONY: help serve test lint format lock image image-cuda rollout-test data train evaluate compare export clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.serving ## answer on http://localhost:3000 with the newest committed model
 	@exec $(BIN)/python -m serving serve
@@ -29,6 +29,15 @@ lint: $(VENV)/.dev ## style, types and import rules
 format: $(VENV)/.dev ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+image: $(VENV)/.dev ## build the image with docker, podman or buildah, and its bill of materials into build/
+	@k8s/image.sh serving timbre $(ARGS)
+
+image-cuda: $(VENV)/.dev ## the same for NVIDIA GPUs
+	@k8s/image.sh serving-cuda timbre-cuda $(ARGS)
+
+rollout-test: $(VENV)/.dev ## play a Kubernetes rollout on this machine: HAProxy, pods replaced and killed under load
+	$(BIN)/python -m pytest tests/k8s/test_rollout.py -s $(ARGS)
 
 data: $(VENV)/.dev ## download RAVDESS and TESS into data/ (or ARGS="--data DIR"), resuming
 	$(BIN)/python -m training data $(ARGS)
@@ -57,7 +66,7 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 		--generate-hashes requirements/checks.in -o requirements/checks.txt
 
 clean: ## remove the environment and caches, not data or runs
-	rm -rf $(VENV) $(CHECKS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(CHECKS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'

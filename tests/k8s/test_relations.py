@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from serving.router import Routes
 from serving.server import _FINISH_S
 from serving.settings import PREFIX, Settings
 from tests.conftest import ROOT
-from tests.k8s.manifests import K8S, OVERLAYS, Rendered, render
+from tests.k8s.manifests import K8S, OVERLAYS, Rendered, render, render_text
 from tests.service import running
 
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
@@ -225,6 +227,15 @@ def test_images_and_versions_agree() -> None:
     for overlay in OVERLAYS:
         images = {container(pod)["image"] for _, pod in render(overlay).pods()}
         assert images == {f"timbre-cuda:{version}" if overlay == "cuda" else f"timbre:{version}"}
+
+
+def test_the_readmes_registry_line_changes_every_image(tmp_path: Path) -> None:
+    (line,) = [line for line in (K8S / "README.md").read_text().splitlines() if line.startswith("sed -i ")]
+    for folder in ("k8s", "exported"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("1", "2"))
+    subprocess.run(["bash", "-ec", line], cwd=tmp_path, check=True)
+    text = render_text(tmp_path / "k8s" / "overlays" / "cpu")
+    assert re.findall(r"\bimage: (\S+):", text) == ["registry.example.com/timbre"]
 
 
 @each_overlay

@@ -115,17 +115,9 @@ def test_checkov_finds_nothing(tmp_path: Path) -> None:
     for overlay in OVERLAYS:
         (tmp_path / f"{overlay}.yaml").write_text(render_text(K8S / "overlays" / overlay))
     (tmp_path / "Dockerfile").write_text((ROOT / "Dockerfile").read_text())
-    command = [str(CHECKOV), "--directory", str(tmp_path), "--framework", "kubernetes", "dockerfile"]
-    options = [
-        "--config-file",
-        str(K8S / "checkov.yaml"),
-        "--output",
-        "json",
-        "--skip-download",
-        "--quiet",
-        "--compact",
-    ]
-    result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    options = ["--framework", "kubernetes", "dockerfile", "--output", "json", "--skip-download", "--quiet", "--compact"]
+    command = [str(CHECKOV), "--directory", str(tmp_path), "--config-file", str(K8S / "checkov.yaml"), *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     reports = json.loads(result.stdout)
     findings = [
         (check["check_id"], check["check_name"], check["resource"], Path(check["file_path"]).name)
