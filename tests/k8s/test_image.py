@@ -76,7 +76,7 @@ def test_the_bento_holds_the_service_and_its_models_and_nothing_else(tmp_path: P
     )
     assert packed == {*listed.stdout.split(), "bentofile.yaml"} - {"exported/kustomization.yaml"}
     wanted = (bento / "env" / "python" / "requirements.txt").read_text()
-    assert wanted.splitlines() == (ROOT / "requirements" / "serving.txt").read_text().splitlines()
+    assert wanted.split() == (ROOT / "requirements" / "serving.txt").read_text().split()
 
 
 @dataclass(frozen=True)
