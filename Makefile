@@ -9,7 +9,7 @@ ARGS ?=
 SERVING ?= serving
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format lock image image-cuda rollout-test data train evaluate compare export clean
+.PHONY: help serve test lint format proto lock image image-cuda rollout-test data train evaluate compare export clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,11 @@ lint: $(VENV)/.dev ## style, types and import rules
 format: $(VENV)/.dev ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+PROTOS := $(shell find serving/proto -name '*.proto')
+
+proto: $(VENV)/.dev ## generate the stubs of serving/proto anew
+	PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I . --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. $(PROTOS)
 
 image: $(VENV)/.dev ## build the image with docker, podman or buildah, and its bill of materials into build/
 	@k8s/image.sh serving timbre $(ARGS)

@@ -105,19 +105,37 @@ def decode(data: bytes, rate_hz: int, limits: Limits | None = None) -> Clip:
 
     Raises:
         EmptyAudio: no bytes, or a header and no samples.
-        UnsupportedAudio: not one of the formats that are read, a rate or channel count out of range or changing
-            midway, or damaged so that nothing decodes.
+        UnsupportedAudio: not one of the formats that are read, or as of :func:`read`.
+        AudioTooLong, AudioTooShort, BadSamples: see :func:`read`.
+    """
+    return read(open_source(data), rate_hz, limits)
+
+
+def pcm16(data: bytes) -> Samples:
+    """16-bit little-endian samples as float32 (T,), full scale = 1: what libsndfile makes of them in a WAV.
+
+    Raises:
+        UnsupportedAudio: half a sample is left over.
+    """
+    if len(data) % 2:
+        raise UnsupportedAudio(f"{len(data)} bytes are no 16-bit samples: the number must be even.")
+    return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(1 << 15)
+
+
+def read(source: Source, rate_hz: int, limits: Limits | None = None) -> Clip:
+    """Take an opened source to mono at ``rate_hz``; arguments as of :func:`decode`.
+
+    Raises:
+        EmptyAudio: a header and no samples.
+        UnsupportedAudio: a rate or channel count out of range or changing midway, or nothing decodes.
         AudioTooLong: over ``limits.max_duration_s``.
         AudioTooShort: under ``limits.min_duration_s``.
         BadSamples: NaN, infinite or unscaled samples.
     """
     limits = limits or Limits()
-    if not data:
-        raise EmptyAudio("The file has no bytes. Send the encoded audio itself.")
-    source = open_source(data)
     _check_header(source, limits)
 
-    resample = _resampler(source.rate_hz, rate_hz)
+    resample = resampler(source.rate_hz, rate_hz)
     max_frames = int(limits.max_duration_s * source.rate_hz)
     frames = 0
     mono = _Growing(source, rate_hz)
@@ -255,8 +273,8 @@ def _check_samples(mono: Samples) -> None:
         raise BadSamples(f"The audio holds {what}; float samples must lie within -1 to 1. Scale and resend.")
 
 
-def _resampler(source_hz: int, target_hz: int) -> Callable[[Samples, bool], Samples]:
-    """A function (block, last) -> block at the target rate; keeps its state between blocks."""
+def resampler(source_hz: int, target_hz: int) -> Callable[[Samples, bool], Samples]:
+    """A function (block, last) -> block at the target rate, float32 (T,) both; keeps its state between blocks."""
     if source_hz == target_hz:
         return lambda block, _: block
     stream = soxr.ResampleStream(source_hz, target_hz, num_channels=1, dtype="float32", quality="HQ")

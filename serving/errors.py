@@ -95,6 +95,14 @@ class TooLarge(RequestError):
     code, http_status, grpc_status = "too_large", 413, "RESOURCE_EXHAUSTED"
 
 
+def too_large(max_bytes: int) -> TooLarge:
+    """The refusal of an upload over the limit, the same by every transport."""
+    return TooLarge(
+        f"The upload is over {max_bytes} bytes. Send a compressed format (FLAC, OGG, MP3) or cut it.",
+        max_bytes=max_bytes,
+    )
+
+
 class AudioTooLong(RequestError):
     code, http_status, grpc_status = "audio_too_long", 413, "INVALID_ARGUMENT"
 
@@ -143,6 +151,30 @@ class DeadlineExceeded(RequestError):
     """The answer was not ready in time."""
 
     code, http_status, grpc_status = "deadline_exceeded", 504, "DEADLINE_EXCEEDED"
+
+
+class InvalidFrame(RequestError):
+    """A frame of a live stream is not such samples."""
+
+    code, http_status, grpc_status = "invalid_frame", 422, "INVALID_ARGUMENT"
+
+
+class IdleTimeout(RequestError):
+    """A live stream has sent nothing for too long."""
+
+    code, http_status, grpc_status = "idle_timeout", 408, "DEADLINE_EXCEEDED"
+
+
+class StreamTooLong(RequestError):
+    """A live stream has lasted as long as one may."""
+
+    code, http_status, grpc_status = "stream_too_long", 413, "RESOURCE_EXHAUSTED"
+
+
+class SlowReader(RequestError):
+    """The client of a live stream does not read what it is sent."""
+
+    code, http_status, grpc_status = "slow_reader", 408, "RESOURCE_EXHAUSTED"
 
 
 class NotReady(RequestError):

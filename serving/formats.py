@@ -25,7 +25,9 @@ READABLE = "WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, M4A/AAC and WebM"
 
 _BLOCK_FRAMES = 1 << 16  # 2 MB of float32 at 8 channels: bounds memory, still few calls
 _SALVAGE_FRAMES = 256
-_QUICK_BYTES = 1 << 20
+QUICK_BYTES = 1 << 20
+"""Up to here decoding without resampling takes a fraction of a millisecond."""
+
 _RIFF_CHUNKS = 64  # before the sound; a recorder writes a handful, a stranger as many as fit
 _RIFF_STREAMED_BYTES = 0x7FFFF000  # who writes WAV to a pipe writes the largest number there is, or nearly
 
@@ -56,9 +58,11 @@ def open_source(data: bytes) -> Source:
     """Open an encoded file by what its first bytes say it is.
 
     Raises:
-        EmptyAudio: a header and no samples.
+        EmptyAudio: no bytes, or a header and no samples.
         UnsupportedAudio: not one of the formats that are read, or damaged so that nothing decodes.
     """
+    if not data:
+        raise EmptyAudio("The file has no bytes. Send the encoded audio itself.")
     sound = _without_tags(data)
     reader = _reader_for(sound[:16])
     if reader is None:
@@ -68,6 +72,19 @@ def open_source(data: bytes) -> Source:
     return reader(sound)
 
 
+def source_of_samples(samples: Samples, rate_hz: int) -> Source:
+    """Samples that came as such, float32 (T,), full scale = 1: what a file with them would be.
+
+    Raises:
+        EmptyAudio: there are none.
+    """
+    if not len(samples):
+        raise EmptyAudio("There are no samples. Send the audio itself.")
+    blocks = (samples[start : start + _BLOCK_FRAMES, None] for start in range(0, len(samples), _BLOCK_FRAMES))
+    length_s = len(samples) / max(rate_hz, 1)  # a rate of 0 is refused with every other that is out of range
+    return Source("PCM", rate_hz, 1, length_s, length_s, blocks)
+
+
 def is_quick(data: bytes, rate_hz: int) -> bool:
     """Whether decoding is little more than a copy: plain WAV, at the rate that is wanted, of at most 1 MiB.
 
@@ -75,7 +92,7 @@ def is_quick(data: bytes, rate_hz: int) -> bool:
     """
     head = data[:28]
     return (
-        len(data) <= _QUICK_BYTES
+        len(data) <= QUICK_BYTES
         and head[:4] == b"RIFF"
         and head[8:16] == b"WAVEfmt "
         and head[20:22] in (b"\x01\x00", b"\x03\x00")

@@ -14,6 +14,19 @@ class Lifecycle:
     def __init__(self) -> None:
         self.parts: Parts | None = None
         self.stopping = False
+        self.told_to_stop = asyncio.Event()
+        """Set in the event loop, a moment after ``stopping``: what waits for a stop waits for this."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def opened(self) -> None:
+        """Called in the event loop that the service runs in."""
+        self._loop = asyncio.get_running_loop()
+
+    def stop(self) -> None:
+        """Not ready any more. May be called from a signal handler, at any time."""
+        self.stopping = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.told_to_stop.set)
 
     def get(self) -> Parts:
         """The parts.

@@ -91,6 +91,10 @@ class Metrics:
         self.permits = self._gauge("permits", "Requests that may be answered at a time.", "livesum")
         self.rejects = self._counter("rejects", "Requests refused for lack of room, by what was full.", "reason")
 
+        self.streams = self._gauge("streams", "Live streams.", "livesum", "transport")
+        self.stream_ends = self._counter(
+            "stream_ends", "Live streams that are over, by outcome: ok, or the error's code.", "transport", "code"
+        )
         self.queue_windows = self._gauge("queue_windows", "Windows that wait for a pass.", "livesum", "version")
         self.queue_oldest = self._gauge("queue_oldest_seconds", "Age of what has waited longest.", "livemax", "version")
         self.batch_windows = self._histogram("batch_windows", "Windows of a forward pass.", _WINDOWS, "version")

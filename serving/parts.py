@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from serving.errors import RuntimeUnavailable
 from serving.feedback import Feedback, Seen
+from serving.live import Bounds, Live
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
 from serving.registry import Registry
@@ -24,6 +25,7 @@ class Parts:
     feedback: Feedback
     seen: Seen
     pipeline: Pipeline
+    live: Live
 
     @staticmethod
     def build(settings: Settings) -> Parts:
@@ -53,7 +55,15 @@ class Parts:
             timeout_s=settings.timeout_s,
             tracing=Tracing.to(settings.otlp_endpoint),
         )
-        return Parts(settings, metrics, registry, feedback, seen, pipeline)
+        bounds = Bounds(
+            settings.listen_streams,
+            settings.listen_idle_s,
+            settings.listen_max_s,
+            settings.listen_utterance_s,
+            settings.listen_send_s,
+        )
+        live = Live(pipeline, metrics, settings.limits, bounds)
+        return Parts(settings, metrics, registry, feedback, seen, pipeline, live)
 
 
 def _load(settings: Settings, runtime: Runtime, metrics: Metrics) -> Registry:

@@ -14,7 +14,7 @@ from serving.aggregate import prediction, whole_clip
 from serving.batcher import Batched
 from serving.errors import DeadlineExceeded, InternalError, Overloaded, RequestError
 from serving.feedback import Feedback
-from serving.formats import is_quick
+from serving.formats import QUICK_BYTES, Samples, Source, is_quick, open_source, source_of_samples
 from serving.metrics import NOBODY, Input, Metrics
 from serving.registry import Loaded, Registry
 from serving.router import Choice, choose
@@ -27,6 +27,11 @@ from serving.tracing import Tracing
 _DECODERS_PER_CORE = 4
 _CLIPPED = 0.999
 
+MOST_CLIPS = 256
+"""Clips that one request of a transport that takes several may bring."""
+AT_A_TIME = 8
+"""Of those, how many ask for a permit at a time: one such request shall not take them all."""
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -34,6 +39,31 @@ class Upload:
 
     data: bytes
     filename: str | None
+
+    def open(self) -> Source:
+        """See ``formats.open_source``, and what it raises."""
+        return open_source(self.data)
+
+    def is_quick(self, rate_hz: int) -> bool:
+        """Whether decoding takes a fraction of a millisecond."""
+        return is_quick(self.data, rate_hz)
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Samples as a client sent them: float32 (T,), mono, full scale = 1."""
+
+    samples: Samples
+    rate_hz: int
+    filename: str | None = None
+
+    def open(self) -> Source:
+        """Raises EmptyAudio where there are none."""
+        return source_of_samples(self.samples, self.rate_hz)
+
+    def is_quick(self, rate_hz: int) -> bool:
+        """Whether there is nothing to resample and not much to look at."""
+        return self.rate_hz == rate_hz and self.samples.nbytes <= QUICK_BYTES
 
 
 @dataclass(frozen=True)
@@ -45,20 +75,25 @@ class Ask:
         version: the version that the client pinned.
         key: user or session that always gets the same variant.
         min_confidence: below it no emotion is named.
+        timeout_s: how long the client waits, where it says so.
+        provisional: the middle of something whose whole will be asked for too: neither counted among the answers, nor
+            for the shadow or feedback.
         traceparent: the caller's trace, for whoever traces.
     """
 
-    upload: Upload
+    upload: Upload | Waveform
     transport: str
     version: str | None = None
     key: str | None = None
     min_confidence: float = 0.0
+    timeout_s: float | None = None
+    provisional: bool = False
     traceparent: str | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a transport sends back."""
+    """What a transport sends back; a provisional answer has no id."""
 
     prediction: Prediction
     variant: str
@@ -155,10 +190,12 @@ class Pipeline:
         await asyncio.to_thread(self._tracing.close)
 
     async def _answer(self, ask: Ask, choice: Choice, loaded: Loaded) -> Answer:
-        arrived, deadline = time.perf_counter(), asyncio.get_running_loop().time() + self._timeout_s
+        timeout_s = self._timeout_s if ask.timeout_s is None else min(ask.timeout_s, self._timeout_s)
+        arrived, deadline = time.perf_counter(), asyncio.get_running_loop().time() + timeout_s
         metadata = loaded.session.metadata
-        heard = await self._hear(ask.upload.data, loaded, deadline)
-        self._metrics.heard(heard.input)
+        heard = await self._hear(ask.upload, loaded, deadline)
+        if not ask.provisional:
+            self._metrics.heard(heard.input)
         batched = await loaded.batcher.submit(heard.windows, deadline)
         timing = Timing(
             decode=milliseconds(heard.seconds),
@@ -175,6 +212,8 @@ class Pipeline:
             filename=ask.upload.filename,
             min_confidence=ask.min_confidence,
         )
+        if ask.provisional:
+            return Answer(told, choice.variant, "")
         clip = whole_clip(batched.probabilities)
         best = int(clip.argmax())
         emotion = metadata.labels[best]
@@ -183,23 +222,21 @@ class Pipeline:
         request_id = self._feedback.issue(choice.variant, choice.version, emotion)
         return Answer(told, choice.variant, request_id)
 
-    async def _hear(self, data: bytes, loaded: Loaded, deadline: float) -> _Heard:
+    async def _hear(self, upload: Upload | Waveform, loaded: Loaded, deadline: float) -> _Heard:
         """Decode: in a thread; or here, where it takes a fraction of a millisecond and the thread would cost more."""
-        if is_quick(data, loaded.session.metadata.windows.rate_hz):
-            return self._decode(data, loaded)
+        if upload.is_quick(loaded.session.metadata.windows.rate_hz):
+            return self._decode(upload, loaded)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(deadline):
-                return await loop.run_in_executor(self._decoders, self._decode, data, loaded)
+                return await loop.run_in_executor(self._decoders, self._decode, upload, loaded)
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"Decoding took longer than {self._timeout_s:g} s. Send a shorter clip.", timeout_s=self._timeout_s
-            ) from None
+            raise DeadlineExceeded("Decoding took longer than the request may. Send a shorter clip.") from None
 
-    def _decode(self, data: bytes, loaded: Loaded) -> _Heard:
+    def _decode(self, upload: Upload | Waveform, loaded: Loaded) -> _Heard:
         started = time.perf_counter()
         spec = loaded.session.metadata.windows
-        clip = audio.decode(data, spec.rate_hz, self._limits)
+        clip = audio.read(upload.open(), spec.rate_hz, self._limits)
         windows = audio.windows(clip.samples, spec)
         power = float(np.einsum("t,t->", clip.samples, clip.samples)) / len(clip.samples)
         level = 10 * np.log10(max(power, 1e-12))

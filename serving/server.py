@@ -7,24 +7,26 @@ cannot start are restarted for ever. Requests go to the transports directly: Ben
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import socket
 import time
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import AddressError, TimbreError
 from serving.lifecycle import Lifecycle
-from serving.parts import Parts
-from serving.service import create_service
+from serving.service import create_service, http_transport
 from serving.settings import Settings
-from serving.transports.http import HttpTransport
+from serving.tls import tls_context
 
 _BACKLOG = 2048  # connections that the kernel holds until they are accepted; uvicorn's own number
+_MESSAGE_BYTES = 1 << 18  # of a WebSocket; the longest frame of live audio has 96 kB
 _FINISH_S = 30  # what is in flight at a stop has so long; a client that does not send its body would hold us for ever
 
 
@@ -35,14 +37,15 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
         listener: a socket that listens already, shared with other workers; one of our own where None.
 
     Raises:
-        AddressError: the port is taken, or the address is not this machine's.
+        AddressError: a port is taken, or the address is not this machine's.
+        SettingsError: the TLS files are not what they should be.
         TimbreError: nothing can be loaded.
     """
     log_to_stderr()
     lifecycle = Lifecycle()
-    http = HttpTransport(lifecycle)
+    http = http_transport(lifecycle)
     server = _Server(settings, lifecycle)
-    service = create_service(lifecycle, http, lambda: Parts.build(settings), server.fail)
+    service = create_service(lifecycle, http, lambda: settings, server.fail)
     server.config.app = _Front(service.to_asgi(), http.app)
     server.run(sockets=[listener or listen(settings)])
     if server.failure:
@@ -62,16 +65,28 @@ def listen(settings: Settings) -> socket.socket:
     Raises:
         AddressError: the port is taken, or the address is not this machine's.
     """
+    return _listen(settings, settings.port, settings.url)
+
+
+def check_grpc_port(settings: Settings) -> None:
+    """Whether nobody is at the gRPC port: workers share it, and would share it with a stranger too.
+
+    Raises:
+        AddressError: the port is taken, or the address is not this machine's.
+    """
+    if settings.grpc_port:
+        _listen(settings, settings.grpc_port, f"grpc://{settings.host_of_url}:{settings.grpc_port}").close()
+
+
+def _listen(settings: Settings, port: int, url: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     dual = family is socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server(
-            (settings.host, settings.port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual
-        )
+        return socket.create_server((settings.host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
     except OSError as error:
         raise AddressError(
-            f"{settings.url} cannot be listened on: {os.strerror(error.errno or 0)}. Stop what is there, or set "
-            "TIMBRE_HOST and TIMBRE_PORT."
+            f"{url} cannot be listened on: {os.strerror(error.errno or 0)}. Stop what is there, or set TIMBRE_HOST, "
+            "TIMBRE_PORT and TIMBRE_GRPC_PORT."
         ) from error
 
 
@@ -101,8 +116,12 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=_FINISH_S,
+                ws=_websocket,  # type: ignore[arg-type]  # called like the class that it makes one of
+                ws_max_size=_MESSAGE_BYTES,
             )
         )
+        if context := tls_context(settings):
+            self.config.ssl_context_factory = lambda _, __: context
         self._drain_s, self._lifecycle = settings.drain_s, lifecycle
         self._stop_at: float | None = None
         self.failure: TimbreError | None = None
@@ -113,7 +132,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
-        self._lifecycle.stopping = True
+        self._lifecycle.stop()
         if self.should_exit or (self._stop_at is not None and sig == signal.SIGTERM):
             self.force_exit = self.should_exit
             self.should_exit = True
@@ -127,6 +146,18 @@ class _Server(uvicorn.Server):
         if self._stop_at is not None and time.monotonic() >= self._stop_at:
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Live streams were told; they end in their own words before connections are closed."""
+        if self._lifecycle.parts and not self.force_exit:
+            await self._lifecycle.parts.live.quiet(_FINISH_S)
+        await super().shutdown(sockets)
+
+
+def _websocket(**arguments: Any) -> asyncio.Protocol:
+    from serving.websocket import BoundedWebSocket  # what no start need wait for
+
+    return BoundedWebSocket(**arguments)
 
 
 async def _never(_scope: Scope, _receive: Receive, _send: Send) -> None:

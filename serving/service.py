@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 
@@ -20,6 +20,11 @@ from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.settings import Settings
 from serving.transports.http import HttpTransport
+from serving.transports.listen import ListenTransport
+from serving.transports.oip.http import OipHttpTransport
+
+if TYPE_CHECKING:
+    from serving.grpc_server import GrpcServer
 
 logger = logging.getLogger("timbre")
 
@@ -30,7 +35,7 @@ _CLEAN_EVERY = 3600  # rounds of housekeeping
 def create_service(
     lifecycle: Lifecycle,
     http: HttpTransport,
-    make_parts: Callable[[], Parts],
+    read_settings: Callable[[], Settings],
     failed: Callable[[TimbreError], None],
 ) -> Any:
     """The BentoML service.
@@ -38,8 +43,8 @@ def create_service(
     Args:
         lifecycle: gets the parts when they are loaded; until then transports answer that the service is starting.
         http: the application that is mounted.
-        make_parts: loads and warms up, in a thread.
-        failed: is told when it cannot.
+        read_settings: called when the service starts, not before.
+        failed: is told when nothing can be loaded, or the gRPC port is taken.
     """
 
     # BentoML's access log costs more than a small request does, and its metrics grow a series for every path that
@@ -53,18 +58,22 @@ def create_service(
         def check() -> None:
             """Under ``bentoml serve``, before any worker: refuse in one line what workers would fail at for ever."""
             try:
-                make_parts()
+                Parts.build(read_settings())
             except TimbreError as error:
                 raise SystemExit(f"Timbre does not start. {error}") from None
 
         @bentoml.on_startup
         async def open(self) -> None:
             """Answer at once that it is starting, and load."""
-            self._work = asyncio.create_task(_load_and_keep(lifecycle, make_parts, failed))
+            lifecycle.opened()
+            self._doors = contextlib.AsyncExitStack()
+            self._work = asyncio.create_task(_load_and_keep(lifecycle, read_settings, failed, self._doors))
 
         @bentoml.on_shutdown
         async def close(self) -> None:
-            """Everything in flight has been answered."""
+            """Everything in flight over HTTP has been answered; what is over gRPC will be."""
+            lifecycle.stop()
+            await self._doors.aclose()
             self._work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._work
@@ -79,11 +88,17 @@ def create_service(
 
 
 async def _load_and_keep(
-    lifecycle: Lifecycle, make_parts: Callable[[], Parts], failed: Callable[[TimbreError], None]
+    lifecycle: Lifecycle,
+    read_settings: Callable[[], Settings],
+    failed: Callable[[TimbreError], None],
+    doors: contextlib.AsyncExitStack,
 ) -> None:
     """Load, open, and then follow routes.yaml and keep house until cancelled."""
     try:
-        parts = await asyncio.to_thread(make_parts)
+        settings = read_settings()
+        loading = asyncio.create_task(asyncio.to_thread(Parts.build, settings))
+        await _open_grpc(settings, lifecycle, doors)
+        parts = await loading
     except TimbreError as error:
         failed(error)
         return
@@ -99,6 +114,20 @@ async def _load_and_keep(
         tasks.create_task(_keep_house(lifecycle, parts))
 
 
+async def _open_grpc(settings: Settings, lifecycle: Lifecycle, doors: contextlib.AsyncExitStack) -> None:
+    """Open the gRPC port, if there shall be one, while the models are being loaded."""
+    if settings.grpc_port:
+        server = (await asyncio.to_thread(_grpc_server))(settings, lifecycle)
+        await server.open()
+        doors.push_async_callback(server.close)
+
+
+def _grpc_server() -> type[GrpcServer]:
+    from serving.grpc_server import GrpcServer  # takes a fifth of a second, in which HTTP answers already
+
+    return GrpcServer
+
+
 async def _keep_house(lifecycle: Lifecycle, parts: Parts) -> None:
     """What is measured by looking now and then, and what must be thrown away now and then."""
     for turn in range(1 << 62):
@@ -110,6 +139,11 @@ async def _keep_house(lifecycle: Lifecycle, parts: Parts) -> None:
         await asyncio.sleep(_HOUSEKEEPING_S)
 
 
+def http_transport(lifecycle: Lifecycle) -> HttpTransport:
+    """Everything that is answered on the HTTP port."""
+    return HttpTransport(lifecycle, [*OipHttpTransport(lifecycle).routes, *ListenTransport(lifecycle).routes])
+
+
 def _stop_worker(error: TimbreError) -> None:
     logger.error("Timbre does not start. %s", error)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -119,6 +153,5 @@ def __getattr__(name: str) -> Any:
     """``serving.service:Timbre`` for BentoML's own commands, made when it is asked for and not at import."""
     if name == "Timbre":
         lifecycle = Lifecycle()
-        http = HttpTransport(lifecycle)
-        return create_service(lifecycle, http, lambda: Parts.build(Settings.from_environment()), _stop_worker)
+        return create_service(lifecycle, http_transport(lifecycle), Settings.from_environment, _stop_worker)
     raise AttributeError(name)

@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from serving.audio import Limits
 from serving.errors import SettingsError
@@ -48,7 +48,12 @@ class Settings(BaseModel):
         "127.0.0.1", description="Address that is listened on; 0.0.0.0 for all."
     )
     port: Port = Field(3000, description="HTTP port.")
-    grpc_port: Port = Field(3001, description="gRPC port, reserved.")
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] = Field(3001, description="gRPC port; 0 for none.")
+    tls_cert: str = Field(
+        "", description="Certificate chain, a PEM file; with TIMBRE_TLS_KEY: HTTPS, and gRPC over TLS."
+    )
+    tls_key: str = Field("", description="Its private key, a PEM file.")
+    tls_ca: str = Field("", description="Who signs clients' certificates, a PEM file: clients without are turned away.")
     models: Path = Field(Path("exported"), description="Folder with the exported versions.")
     routes: str = Field(
         "", description=f"File that says which versions answer; {ROUTES_FILE} in TIMBRE_MODELS where empty."
@@ -92,10 +97,42 @@ class Settings(BaseModel):
         Limits().max_duration_s, description="Longest recording, seconds."
     )
 
+    listen_streams: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        100, description="Most live streams at a time in one process; more are refused."
+    )
+    listen_idle_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
+        30.0, description="Longest time without a frame of a live stream, seconds."
+    )
+    listen_max_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = Field(
+        3600.0, description="Longest time of a live stream, seconds."
+    )
+    listen_utterance_s: Annotated[float, Field(ge=1, le=600, allow_inf_nan=False)] = Field(
+        30.0, description="Longest utterance; one that goes on is answered there and another begins, seconds."
+    )
+    listen_send_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
+        5.0, description="Longest time for a live stream's client to take a message, seconds."
+    )
+    grpc_age_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = Field(
+        300.0, description="Age at which gRPC clients are asked to reconnect, so that load spreads, seconds."
+    )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("TIMBRE_TLS_CERT and TIMBRE_TLS_KEY belong together; only one is set")
+        if self.tls_ca and not self.tls_cert:
+            raise ValueError("TIMBRE_TLS_CA needs TIMBRE_TLS_CERT and TIMBRE_TLS_KEY")
+        return self
+
     @property
     def url(self) -> str:
         """Where the service answers."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        return f"{'https' if self.tls_cert else 'http'}://{self.host_of_url}:{self.port}"
+
+    @property
+    def host_of_url(self) -> str:
+        """The address as it stands before a port."""
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
     def routes_file(self) -> Path:
@@ -131,6 +168,8 @@ class Settings(BaseModel):
 
 
 def _explain(where: tuple[int | str, ...], problem: str) -> str:
+    if not where:  # of several settings together; the message names them
+        return f"{problem.removeprefix('Value error, ')}."
     name = f"{PREFIX}{str(where[0]).upper()}"
     if str(where[0]) not in Settings.model_fields:
         known = ", ".join(f"{PREFIX}{field.upper()}" for field in Settings.model_fields)

@@ -21,8 +21,9 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from serving.metrics import MULTIPROCESS_DIR
 from serving.parts import Parts
-from serving.server import listen, log_to_stderr
+from serving.server import check_grpc_port, listen, log_to_stderr
 from serving.settings import PREFIX, Settings
+from serving.tls import tls_context
 
 logger = logging.getLogger("timbre")
 
@@ -37,11 +38,14 @@ def run_workers(settings: Settings, command: Sequence[str] = (sys.executable, "-
         command: starts one worker; the number of the inherited socket is appended.
 
     Raises:
-        AddressError: the port is taken, or the address is not this machine's.
+        AddressError: a port is taken, or the address is not this machine's.
+        SettingsError: the TLS files are not what they should be.
         TimbreError: nothing can be loaded; no worker is started.
     """
     log_to_stderr()
     Parts.build(settings)  # once here, so that what cannot start is told once and not by each worker for ever
+    tls_context(settings)
+    check_grpc_port(settings)
     listener = listen(settings)
     with tempfile.TemporaryDirectory(prefix="timbre-workers-") as folder:
         # Workers of one replica must read each other's request ids.

@@ -27,6 +27,8 @@ class Service:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    grpc: str = ""
+    """Address of the gRPC port."""
 
     def resident_bytes(self) -> int:
         """Memory of the process and its children, as the kernel counts it."""
@@ -67,7 +69,8 @@ def environment(**settings: str | float | Path) -> dict[str, str]:
 @contextmanager
 def running(log: Path, python: str = sys.executable, **settings: str | float | Path) -> Iterator[Service]:
     """Start the service on a free port, wait until it is ready, stop it afterwards."""
-    service = start_process(log, environment(**{"port": free_port(), "drain_s": 0, **settings}), python)
+    ports = {"port": free_port(), "grpc_port": free_port()}
+    service = start_process(log, environment(**{**ports, "drain_s": 0, **settings}), python)
     try:
         wait_until_ready(service)
         yield service
@@ -82,7 +85,9 @@ def start_process(log: Path, env: dict[str, str], python: str = sys.executable) 
         process = subprocess.Popen(
             [python, "-m", "serving", "serve"], cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT
         )
-    return Service(process, f"http://127.0.0.1:{env['TIMBRE_PORT']}", log)
+    port, grpc_port = env["TIMBRE_PORT"], env.get("TIMBRE_GRPC_PORT")
+    scheme = "https" if env.get("TIMBRE_TLS_CERT") else "http"
+    return Service(process, f"{scheme}://127.0.0.1:{port}", log, f"127.0.0.1:{grpc_port}")
 
 
 def refusal(**settings: str | float | Path) -> subprocess.CompletedProcess[str]:
@@ -90,7 +95,7 @@ def refusal(**settings: str | float | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "serving", "serve"],
         cwd=ROOT,
-        env=environment(port=free_port(), **settings),
+        env=environment(**{"port": free_port(), "grpc_port": free_port(), **settings}),
         capture_output=True,
         text=True,
         timeout=_START_TIMEOUT_S,

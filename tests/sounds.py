@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from fractions import Fraction
 from typing import cast
 
@@ -10,6 +11,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 import soundfile
+import soxr
 
 Sound = npt.NDArray[np.float32]
 
@@ -28,7 +30,9 @@ def voice(seconds: float, rate_hz: int = 16_000, pitch_hz: float = 150.0, seed: 
     return scaled
 
 
-def encode(sound: npt.NDArray[np.floating], rate_hz: int, kind: str = "WAV", subtype: str | None = None) -> bytes:
+def encode(
+    sound: npt.NDArray[np.floating] | npt.NDArray[np.int16], rate_hz: int, kind: str = "WAV", subtype: str | None = None
+) -> bytes:
     """An encoded file by libsndfile; sound is (T,) or (T, channels)."""
     out = io.BytesIO()
     soundfile.write(out, sound, rate_hz, format=kind, subtype=subtype)
@@ -49,3 +53,17 @@ def encode_av(sound: Sound, rate_hz: int, container: str, codec: str) -> bytes:
             file.mux(stream.encode(converted))
         file.mux(stream.encode(None))
     return out.getvalue()
+
+
+def speech(text: str, rate_hz: int, pitch: int = 50) -> Sound:
+    """Somebody says it, float32 (T,), peak 0.5: by espeak-ng, which what is no voice cannot stand in for.
+
+    Raises:
+        FileNotFoundError: espeak-ng is not installed.
+    """
+    command = ["espeak-ng", "-v", "en", "-p", str(pitch), "--stdout", text]
+    said = subprocess.run(command, capture_output=True, check=True).stdout
+    sound, source_hz = soundfile.read(io.BytesIO(said), dtype="float32")
+    resampled: Sound = soxr.resample(sound, source_hz, rate_hz)
+    scaled: Sound = 0.5 * resampled / np.abs(resampled).max()
+    return scaled

@@ -15,7 +15,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from serving.errors import InvalidRequest, MissingFile, TooLarge, TooManyFiles, UnsupportedMediaType, UploadTimeout
+from serving.errors import InvalidRequest, MissingFile, TooManyFiles, UnsupportedMediaType, UploadTimeout, too_large
 from serving.pipeline import Upload
 
 if TYPE_CHECKING:
@@ -47,10 +47,16 @@ async def read_upload(request: Request, max_bytes: int, timeout_s: float) -> Upl
         async with asyncio.timeout(timeout_s):
             return await _read(request, max_bytes)
     except TimeoutError:
-        raise UploadTimeout(
-            f"The body did not arrive within {timeout_s:g} s. Send a smaller file, or over a better line.",
-            timeout_s=timeout_s,
-        ) from None
+        raise _too_slow(timeout_s) from None
+
+
+async def read_whole(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+    """A body that is taken as it is. Raises UploadTimeout and TooLarge as :func:`read_upload` does."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return b"".join([chunk async for chunk in _counted(request, max_bytes, max_bytes)])
+    except TimeoutError:
+        raise _too_slow(timeout_s) from None
 
 
 async def _read(request: Request, max_bytes: int) -> Upload:
@@ -74,20 +80,20 @@ async def _read(request: Request, max_bytes: int) -> Upload:
 async def _counted(request: Request, allowed: int, max_bytes: int) -> AsyncIterator[bytes]:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > allowed:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > allowed:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         yield chunk
     request.state.body_read = True
 
 
-def _too_large(max_bytes: int) -> TooLarge:
-    return TooLarge(
-        f"The upload is over {max_bytes} bytes. Send a compressed format (FLAC, OGG, MP3) or cut it.",
-        max_bytes=max_bytes,
+def _too_slow(timeout_s: float) -> UploadTimeout:
+    return UploadTimeout(
+        f"The body did not arrive within {timeout_s:g} s. Send a smaller file, or over a better line.",
+        timeout_s=timeout_s,
     )
 
 
@@ -146,7 +152,7 @@ class _Form:
             raise MissingFile(self._why_none(), fields=[part.name for part in self.parts])
         data = b"".join(files[0].chunks)
         if len(data) > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         return Upload(data, files[0].filename)
 
     def _why_none(self) -> str:

@@ -7,7 +7,7 @@ asked, fetch URLs that come in file fields, and know no error body but their own
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -50,9 +50,10 @@ from serving.errors import (
 from serving.experiments import experiments
 from serving.lifecycle import Lifecycle
 from serving.metrics import CONTENT_TYPE
-from serving.pipeline import Answer, Ask
+from serving.pipeline import Ask
 from serving.schemas import ErrorBody, FeedbackIn, FeedbackOut, Health, Model, Models, Prediction
 from serving.tracing import PARENT
+from serving.transports.asgi import Unread, unless_gone
 from serving.transports.body import FIELD, read_upload
 
 Small = TypeVar("Small", bound=BaseModel)
@@ -123,19 +124,18 @@ KEY_HEADER, ID_HEADER = "X-Timbre-Key", "X-Request-ID"
 CONFIDENCE_PARAMETER = "min_confidence"
 
 _SMALL_BYTES = 4096
-_WATCH_AFTER_S = 0.25
-
-# What a client may still send after it has been refused, before its connection is closed.
-_LINGER_BYTES = 64 << 20
-_LINGER_S = 2
 
 
 class HttpTransport:
-    """The application over a service that may be starting, ready or stopping."""
+    """The application over a service that may be starting, ready or stopping.
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    Args:
+        others: paths of other protocols on the same port.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, others: Sequence[BaseRoute] = ()) -> None:
         self._lifecycle = lifecycle
-        self.app = self._build()
+        self.app = self._build(others)
 
     async def predict(self, request: Request) -> Response:
         """Hear one clip: multipart field `file`, or the raw body. WAV, FLAC, OGG, MP3, AIFF, M4A/AAC and WebM.
@@ -153,7 +153,7 @@ class HttpTransport:
             upload = await read_upload(request, settings.max_upload_bytes, settings.upload_timeout_s)
         except RequestError as error:
             pipeline.refused(error, TRANSPORT)
-            return _refusal(error) if getattr(request.state, "body_read", False) else _Unread(error)
+            return _refusal(error) if getattr(request.state, "body_read", False) else _unread(error)
         headers = request.headers
         ask = Ask(
             upload,
@@ -161,9 +161,9 @@ class HttpTransport:
             headers.get(VERSION_HEADER),
             headers.get(KEY_HEADER),
             min_confidence,
-            headers.get(PARENT),
+            traceparent=headers.get(PARENT),
         )
-        answer = await _unless_gone(request, pipeline.predict(ask))
+        answer = await unless_gone(request, pipeline.predict(ask))
         return Response(
             answer.prediction.model_dump_json(),
             media_type="application/json",
@@ -234,7 +234,7 @@ class HttpTransport:
         error = await self._lifecycle.why_not_ready()
         return JSONResponse({"status": "ok"}) if error is None else _refusal(error)
 
-    def _build(self) -> FastAPI:
+    def _build(self, others: Sequence[BaseRoute]) -> FastAPI:
         app = FastAPI(
             title="Timbre",
             version="1",
@@ -278,6 +278,7 @@ class HttpTransport:
         app.add_route("/docs", _docs, include_in_schema=False)
         app.mount("/docs/assets", StaticFiles(directory=_swagger_assets()))
         app.add_route("/", _to_docs, include_in_schema=False)
+        app.router.routes.extend(others)
         # Last, for whatever nothing above takes.
         app.router.routes.append(Route("/{path:path}", _Unmatched()))
         return app
@@ -299,34 +300,6 @@ def _share(request: Request, name: str) -> float:
     return value
 
 
-async def _unless_gone(request: Request, answer: Coroutine[Any, Any, Answer]) -> Answer:
-    """The answer, given up when the client leaves.
-
-    Quick requests are not watched: nobody leaves within so short a time, and a watcher costs more than it saves.
-
-    Raises:
-        ClientDisconnect: nobody is there to be answered.
-    """
-    work = asyncio.ensure_future(answer)
-    try:
-        done, _ = await asyncio.wait({work}, timeout=_WATCH_AFTER_S)
-        if done:
-            return work.result()
-        watcher = asyncio.ensure_future(_gone(request))
-        await asyncio.wait({work, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        watcher.cancel()
-        if work.done():
-            return work.result()
-        raise ClientDisconnect
-    finally:
-        work.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 async def _read_small(request: Request, schema: type[Small]) -> Small:
     """A JSON body of a few hundred bytes.
 
@@ -345,33 +318,6 @@ async def _read_small(request: Request, schema: type[Small]) -> Small:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
         wanted = ", ".join(schema.model_fields)
         raise InvalidRequest(f"The body must be a JSON object of {wanted}. {faults}.") from error
-
-
-class _Unread(JSONResponse):
-    """Refuses a request whose body has not come in whole, and closes its connection.
-
-    Closed at once, the kernel would reset it under a client that is still sending, which then never sees the answer; so
-    a little more is taken and thrown away first.
-    """
-
-    def __init__(self, error: RequestError) -> None:
-        super().__init__(error.body(), error.http_status, _headers_of(error))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - Starlette's name
-        headers = [*self.raw_headers, (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        left = _LINGER_BYTES
-        try:
-            async with asyncio.timeout(_LINGER_S):
-                while left > 0:
-                    message = await receive()
-                    left -= len(message.get("body", b""))
-                    if not message.get("more_body", False):
-                        break
-        except TimeoutError:
-            pass  # whoever still sends has had the time to read
-        await send({"type": "http.response.body", "body": b""})
 
 
 class _Unmatched:
@@ -402,6 +348,10 @@ def _wrong_method(request: Request, allowed: str) -> JSONResponse:
 
 def _refusal(error: RequestError) -> JSONResponse:
     return JSONResponse(error.body(), error.http_status, _headers_of(error))
+
+
+def _unread(error: RequestError) -> Unread:
+    return Unread(error.body(), error.http_status, _headers_of(error))
 
 
 def _headers_of(error: RequestError) -> dict[str, str]:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.service import Service, running
+from tests.sounds import speech
+from tests.transports import Clip, clip_of
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +23,20 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def client(service: Service) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service.url, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def spoken() -> dict[int, Clip]:
+    """By rate: a second of silence, a sentence, a pause, another sentence, silence."""
+    if shutil.which("espeak-ng") is None:
+        pytest.skip("needs espeak-ng, which is not on this machine")
+    clips = {}
+    for rate_hz in (8_000, 16_000, 48_000):
+        quiet = np.zeros(3 * rate_hz // 2, dtype=np.float32)
+        first = speech("The kids are talking by the door.", rate_hz)
+        second = speech("Dogs are sitting by the door, and nobody has fed them.", rate_hz, pitch=70)
+        clips[rate_hz] = clip_of(np.concatenate([quiet, first, quiet, second, quiet]), rate_hz)
+    return clips
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from serving.proto.timbre.v1 import timbre_pb2, timbre_pb2_grpc
 from tests.conftest import ROOT
 from tests.service import free_port, refusal, running
 from tests.sounds import encode, voice
@@ -73,9 +75,12 @@ def test_a_collector_gets_a_span_per_request_with_its_stages(tmp_path: Path) -> 
             good = httpx.post(f"{service.url}/predict", files={"file": WAV}, headers=headers, timeout=30)
             assert good.is_success
             assert httpx.post(f"{service.url}/predict", files={"file": b"nothing"}, timeout=30).status_code == 415
+            with grpc.insecure_channel(service.grpc) as channel:
+                stub = timbre_pb2_grpc.TimbreStub(channel)
+                stub.Predict(timbre_pb2.PredictRequest(audio=WAV), metadata=tuple(headers.items()), timeout=30)
         # What waits to be sent is sent at the stop.
         spans = collector.spans()
-    answered, refused = [span for span in spans if span.name == "predict"]
+    answered, refused, called = [span for span in spans if span.name == "predict"]
     assert (answered.trace_id.hex(), answered.parent_span_id.hex()) == (TRACE, PARENT)
     attributes = {pair.key: pair.value.string_value for pair in answered.attributes}
     assert attributes == {"timbre.transport": "http", "timbre.variant": "stable", "timbre.version": "1"}
@@ -84,6 +89,7 @@ def test_a_collector_gets_a_span_per_request_with_its_stages(tmp_path: Path) -> 
     for stage in stages:
         assert answered.start_time_unix_nano <= stage.start_time_unix_nano <= stage.end_time_unix_nano
         assert stage.end_time_unix_nano <= answered.end_time_unix_nano
+    assert (called.trace_id, called.parent_span_id) == (answered.trace_id, answered.parent_span_id)
     assert refused.status.code == Status.STATUS_CODE_ERROR
     assert {"timbre.code": "unsupported_audio"}.items() <= {
         pair.key: pair.value.string_value for pair in refused.attributes

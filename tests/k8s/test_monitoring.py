@@ -94,7 +94,8 @@ def test_a_threshold_that_is_moved_fails_its_case(folder: Path, tmp_path: Path) 
 
 
 def test_every_alert_has_a_case_where_it_fires_and_one_where_it_does_not() -> None:
-    fires, silent = set(), set()
+    fires: set[str] = set()
+    silent: set[str] = set()
     for name in CASES:
         for case in yaml.safe_load((HERE / name).read_text())["tests"]:
             for asked in case["alert_rule_test"]:

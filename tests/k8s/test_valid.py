@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from serving.settings import PREFIX, Settings
 from tests.conftest import ROOT
 from tests.k8s.manifests import COMPONENTS, K8S, KUBECTL, OVERLAYS, Resource, render, render_text
 
@@ -99,15 +100,19 @@ def test_all_components_combine(autoscaling: str, tmp_path: Path) -> None:
     chosen = [autoscaling, *others, "common"]
     kustomization = {"resources": [str(here / "base")], "components": [str(here / "components" / c) for c in chosen]}
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    kinds = set()
+    kinds: set[str] = set()
+    settings: dict[str, str] = {}
     for resource in yaml.safe_load_all(render_text(tmp_path)):
         kinds.add(resource["kind"])
+        settings |= {key: value for key, value in resource.get("data", {}).items() if key.startswith(PREFIX)}
         if not is_custom(resource):
             kubernetes_validate.validate(resource, KUBERNETES[-1], strict=True)
         elif SCHEMAS.is_dir():
             check_custom(resource)
     scaler = {"autoscaling-hpa": "HorizontalPodAutoscaler", "autoscaling-keda": "ScaledObject"}[autoscaling]
     assert {"Deployment", "PodMonitor", "HTTPRoute", "GRPCRoute", "BackendTLSPolicy", scaler} <= kinds
+    read = Settings.from_environment(settings)
+    assert (read.runtime, bool(read.tls_cert), bool(read.otlp_endpoint)) == ("cuda", True, True)
 
 
 @pytest.mark.skipif(not CHECKOV.is_file(), reason="needs checkov: make .venv-checks/.ready")

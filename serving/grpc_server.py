@@ -1,0 +1,109 @@
+"""The gRPC server: both services, health and reflection on one port, in the service's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
+from grpc_reflection.v1alpha.reflection import enable_server_reflection
+
+from serving.errors import AddressError
+from serving.lifecycle import Lifecycle
+from serving.proto.inference.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from serving.proto.timbre.v1.timbre_pb2_grpc import add_TimbreServicer_to_server
+from serving.settings import Settings
+from serving.tls import read_pem
+from serving.transports import grpc as timbre
+from serving.transports.oip import grpc as oip
+
+SERVICES = (timbre.SERVICE, oip.SERVICE)
+
+_LOOK_S = 1.0  # between looks at readiness; a stop is told at once
+_SPARE_BYTES = 1 << 20  # above the limit of an upload, so that what is a little over it gets our answer and not gRPC's
+_PING_S, _PONG_S = 30, 10
+_GRACE_S = 30  # what is in flight at a stop has so long
+
+
+class GrpcServer:
+    """Opened before the models are loaded: until then every call is told that the service is starting."""
+
+    def __init__(self, settings: Settings, lifecycle: Lifecycle) -> None:
+        self._settings, self._lifecycle = settings, lifecycle
+        self._server = grpc.aio.server(options=_options(settings))
+        add_TimbreServicer_to_server(timbre.GrpcTransport(lifecycle), self._server)
+        add_GRPCInferenceServiceServicer_to_server(oip.OipGrpcTransport(lifecycle), self._server)
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        enable_server_reflection((*SERVICES, HEALTH, REFLECTION), self._server)
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Take calls.
+
+        Raises:
+            AddressError: the port is taken, or the address is not this machine's.
+        """
+        address = f"{self._settings.host_of_url}:{self._settings.grpc_port}"
+        try:
+            if credentials := _credentials(self._settings):
+                self._server.add_secure_port(address, credentials)
+            else:
+                self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise AddressError(
+                f"{address} cannot be listened on for gRPC. Stop what is there, or set TIMBRE_GRPC_PORT (0 for none)."
+            ) from error
+        await self._tell()
+        await self._server.start()
+        self._watcher = asyncio.create_task(self._keep_telling())
+
+    async def close(self) -> None:
+        """Take nothing new, and return when what is in flight has been answered."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(_GRACE_S)
+
+    async def _keep_telling(self) -> None:
+        """Health follows readiness: within a second, and a stop at once."""
+        while not self._lifecycle.stopping:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._lifecycle.told_to_stop.wait(), _LOOK_S)
+            await self._tell()
+
+    async def _tell(self) -> None:
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        ready = await self._lifecycle.why_not_ready() is None
+        for service in ("", *SERVICES):
+            await self._health.set(service, status.SERVING if ready else status.NOT_SERVING)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    """Channel arguments of gRPC core."""
+    age_ms = round(1e3 * settings.grpc_age_s)
+    return [
+        ("grpc.max_receive_message_length", settings.max_upload_bytes + _SPARE_BYTES),
+        ("grpc.max_send_message_length", -1),
+        # A balancer before several replicas sees new connections only: old ones are asked to go, and may finish.
+        ("grpc.max_connection_age_ms", age_ms),
+        ("grpc.max_connection_age_grace_ms", round(1e3 * (settings.listen_max_s + settings.timeout_s))),
+        ("grpc.keepalive_time_ms", 1000 * _PING_S),
+        ("grpc.keepalive_timeout_ms", 1000 * _PONG_S),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000 * _PONG_S),
+        # Several workers share the port, and the kernel gives each connection to one; else a port in use is an error.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
+    ]
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    if not settings.tls_cert:
+        return None
+    pair = (read_pem(settings.tls_key), read_pem(settings.tls_cert))
+    authority = read_pem(settings.tls_ca) if settings.tls_ca else None
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)

@@ -1,0 +1,307 @@
+"""Live audio: frames in, messages out, whatever carries them. Utterances are answered by the pipeline, as clips are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from serving import audio
+from serving.detector import Detector, Listener
+from serving.errors import (
+    IdleTimeout,
+    InvalidFrame,
+    NoSpeech,
+    Overloaded,
+    RequestError,
+    SlowReader,
+    Stopping,
+    StreamTooLong,
+    UnsupportedAudio,
+)
+from serving.messages import ErrorMessage, Measurement, Message, SessionMessage, UtteranceEnd, UtteranceStart
+from serving.metrics import Metrics
+from serving.ordered import in_order
+from serving.pipeline import Ask, Pipeline, Waveform
+from serving.registry import Loaded
+from serving.router import choose
+from serving.schemas import ErrorDetail, rounded
+from serving.utterances import Cut, Cutter, Ended, Event, Measured, Started
+
+_MAX_RATE_HZ = 48 * 1000
+_LONGEST_FRAME_S = 1.0
+_AT_A_TIME = 8  # messages of one stream that may wait to be computed or read, before its frames are not taken any more
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a live stream may take; the settings of the same names."""
+
+    streams: int
+    idle_s: float
+    max_s: float
+    utterance_s: float
+    send_s: float
+
+
+@dataclass(frozen=True)
+class Listen:
+    """What a client asks of a stream; see :class:`serving.pipeline.Ask`."""
+
+    transport: str
+    rate_hz: int
+    version: str | None = None
+    key: str | None = None
+    min_confidence: float = 0.0
+
+
+class Live:
+    """The live streams of a process.
+
+    Args:
+        limits: of the audio; rates above 48 kHz are not for voices.
+    """
+
+    def __init__(self, pipeline: Pipeline, metrics: Metrics, limits: audio.Limits, bounds: Bounds) -> None:
+        self._pipeline, self._metrics, self._limits, self._bounds = pipeline, metrics, limits, bounds
+        self._open = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def converse(
+        self,
+        listen: Listen,
+        frames: AsyncIterator[bytes],
+        send: Callable[[Message], Awaitable[None]],
+        stopping: asyncio.Event,
+    ) -> None:
+        """Hear a stream until its frames end, and send what is to be said of it.
+
+        Frames are not taken while messages wait to be read, so neither side's haste fills any memory.
+
+        Args:
+            frames: 16-bit little-endian mono samples each, one second at most.
+            send: returns when the client has room for more.
+            stopping: set when the service is told to stop.
+
+        Raises:
+            Overloaded: there are as many streams as may be.
+            UnsupportedAudio: a rate out of range. UnknownVersion: the pinned version is not loaded.
+            InvalidFrame: a frame is not such samples.
+            IdleTimeout, StreamTooLong, Stopping: what was begun has been answered.
+            SlowReader: the client does not read.
+        """
+        code = "ok"
+        self._count(listen, 1)
+        try:
+            self._admit()
+            await self._hear(listen, frames, send, stopping)
+        except RequestError as error:
+            code = error.code
+            raise
+        except asyncio.CancelledError:
+            code = "gone"
+            raise
+        except Exception:
+            code = "internal"
+            raise
+        finally:
+            self._count(listen, -1)
+            self._metrics.stream_ends.labels(listen.transport, code).inc()
+
+    async def quiet(self, timeout_s: float) -> None:
+        """Return when no stream is open any more, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._quiet.wait()
+
+    async def _hear(
+        self,
+        listen: Listen,
+        frames: AsyncIterator[bytes],
+        send: Callable[[Message], Awaitable[None]],
+        stopping: asyncio.Event,
+    ) -> None:
+        if not self._limits.min_rate_hz <= listen.rate_hz <= _MAX_RATE_HZ:
+            raise UnsupportedAudio(
+                f"The sample rate is {listen.rate_hz} Hz; live audio has {self._limits.min_rate_hz} to "
+                f"{_MAX_RATE_HZ} Hz.",
+                rate_hz=listen.rate_hz,
+            )
+        # One variant for the whole stream.
+        listen = replace(listen, key=listen.key or secrets.token_hex(8))
+        fleet = self._pipeline.registry.fleet
+        loaded = fleet.versions[choose(fleet.routes, listen.version, listen.key).version]
+        stream = _Stream(self._pipeline, listen, loaded, self._bounds.utterance_s)
+        await self._told(send, stream.session)
+        watched = _watched(frames, stopping, self._bounds, listen.rate_hz)
+        async with aclosing(in_order(stream.events(watched), stream.message, _AT_A_TIME)) as messages:
+            async for message in messages:
+                if message is not None:
+                    await self._told(send, message)
+
+    def _admit(self) -> None:
+        if self._open > self._bounds.streams:
+            raise Overloaded(
+                f"{self._bounds.streams} live streams are open already. Try again in a while.", retry_after_s=5
+            )
+
+    async def _told(self, send: Callable[[Message], Awaitable[None]], message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._bounds.send_s):
+                await send(message)
+        except TimeoutError:
+            raise SlowReader(
+                f"Messages were not read for {self._bounds.send_s:g} s. Read them as they come.",
+                send_s=self._bounds.send_s,
+            ) from None
+
+    def _count(self, listen: Listen, change: int) -> None:
+        self._open += change
+        if self._open:
+            self._quiet.clear()
+        else:
+            self._quiet.set()
+        self._metrics.streams.labels(listen.transport).inc(change)
+
+
+class _Stream:
+    """One stream: its frames as events, its events as messages."""
+
+    def __init__(self, pipeline: Pipeline, listen: Listen, loaded: Loaded, utterance_s: float) -> None:
+        self._pipeline, self._listen, self._utterance_s = pipeline, listen, utterance_s
+        self._metadata = loaded.session.metadata
+
+    @property
+    def session(self) -> SessionMessage:
+        """The first message."""
+        windows = self._metadata.windows
+        return SessionMessage(
+            rate_hz=self._listen.rate_hz,
+            model_version=self._metadata.version,
+            hop_s=windows.hop_samples / windows.rate_hz,
+            window_s=windows.window_samples / windows.rate_hz,
+            emotions=list(self._metadata.labels),
+        )
+
+    async def events(self, frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[Event, None]:
+        """What the frames bring; at their end or failure the current utterance ends."""
+        cutter = await asyncio.to_thread(self._cutter)
+        try:
+            async with aclosing(frames):
+                async for frame in frames:
+                    # In a thread: a second of audio takes the detector several milliseconds.
+                    for event in await asyncio.to_thread(cutter.feed, frame):
+                        yield event
+        except RequestError:
+            for event in cutter.finish():
+                yield event
+            raise
+        for event in cutter.finish():
+            yield event
+
+    async def message(self, event: Event) -> Message | None:
+        """What is said of an event; None where a hop holds nothing to speak of."""
+        match event:
+            case Started():
+                return UtteranceStart(utterance=event.utterance, start_s=self._seconds(event.start))
+            case Measured():
+                return await self._measurement(event)
+            case Ended():
+                return await self._end(event)
+
+    def _cutter(self) -> Cutter:
+        rate_hz, windows = self._listen.rate_hz, self._metadata.windows
+        cut = Cut(
+            rate_hz,
+            hop=round(windows.hop_samples * rate_hz / windows.rate_hz),
+            window=round(windows.window_samples * rate_hz / windows.rate_hz),
+            longest=round(self._utterance_s * rate_hz),
+        )
+        return Cutter(Listener(Detector.load(), rate_hz), cut)
+
+    async def _measurement(self, event: Measured) -> Message | None:
+        try:
+            told = (await self._pipeline.predict(self._ask(event, provisional=True))).prediction
+        except NoSpeech:
+            return None
+        except RequestError as error:
+            return _refusal(error, event.utterance)
+        return Measurement(
+            utterance=event.utterance,
+            start_s=self._seconds(event.start),
+            end_s=self._seconds(event.end),
+            emotion=told.emotion,
+            confidence=told.confidence,
+            all_emotions=told.all_emotions,
+        )
+
+    async def _end(self, event: Ended) -> Message:
+        try:
+            answer = await self._pipeline.predict(self._ask(event, provisional=False))
+        except RequestError as error:
+            return _refusal(error, event.utterance)
+        return UtteranceEnd(
+            utterance=event.utterance,
+            start_s=self._seconds(event.start),
+            end_s=self._seconds(event.end),
+            start_sample=event.start,
+            end_sample=event.end,
+            prediction=answer.prediction,
+            variant=answer.variant,
+            request_id=answer.request_id,
+        )
+
+    def _ask(self, event: Measured | Ended, *, provisional: bool) -> Ask:
+        listen = self._listen
+        clip = Waveform(event.samples, listen.rate_hz)
+        return Ask(clip, listen.transport, listen.version, listen.key, listen.min_confidence, provisional=provisional)
+
+    def _seconds(self, sample: int) -> float:
+        return rounded(sample / self._listen.rate_hz)
+
+
+async def _watched(
+    frames: AsyncIterator[bytes], stopping: asyncio.Event, bounds: Bounds, rate_hz: int
+) -> AsyncGenerator[bytes, None]:
+    """The frames, until they end, fail or are overdue."""
+    clock = asyncio.get_running_loop().time
+    ends_at = clock() + bounds.max_s
+    longest = 2 * round(_LONGEST_FRAME_S * rate_hz)
+    told_to_stop = asyncio.ensure_future(stopping.wait())
+    waited: asyncio.Future[bytes | None] | None = None
+    try:
+        while True:
+            waited = asyncio.ensure_future(_next(frames))
+            left_s = max(0.0, min(bounds.idle_s, ends_at - clock()))
+            await asyncio.wait({waited, told_to_stop}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if told_to_stop.done():
+                raise Stopping("The service is stopping. Connect again: another replica goes on.", retry_after_s=1)
+            if clock() >= ends_at:
+                raise StreamTooLong(f"The stream has lasted {bounds.max_s:g} s. Begin another.", max_s=bounds.max_s)
+            if not waited.done():
+                raise IdleTimeout(f"No frame came for {bounds.idle_s:g} s.", idle_s=bounds.idle_s)
+            if (frame := waited.result()) is None:
+                return
+            if len(frame) % 2 or len(frame) > longest:
+                raise InvalidFrame(
+                    f"A frame of {len(frame)} bytes came; it holds 16-bit mono samples, {longest} bytes at most.",
+                    bytes=len(frame),
+                    max_bytes=longest,
+                )
+            yield frame
+    finally:
+        told_to_stop.cancel()
+        if waited is not None:
+            waited.cancel()
+
+
+async def _next(frames: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(frames, None)
+
+
+def _refusal(error: RequestError, utterance: int) -> ErrorMessage:
+    return ErrorMessage(error=ErrorDetail(**error.body()["error"]), utterance=utterance)

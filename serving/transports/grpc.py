@@ -1,0 +1,172 @@
+"""gRPC for people: service ``timbre.v1.Timbre``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from serving.audio import pcm16
+from serving.errors import InvalidRequest, MissingFile, RequestError, TooManyFiles, too_large
+from serving.lifecycle import Lifecycle
+from serving.live import Listen
+from serving.messages import ErrorMessage, Measurement, Message, SessionMessage, UtteranceEnd, UtteranceStart
+from serving.ordered import in_order
+from serving.pipeline import AT_A_TIME, MOST_CLIPS, Answer, Ask, Upload, Waveform
+from serving.proto.timbre.v1 import timbre_pb2 as pb
+from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreServicer
+from serving.schemas import Prediction
+from serving.transports.rpc import Context, fault, refuse, refusing, traceparent, waits_s
+
+SERVICE = "timbre.v1.Timbre"
+TRANSPORT = "grpc"
+"""This transport's name in the metrics."""
+
+VERSION, VARIANT, ID = "x-model-version", "x-timbre-variant", "x-request-id"
+
+
+class GrpcTransport(TimbreServicer):
+    """The service's calls."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    @refusing
+    async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.Prediction:
+        answer = await self._predict(request, context)
+        context.set_trailing_metadata(
+            ((VERSION, answer.prediction.model_version), (VARIANT, answer.variant), (ID, answer.request_id))
+        )
+        return _prediction(answer.prediction)
+
+    @refusing
+    async def PredictMany(self, requests: AsyncIterator[pb.PredictRequest], context: Context) -> pb.PredictManyResponse:
+        async def answered(request: pb.PredictRequest) -> pb.Answer:
+            try:
+                answer = await self._predict(request, context)
+            except RequestError as error:
+                return pb.Answer(error=_error(error.code, error.message, error.details))
+            told = _prediction(answer.prediction)
+            return pb.Answer(prediction=told, variant=answer.variant, request_id=answer.request_id)
+
+        response = pb.PredictManyResponse()
+        async with aclosing(in_order(_at_most(requests), answered, AT_A_TIME)) as answers:
+            async for answer in answers:
+                response.answers.append(answer)
+        return response
+
+    # The generated type knows generators only; a coroutine that writes shows when the client has room for more.
+    async def Listen(  # type: ignore[override]
+        self, requests: AsyncIterator[pb.ListenRequest], context: Context
+    ) -> None:
+        async def send(message: Message) -> None:
+            await context.write(_message(message))
+
+        try:
+            listen = await _start(requests)
+            live = self._lifecycle.get().live
+            await live.converse(listen, _frames(requests), send, self._lifecycle.told_to_stop)
+        except RequestError as error:
+            await refuse(context, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told that it is ours
+            await refuse(context, fault(error))
+
+    async def _predict(self, request: pb.PredictRequest, context: Context) -> Answer:
+        parts = self._lifecycle.get()
+        try:
+            ask = _ask(request, parts.settings.max_upload_bytes, waits_s(context), traceparent(context))
+        except RequestError as error:
+            parts.pipeline.refused(error, TRANSPORT)
+            raise
+        return await parts.pipeline.predict(ask)
+
+
+def _ask(request: pb.PredictRequest, max_bytes: int, timeout_s: float | None, parent: str | None) -> Ask:
+    """What the pipeline is asked.
+
+    Raises:
+        MissingFile: there is no input. TooLarge: more than ``max_bytes``.
+        InvalidRequest: an option out of range. UnsupportedAudio: half a sample is left over.
+    """
+    options = request.options
+    size = len(request.audio) + len(request.pcm.samples)
+    if size > max_bytes:
+        raise too_large(max_bytes)
+    filename = options.filename if options.HasField("filename") else None
+    match request.WhichOneof("input"):
+        case "audio":
+            clip: Upload | Waveform = Upload(request.audio, filename)
+        case "pcm":
+            clip = Waveform(pcm16(request.pcm.samples), request.pcm.rate_hz, filename)
+        case _:
+            raise MissingFile("The request has neither `audio`, an encoded file, nor `pcm`, samples and their rate.")
+    version, key, min_confidence = _options(options)
+    return Ask(clip, TRANSPORT, version, key, min_confidence, timeout_s, traceparent=parent)
+
+
+def _options(options: pb.Options) -> tuple[str | None, str | None, float]:
+    """Version, key and min_confidence.
+
+    Raises:
+        InvalidRequest: min_confidence is no number from 0 to 1.
+    """
+    if not 0 <= options.min_confidence <= 1:
+        raise InvalidRequest(f"min_confidence must be a number from 0 to 1; got {options.min_confidence:g}.")
+    version = options.model_version if options.HasField("model_version") else None
+    return version, options.key if options.HasField("key") else None, options.min_confidence
+
+
+async def _at_most(requests: AsyncIterator[pb.PredictRequest]) -> AsyncIterator[pb.PredictRequest]:
+    count = 0
+    async for request in requests:
+        count += 1
+        if count > MOST_CLIPS:
+            raise TooManyFiles(f"Over {MOST_CLIPS} clips came in one call. Send the rest in another.", files=count)
+        yield request
+
+
+async def _start(requests: AsyncIterator[pb.ListenRequest]) -> Listen:
+    first = await anext(requests, None)
+    if first is None or not first.HasField("start"):
+        raise InvalidRequest("A stream begins with `start`, which tells the rate of the frames.")
+    version, key, min_confidence = _options(first.start.options)
+    return Listen(TRANSPORT, first.start.rate_hz, version, key, min_confidence)
+
+
+async def _frames(requests: AsyncIterator[pb.ListenRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        yield request.frame
+
+
+def _prediction(told: Prediction) -> pb.Prediction:
+    return pb.Prediction(
+        emotion=told.emotion,
+        confidence=told.confidence,
+        all_emotions=told.all_emotions,
+        filename=told.filename,
+        model_version=told.model_version,
+        duration_s=told.duration_s,
+        segments=[pb.Segment(**segment.model_dump()) for segment in told.segments],
+        timing_ms=pb.Timing(**told.timing_ms.model_dump()),
+    )
+
+
+def _error(code: str, message: str, details: dict[str, Any], utterance: int | None = None) -> pb.Error:
+    return pb.Error(code=code, message=message, retry_after_s=details.get("retry_after_s"), utterance=utterance)
+
+
+def _message(message: Message) -> pb.ListenResponse:
+    match message:
+        case SessionMessage():
+            return pb.ListenResponse(session=pb.Session(**message.model_dump(exclude={"type"})))
+        case UtteranceStart():
+            return pb.ListenResponse(utterance_start=pb.UtteranceStart(**message.model_dump(exclude={"type"})))
+        case Measurement():
+            return pb.ListenResponse(measurement=pb.Measurement(**message.model_dump(exclude={"type"})))
+        case UtteranceEnd():
+            plain = message.model_dump(exclude={"type", "prediction"})
+            return pb.ListenResponse(utterance_end=pb.UtteranceEnd(**plain, prediction=_prediction(message.prediction)))
+        case ErrorMessage():
+            detail = message.error
+            extra = detail.model_extra or {}
+            return pb.ListenResponse(error=_error(detail.code, detail.message, extra, message.utterance))

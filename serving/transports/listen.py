@@ -1,0 +1,107 @@
+"""Live audio over a WebSocket: /v1/listen. What is said over it stands in ``serving.messages``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from pydantic import ValidationError
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from serving.errors import InternalError, InvalidFrame, InvalidRequest, RequestError
+from serving.lifecycle import Lifecycle
+from serving.live import Listen
+from serving.messages import End, ErrorMessage, Message
+from serving.schemas import ErrorDetail
+
+TRANSPORT = "websocket"
+"""This transport's name in the metrics."""
+
+PATH = "/v1/listen"
+
+# Why a socket is closed (RFC 6455, 7.4.1, and IANA's registry).
+_DONE, _POLICY, _FAULT, _RESTART, _LATER = 1000, 1008, 1011, 1012, 1013
+_CLOSE_CODES = {"stopping": _RESTART, "starting": _LATER, "overloaded": _LATER}
+_REASON_BYTES = 123  # of a close frame
+
+
+class ListenTransport:
+    """The socket's path, for the HTTP application."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    @property
+    def routes(self) -> list[WebSocketRoute]:
+        """What is mounted."""
+        return [WebSocketRoute(PATH, self._listen)]
+
+    async def _listen(self, socket: WebSocket) -> None:
+        # Accepted whatever comes of it: a browser shows its script nothing of a refused handshake.
+        await socket.accept()
+
+        async def send(message: Message) -> None:
+            await socket.send_text(message.model_dump_json())
+
+        try:
+            listen = _asked(socket)
+            await self._lifecycle.get().live.converse(listen, _frames(socket), send, self._lifecycle.told_to_stop)
+            await socket.close(_DONE)
+        except WebSocketDisconnect:
+            pass
+        except RequestError as error:
+            await _refuse(socket, error)
+        except Exception:
+            await _refuse(socket, InternalError("The service failed on this stream; its log says why."))
+            raise
+
+
+async def _refuse(socket: WebSocket, error: RequestError) -> None:
+    message = ErrorMessage(error=ErrorDetail(**error.body()["error"]))
+    code = _CLOSE_CODES.get(error.code, _FAULT if error.http_status >= InternalError.http_status else _POLICY)
+    try:
+        await socket.send_text(message.model_dump_json())
+        await socket.close(code, error.code[:_REASON_BYTES])
+    except WebSocketDisconnect:
+        pass
+
+
+def _asked(socket: WebSocket) -> Listen:
+    """The query's parameters.
+
+    Raises:
+        InvalidRequest: the rate is missing, or one is not what it should be.
+    """
+    query = socket.query_params
+    try:
+        rate_hz, min_confidence = int(query["rate_hz"]), float(query.get("min_confidence", "0"))
+    except (KeyError, ValueError):
+        rate_hz, min_confidence = 0, -1.0
+    if not 0 <= min_confidence <= 1:
+        raise InvalidRequest(
+            f"{PATH} takes ?rate_hz= as a whole number of samples a second, and &min_confidence= from 0 to 1."
+        )
+    return Listen(TRANSPORT, rate_hz, query.get("version"), query.get("key"), min_confidence)
+
+
+async def _frames(socket: WebSocket) -> AsyncIterator[bytes]:
+    """Binary messages until one of text says that there are no more.
+
+    Raises:
+        WebSocketDisconnect: the client has left.
+        InvalidFrame: a text message that says something else.
+    """
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message["code"])
+        if (frame := message.get("bytes")) is not None:
+            yield frame
+            continue
+        try:
+            End.model_validate_json(message["text"])
+        except ValidationError:
+            raise InvalidFrame(
+                f"Text came that is not {End().model_dump_json()}. Samples are sent as binary messages."
+            ) from None
+        return

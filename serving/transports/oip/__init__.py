@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, version 2: one meaning (``model``, ``tensors``) under two wires (``http``, ``grpc``)."""

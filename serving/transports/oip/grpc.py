@@ -1,0 +1,138 @@
+"""The Open Inference Protocol over gRPC: service ``inference.GRPCInferenceService``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import numpy as np
+from google.protobuf.json_format import ParseDict
+
+from serving.errors import InvalidRequest, RequestError, too_large
+from serving.lifecycle import Lifecycle
+from serving.ordered import in_order
+from serving.pipeline import AT_A_TIME, MOST_CLIPS
+from serving.proto.inference import inference_pb2 as pb
+from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceServicer
+from serving.transports.oip.model import SERVER, Infer, Inferred, Model
+from serving.transports.oip.tensors import BYTES, Tensor, check, from_raw, to_raw
+from serving.transports.rpc import Context, refusing, waits_s
+
+SERVICE = "inference.GRPCInferenceService"
+TRANSPORT = "oip-grpc"
+"""This transport's name in the metrics."""
+
+
+_OVERHEAD_BYTES = 1 << 16  # names, shapes and parameters around the clips
+
+
+class OipGrpcTransport(GRPCInferenceServiceServicer):
+    """The protocol's calls."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle, self._model = lifecycle, Model(lifecycle)
+
+    async def ServerLive(self, _: pb.ServerLiveRequest, __: Context) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _: pb.ServerReadyRequest, __: Context) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=await self._model.server_ready())
+
+    async def ServerMetadata(self, _: pb.ServerMetadataRequest, __: Context) -> pb.ServerMetadataResponse:
+        return ParseDict(SERVER, pb.ServerMetadataResponse())
+
+    @refusing
+    async def ModelReady(self, request: pb.ModelReadyRequest, _: Context) -> pb.ModelReadyResponse:
+        return pb.ModelReadyResponse(ready=await self._model.ready(request.name, request.version))
+
+    @refusing
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, _: Context) -> pb.ModelMetadataResponse:
+        told = self._model.metadata(request.name, request.version)
+        for tensor in told["outputs"]:
+            parameters = tensor.get("parameters", {})
+            tensor["parameters"] = {name: {"string_param": value} for name, value in parameters.items()}
+        return ParseDict(told, pb.ModelMetadataResponse())
+
+    @refusing
+    async def ModelConfig(self, request: pb.ModelConfigRequest, _: Context) -> pb.ModelConfigResponse:
+        return ParseDict({"config": self._model.config(request.name, request.version)}, pb.ModelConfigResponse())
+
+    @refusing
+    async def RepositoryIndex(self, _: pb.RepositoryIndexRequest, __: Context) -> pb.RepositoryIndexResponse:
+        return ParseDict({"models": await self._model.index()}, pb.RepositoryIndexResponse())
+
+    @refusing
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        return await self._infer(request, waits_s(context))
+
+    async def ModelStreamInfer(
+        self, requests: AsyncIterator[pb.ModelInferRequest], _: Context
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        """Answers in the order of the requests; one that is refused does not end the stream."""
+        async with aclosing(in_order(requests, self._infer_in_stream, AT_A_TIME)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _infer_in_stream(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+        try:
+            return pb.ModelStreamInferResponse(infer_response=await self._infer(request, None))
+        except RequestError as error:
+            told = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
+            return pb.ModelStreamInferResponse(error_message=f"{error.code}: {error.message}", infer_response=told)
+
+    async def _infer(self, request: pb.ModelInferRequest, timeout_s: float | None) -> pb.ModelInferResponse:
+        parts = self._lifecycle.get()
+        try:
+            infer = _parse(request, parts.settings.max_upload_bytes)
+        except RequestError as error:
+            parts.pipeline.refused(error, TRANSPORT)
+            raise
+        return _answer(request, await self._model.infer(infer, TRANSPORT, timeout_s))
+
+
+def _parse(request: pb.ModelInferRequest, max_bytes: int) -> Infer:
+    """The request's tensors, from wherever their data stand.
+
+    Raises:
+        TooLarge: more than ``max_bytes``.
+        InvalidRequest: a tensor is none that is taken, or the raw data are not one per input.
+    """
+    if request.ByteSize() > max_bytes + _OVERHEAD_BYTES:
+        raise too_large(max_bytes)
+    raw = list(request.raw_input_contents)
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidRequest(
+            f"{len(request.inputs)} inputs and {len(raw)} raw_input_contents came; one each is needed."
+        )
+    tensors = []
+    for place, given in enumerate(request.inputs):
+        check(given.name, given.datatype, given.shape, MOST_CLIPS)
+        if raw:
+            data = from_raw(raw[place], given.datatype, given.name)
+        elif given.datatype == BYTES:
+            data = list(given.contents.bytes_contents)
+        else:
+            data = np.array(given.contents.fp32_contents, dtype=np.float32)
+        tensors.append(Tensor(given.name, given.datatype, tuple(given.shape), data, _values(given.parameters)))
+    wanted = [output.name for output in request.outputs]
+    return Infer(request.model_name, request.model_version, _values(request.parameters), tensors, wanted)
+
+
+def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+    chosen = {name: value.WhichOneof("parameter_choice") for name, value in parameters.items()}
+    return {name: getattr(parameters[name], choice) for name, choice in chosen.items() if choice}
+
+
+def _answer(request: pb.ModelInferRequest, told: Inferred) -> pb.ModelInferResponse:
+    answer = pb.ModelInferResponse(model_name=request.model_name, model_version=told.version, id=request.id)
+    answer.parameters["variant"].string_param = told.variant
+    for tensor in told.outputs:
+        output = answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if request.raw_input_contents:
+            answer.raw_output_contents.append(to_raw(tensor))
+        elif isinstance(tensor.data, np.ndarray):
+            output.contents.fp32_contents.extend(tensor.data.ravel().tolist())
+        else:
+            output.contents.bytes_contents.extend(tensor.data)
+    return answer

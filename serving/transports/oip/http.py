@@ -1,0 +1,220 @@
+"""The Open Inference Protocol over HTTP: JSON, and tensors in binary behind it.
+
+In JSON an encoded file is base64, because JSON holds no bytes. Errors are ``{"error": "code: message"}``: the protocol
+wants a string.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from serving.audio import Samples
+from serving.errors import InvalidRequest, RequestError, UnsupportedMediaType
+from serving.lifecycle import Lifecycle
+from serving.pipeline import MOST_CLIPS
+from serving.transports.asgi import Unread, unless_gone
+from serving.transports.body import read_whole
+from serving.transports.oip.model import SERVER, Infer, Inferred, Model
+from serving.transports.oip.tensors import AUDIO, Tensor, check, from_raw, to_raw
+
+TRANSPORT = "oip-http"
+"""This transport's name in the metrics."""
+
+_JSON_LENGTH = "Inference-Header-Content-Length"
+_BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class _InputIn(BaseModel):
+    name: str
+    datatype: str
+    shape: list[int] = Field(max_length=8)
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class _OutputIn(BaseModel):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class _InferIn(BaseModel):
+    id: str = ""
+    parameters: dict[str, Any] = {}
+    inputs: list[_InputIn] = Field(max_length=8)
+    outputs: list[_OutputIn] = Field([], max_length=8)
+
+
+class OipHttpTransport:
+    """The protocol's paths, for the HTTP application."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle, self._model = lifecycle, Model(lifecycle)
+
+    @property
+    def routes(self) -> list[Route]:
+        """What is mounted."""
+        routes = [
+            Route("/v2", _told(self._server)),
+            Route("/v2/", _told(self._server)),
+            Route("/v2/health/live", _told(self._live)),
+            Route("/v2/health/ready", _told(self._ready)),
+            Route("/v2/repository/index", _told(self._index), methods=["POST"]),
+        ]
+        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+            routes += [
+                Route(model, _told(self._metadata)),
+                Route(f"{model}/config", _told(self._config)),
+                Route(f"{model}/ready", _told(self._model_ready)),
+                Route(f"{model}/infer", _told(self._infer), methods=["POST"]),
+            ]
+        return routes
+
+    async def _server(self, _: Request) -> Response:
+        return JSONResponse(SERVER)
+
+    async def _live(self, _: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def _ready(self, _: Request) -> Response:
+        ready = await self._model.server_ready()
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def _model_ready(self, request: Request) -> Response:
+        name, version = _who(request)
+        ready = await self._model.ready(name, version)
+        return JSONResponse({"name": name, "ready": ready}, 200 if ready else 503)
+
+    async def _metadata(self, request: Request) -> Response:
+        return JSONResponse(self._model.metadata(*_who(request)))
+
+    async def _config(self, request: Request) -> Response:
+        return JSONResponse(self._model.config(*_who(request)))
+
+    async def _index(self, _: Request) -> Response:
+        return JSONResponse(await self._model.index())
+
+    async def _infer(self, request: Request) -> Response:
+        parts = self._lifecycle.get()
+        pipeline, settings = parts.pipeline, parts.settings
+        try:
+            if pipeline.full:
+                raise pipeline.overloaded()
+            if encoding := request.headers.get("Content-Encoding"):
+                raise UnsupportedMediaType(f"A body in {encoding[:40]} is not unpacked here. Send it as it is.")
+            body = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s)
+            asked, tensors = _parse(body, request.headers.get(_JSON_LENGTH))
+        except RequestError as error:
+            pipeline.refused(error, TRANSPORT)
+            raise
+        name, version = _who(request)
+        wanted = [output.name for output in asked.outputs]
+        infer = Infer(name, version, asked.parameters, tensors, wanted)
+        return _answer(name, asked, await unless_gone(request, self._model.infer(infer, TRANSPORT)))
+
+
+def _told(endpoint: Endpoint) -> Endpoint:
+    """An endpoint whose refusals are told as the protocol wants."""
+
+    async def told(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except RequestError as error:
+            wait_s = error.details.get("retry_after_s")
+            headers = {} if wait_s is None else {"Retry-After": str(wait_s)}
+            unread = request.method == "POST" and not getattr(request.state, "body_read", False)
+            response = Unread if unread else JSONResponse
+            return response({"error": f"{error.code}: {error.message}"}, error.http_status, headers)
+
+    return told
+
+
+def _who(request: Request) -> tuple[str, str]:
+    return request.path_params["name"], request.path_params.get("version", "")
+
+
+def _parse(body: bytes, json_length: str | None) -> tuple[_InferIn, list[Tensor]]:
+    """A request's JSON and its tensors, wherever their data stand.
+
+    Args:
+        json_length: bytes of JSON before the binary data; all of it where None.
+
+    Raises:
+        InvalidRequest: it is not such a body.
+    """
+    end = len(body)
+    if json_length is not None:
+        if not json_length.isascii() or not json_length.isdecimal() or int(json_length) > len(body):
+            raise InvalidRequest(f"{_JSON_LENGTH} is {json_length[:40]!r} and the body has {len(body)} bytes.")
+        end = int(json_length)
+    try:
+        asked = _InferIn.model_validate_json(body[:end])
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
+        raise InvalidRequest(f"The body is no inference request. {faults[:400]}.") from error
+    tensors = []
+    for given in asked.inputs:
+        check(given.name, given.datatype, given.shape, MOST_CLIPS)
+        size = given.parameters.get(_BINARY_SIZE)
+        data: Sequence[bytes] | Samples
+        if size is None:
+            data = _from_json(given)
+        else:
+            if not isinstance(size, int) or not 0 <= size <= len(body) - end:
+                raise InvalidRequest(
+                    f"Input {given.name} announces {str(size)[:40]} bytes; {len(body) - end} are there."
+                )
+            data = from_raw(body[end : end + size], given.datatype, given.name)
+            end += size
+        tensors.append(Tensor(given.name, given.datatype, tuple(given.shape), data, given.parameters))
+    return asked, tensors
+
+
+def _from_json(given: _InputIn) -> list[bytes] | Samples:
+    if given.data is None:
+        raise InvalidRequest(f"Input {given.name} has neither `data` nor `{_BINARY_SIZE}`.")
+    try:
+        if given.name == AUDIO:
+            return [base64.b64decode(element, validate=True) for element in given.data]
+        return np.array(given.data, dtype=np.float32)
+    except (binascii.Error, TypeError, ValueError) as error:
+        kind = "base64 of encoded files" if given.name == AUDIO else "numbers, flat or row by row"
+        raise InvalidRequest(f"Input {given.name} takes {kind} as its data in JSON ({error}).") from error
+
+
+def _answer(name: str, asked: _InferIn, told: Inferred) -> Response:
+    everything = asked.parameters.get(_ALL_BINARY, False)
+    binary = {output.name: output.parameters.get(_BINARY, everything) for output in asked.outputs}
+    outputs, chunks = [], []
+    for tensor in told.outputs:
+        output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if binary.get(tensor.name, everything):
+            chunks.append(to_raw(tensor))
+            output["parameters"] = {_BINARY_SIZE: len(chunks[-1])}
+        else:
+            output["data"] = _to_json(tensor)
+        outputs.append(output)
+    parameters = {"variant": told.variant}
+    said = {"model_name": name, "model_version": told.version, "parameters": parameters, "outputs": outputs}
+    head = JSONResponse({"id": asked.id} | said if asked.id else said)
+    if not chunks:
+        return head
+    body = b"".join([head.body, *chunks])
+    return Response(body, 200, {_JSON_LENGTH: str(len(head.body))}, "application/octet-stream")
+
+
+def _to_json(tensor: Tensor) -> list[Any]:
+    if isinstance(tensor.data, np.ndarray):
+        values: list[Any] = tensor.data.ravel().tolist()
+        return values
+    return [element.decode() for element in tensor.data]

@@ -1,0 +1,208 @@
+"""What the protocol asks, answered by the pipeline; either wire translates to and from this."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from serving import __version__
+from serving.errors import InvalidRequest, NotFound, RequestError, UnknownVersion
+from serving.lifecycle import Lifecycle
+from serving.ordered import in_order
+from serving.pipeline import AT_A_TIME, Answer, Ask
+from serving.registry import Loaded
+from serving.transports.oip.tensors import (
+    AUDIO,
+    CONFIDENCE,
+    EMOTION,
+    FP32,
+    INPUTS,
+    OUTPUTS,
+    PROBABILITIES,
+    WAVEFORM,
+    Tensor,
+    answers,
+    check_outputs,
+    clips,
+)
+
+NAME = "timbre"
+"""The one model; its versions are the loaded ones."""
+
+PLATFORM = "onnxruntime_onnx"
+SERVER = {
+    "name": NAME,
+    "version": __version__,
+    "extensions": ["binary_tensor_data", "model_configuration", "model_repository"],
+}
+LABELS = "labels"
+"""Parameter of the metadata that names the columns of `probabilities`, comma-separated."""
+
+_CONFIG_TYPES = {"BYTES": "TYPE_STRING", FP32: "TYPE_FP32"}
+
+
+@dataclass(frozen=True)
+class Infer:
+    """One request for inference.
+
+    Attributes:
+        version: empty for any by its weight.
+        parameters: `key`, `min_confidence` and `timeout` (microseconds) are looked at.
+        outputs: names of what is wanted; empty for all.
+    """
+
+    model: str
+    version: str
+    parameters: Mapping[str, Any]
+    inputs: Sequence[Tensor]
+    outputs: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """The answer: who gave it, and the outputs in the order they were asked for."""
+
+    version: str
+    variant: str
+    outputs: list[Tensor]
+
+
+class Model:
+    """The model as the protocol sees it, over a service that may be starting, ready or stopping."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    async def infer(self, request: Infer, transport: str, timeout_s: float | None = None) -> Inferred:
+        """Hear every clip of the request; they are answered by one variant.
+
+        Raises:
+            NotFound, UnknownVersion: no such model or version.
+            InvalidRequest: inputs, outputs or parameters are none that are taken.
+            RequestError: a clip is refused; with several, the message says which.
+        """
+        pipeline = self._lifecycle.get().pipeline
+        try:
+            asks = self._asks(request, transport, timeout_s)
+        except RequestError as error:
+            pipeline.refused(error, transport)
+            raise
+        told: list[Answer] = []
+        try:
+            async with aclosing(in_order(_each(asks), pipeline.predict, AT_A_TIME)) as heard:
+                async for answer in heard:
+                    told.append(answer)  # noqa: PERF401 - their number says which one failed
+        except RequestError as error:
+            if len(asks) == 1:
+                raise
+            raise type(error)(f"Clip {len(told)}: {error.message}", **error.details) from error
+        predictions = [answer.prediction for answer in told]
+        return Inferred(predictions[0].model_version, told[0].variant, answers(predictions, request.outputs))
+
+    async def ready(self, name: str, version: str = "") -> bool:
+        """Whether a version, or with none the model, may be asked.
+
+        Raises:
+            NotFound, UnknownVersion: there is none such.
+        """
+        if await self._lifecycle.why_not_ready() is not None:
+            return False
+        self._loaded(name, version)
+        return True
+
+    async def server_ready(self) -> bool:
+        return await self._lifecycle.why_not_ready() is None
+
+    def metadata(self, name: str, version: str = "") -> dict[str, Any]:
+        """Names, types and shapes of the tensors; the labels stand with `probabilities`."""
+        loaded = self._loaded(name, version)
+        shapes = self._shapes(loaded)
+        outputs: list[dict[str, Any]] = [
+            {"name": tensor, "datatype": kind, "shape": shapes[tensor]} for tensor, kind in OUTPUTS.items()
+        ]
+        outputs[-1]["parameters"] = {LABELS: ",".join(loaded.session.metadata.labels)}
+        return {
+            "name": NAME,
+            "versions": [version] if version else list(self._lifecycle.get().registry.fleet.versions),
+            "platform": PLATFORM,
+            "inputs": [{"name": tensor, "datatype": kind, "shape": shapes[tensor]} for tensor, kind in INPUTS.items()],
+            "outputs": outputs,
+        }
+
+    def config(self, name: str, version: str = "") -> dict[str, Any]:
+        """The same as Triton's tools want it."""
+        loaded = self._loaded(name, version)
+        shapes = self._shapes(loaded)
+        return {
+            "name": NAME,
+            "platform": PLATFORM,
+            "max_batch_size": 0,
+            "input": [
+                {"name": tensor, "data_type": _CONFIG_TYPES[kind], "dims": shapes[tensor], "optional": True}
+                for tensor, kind in INPUTS.items()
+            ],
+            "output": [
+                {"name": tensor, "data_type": _CONFIG_TYPES[kind], "dims": shapes[tensor]}
+                for tensor, kind in OUTPUTS.items()
+            ],
+            "parameters": {LABELS: {"string_value": ",".join(loaded.session.metadata.labels)}},
+        }
+
+    async def index(self) -> list[dict[str, str]]:
+        """The loaded versions and whether they answer."""
+        error = await self._lifecycle.why_not_ready()
+        state, reason = ("READY", "") if error is None else ("UNAVAILABLE", error.message)
+        versions = self._lifecycle.get().registry.fleet.versions
+        return [{"name": NAME, "version": version, "state": state, "reason": reason} for version in versions]
+
+    def _asks(self, request: Infer, transport: str, timeout_s: float | None) -> list[Ask]:
+        rate_hz = self._loaded(request.model, request.version).session.metadata.windows.rate_hz
+        check_outputs(request.outputs)
+        found = clips(request.inputs, rate_hz)
+        key = request.parameters.get("key")
+        if key is None and len(found) > 1:
+            key = secrets.token_hex(8)  # one variant for all of them: the answer names one version
+        told_s = _number(request.parameters, "timeout", 0.0, 1e15) / 1e6
+        waits_s = [seconds for seconds in (timeout_s, told_s) if seconds]
+        first = Ask(
+            found[0],
+            transport,
+            version=request.version or None,
+            key=None if key is None else str(key),
+            min_confidence=_number(request.parameters, "min_confidence", 0.0, 1.0),
+            timeout_s=min(waits_s, default=None),
+        )
+        return [dataclasses.replace(first, upload=clip) for clip in found]
+
+    def _loaded(self, name: str, version: str) -> Loaded:
+        fleet = self._lifecycle.get().registry.fleet
+        if name != NAME:
+            raise NotFound(f"There is no model {name[:40]!r}; {NAME!r} is the only one.")
+        if not version:
+            return fleet.versions[fleet.routes.variants[fleet.routes.default].version]
+        if version not in fleet.versions:
+            loaded = list(fleet.versions)
+            raise UnknownVersion(
+                f"Version {version[:40]!r} is not loaded; {', '.join(loaded)} can be had.", versions=loaded
+            )
+        return fleet.versions[version]
+
+    def _shapes(self, loaded: Loaded) -> dict[str, list[int]]:
+        labels = len(loaded.session.metadata.labels)
+        return {AUDIO: [-1], WAVEFORM: [-1, -1], EMOTION: [-1], CONFIDENCE: [-1], PROBABILITIES: [-1, labels]}
+
+
+async def _each(asks: Sequence[Ask]) -> AsyncIterator[Ask]:
+    for ask in asks:
+        yield ask
+
+
+def _number(parameters: Mapping[str, Any], name: str, least: float, most: float) -> float:
+    value = parameters.get(name, least)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise InvalidRequest(f"Parameter {name} is a number from {least:g} to {most:g}; {str(value)[:40]!r} came.")
+    return float(value)

@@ -1,0 +1,87 @@
+"""What every gRPC transport needs: refusals as statuses with details, and how long a client waits."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from serving.errors import InternalError, RequestError
+from serving.tracing import PARENT
+
+logger = logging.getLogger("timbre")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Servicer = TypeVar("Servicer")
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
+Method = Callable[[Servicer, Asked, Context], Awaitable[Answered]]
+
+DOMAIN = "timbre"
+"""Of the reasons in status details."""
+
+_DETAILS = "grpc-status-details-bin"  # where Google's richer error model has its place
+
+
+async def refuse(context: Context, error: RequestError) -> NoReturn:
+    """End a call with the status of a refusal.
+
+    The message begins with the code word; the details have it as the reason of an ``ErrorInfo``, and a ``RetryInfo``
+    where the refusal says when to try again.
+    """
+    code, message = grpc.StatusCode[error.grpc_status], f"{error.code}: {error.message}"
+    status = status_pb2.Status(code=code.value[0], message=message)
+    metadata = {key: str(value) for key, value in error.details.items()}
+    _pack(status, error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=metadata))
+    if (wait_s := error.details.get("retry_after_s")) is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(1e3 * wait_s))
+        _pack(status, error_details_pb2.RetryInfo(retry_delay=delay))
+    await context.abort(code, message, ((_DETAILS, status.SerializeToString()),))
+
+
+def refusing(method: Method[Servicer, Asked, Answered]) -> Method[Servicer, Asked, Answered]:
+    """A method whose request errors are told as :func:`refuse` does, and whose faults are logged and told as ours."""
+
+    @functools.wraps(method)
+    async def refuses(self: Servicer, request: Asked, context: Context) -> Answered:
+        try:
+            return await method(self, request, context)
+        except RequestError as error:
+            await refuse(context, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told that it is ours
+            await refuse(context, fault(error))
+
+    return refuses
+
+
+def fault(error: Exception) -> InternalError:
+    """What a client is told of a fault of ours; the log says which."""
+    logger.error("A request failed", exc_info=error)
+    return InternalError("The service failed on this request. The log says why; the request may be sent again.")
+
+
+def waits_s(context: Context) -> float | None:
+    """How many seconds the client will still wait; None where it has set no deadline."""
+    left = context.time_remaining()
+    return None if left is None or math.isinf(left) else max(left, 0.0)
+
+
+def traceparent(context: Context) -> str | None:
+    """The caller's trace, where it says that it has one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == PARENT:
+            return str(value)
+    return None
+
+
+def _pack(status: status_pb2.Status, detail: Any) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status.details.append(packed)
