@@ -75,8 +75,14 @@ def test_the_bento_holds_the_service_and_its_models_and_nothing_else(tmp_path: P
         check=True,
     )
     assert packed == {*listed.stdout.split(), "bentofile.yaml"} - {"exported/kustomization.yaml"}
-    wanted = (bento / "env" / "python" / "requirements.txt").read_text()
-    assert wanted.split() == (ROOT / "requirements" / "serving.txt").read_text().split()
+    assert pins(bento / "env" / "python" / "requirements.txt") == pins(ROOT / "requirements" / "serving.txt")
+
+
+def pins(lock: Path) -> set[str]:
+    """Versions and hashes of a lock, however its lines are laid out; BentoML names itself once more at the end."""
+    return set(
+        re.findall(r"^[A-Za-z0-9_.-]+(?:\[[^\]]*\])?==[^\s;]+|sha256:[0-9a-f]{64}", lock.read_text(), re.MULTILINE)
+    )
 
 
 @dataclass(frozen=True)
@@ -185,6 +191,8 @@ def test_it_says_what_it_is_and_runs_as_nobody_without_a_shell(image: Image) -> 
     assert image.config["User"] == f"{UID}:{UID}"
     assert image.config["Entrypoint"] == ["python", "-m", "serving"]
     assert image.config["Cmd"] == ["serve"]
+    # Else nothing outside the container would reach it; the ConfigMap leaves this to the image.
+    assert "TIMBRE_HOST=0.0.0.0" in _list(image.config["Env"])
     labels = image.config["Labels"]
     assert isinstance(labels, dict)
     assert labels["org.opencontainers.image.version"] == VERSION

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving.router import Routes
 from serving.server import _FINISH_S
@@ -278,7 +280,7 @@ def probes(rendered: Rendered) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_ports_and_paths_exist_in_the_service(tmp_path: Path) -> None:
-    """Asked of one that runs with the settings of the manifests, on the ports that they name."""
+    """Asked of one that runs: every path by HTTP, and the health that stands behind the gRPC port."""
     asked: set[str] = set()
     with running(tmp_path / "log.txt") as service:
         for overlay in OVERLAYS:
@@ -294,6 +296,9 @@ def test_ports_and_paths_exist_in_the_service(tmp_path: Path) -> None:
                 assert named.items() <= {"http": "http", "grpc": "grpc"}.items()
         for path in asked:
             assert httpx.get(f"{service.url}{path}").status_code == 200, path
+        with grpc.insecure_channel(service.grpc) as channel:
+            told = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+            assert told.status == health_pb2.HealthCheckResponse.SERVING
     assert asked == {"/health", "/readyz", "/livez", "/metrics"}
 
 
