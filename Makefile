@@ -68,6 +68,8 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 		--no-emit-package torch --override requirements/overrides.in -c requirements/serving.txt requirements/dev.in \
 		-o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		requirements/clients.in -o requirements/clients.txt
+	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--generate-hashes requirements/checks.in -o requirements/checks.txt
 
 clean: ## remove the environment and caches, not data or runs

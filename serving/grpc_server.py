@@ -58,7 +58,7 @@ class GrpcServer:
             raise AddressError(
                 f"{address} cannot be listened on for gRPC. Stop what is there, or set TIMBRE_GRPC_PORT (0 for none)."
             ) from error
-        await self._tell()
+        await self.tell()
         await self._server.start()
         self._watcher = asyncio.create_task(self._keep_telling())
 
@@ -74,9 +74,10 @@ class GrpcServer:
         while not self._lifecycle.stopping:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._lifecycle.told_to_stop.wait(), _LOOK_S)
-            await self._tell()
+            await self.tell()
 
-    async def _tell(self) -> None:
+    async def tell(self) -> None:
+        """Let health say now whether the service is ready."""
         status = health_pb2.HealthCheckResponse.ServingStatus
         ready = await self._lifecycle.why_not_ready() is None
         for service in ("", *SERVICES):

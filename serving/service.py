@@ -97,12 +97,14 @@ async def _load_and_keep(
     try:
         settings = read_settings()
         loading = asyncio.create_task(asyncio.to_thread(Parts.build, settings))
-        await _open_grpc(settings, lifecycle, doors)
+        server = await _open_grpc(settings, lifecycle, doors)
         parts = await loading
     except TimbreError as error:
         failed(error)
         return
     lifecycle.parts = parts
+    if server is not None:
+        await server.tell()
     fleet = parts.registry.fleet
     logger.info(
         "Version %s on %s answers at %s", ", ".join(fleet.versions), parts.registry.runtime.device, parts.settings.url
@@ -114,12 +116,14 @@ async def _load_and_keep(
         tasks.create_task(_keep_house(lifecycle, parts))
 
 
-async def _open_grpc(settings: Settings, lifecycle: Lifecycle, doors: contextlib.AsyncExitStack) -> None:
+async def _open_grpc(settings: Settings, lifecycle: Lifecycle, doors: contextlib.AsyncExitStack) -> GrpcServer | None:
     """Open the gRPC port, if there shall be one, while the models are being loaded."""
-    if settings.grpc_port:
-        server = (await asyncio.to_thread(_grpc_server))(settings, lifecycle)
-        await server.open()
-        doors.push_async_callback(server.close)
+    if not settings.grpc_port:
+        return None
+    server = (await asyncio.to_thread(_grpc_server))(settings, lifecycle)
+    await server.open()
+    doors.push_async_callback(server.close)
+    return server
 
 
 def _grpc_server() -> type[GrpcServer]:

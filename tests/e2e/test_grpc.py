@@ -1,0 +1,252 @@
+"""gRPC as its clients meet it: health, reflection, deadlines, cancelling, limits, ages, workers, a stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_status import rpc_status
+
+from serving.proto.timbre.v1 import timbre_pb2 as pb
+from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
+from tests.models import add_version, copy_versions, costly
+from tests.service import Service, children, free_port, metric, refusal, running, until
+from tests.sounds import encode, voice
+from tests.transports import code_of
+
+WAV = encode(voice(1.0), 16_000)
+SERVICES = ("", "timbre.v1.Timbre", "inference.GRPCInferenceService")
+Status = health_pb2.HealthCheckResponse.ServingStatus
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A minute of speech takes seconds; two requests at a time."""
+    folder = tmp_path_factory.mktemp("slow")
+    models = copy_versions(folder)
+    add_version(models, "2", costly(4))
+    with running(folder / "log.txt", models=models, max_inflight=2) as service:
+        yield service
+
+
+def health(channel: grpc.Channel, service: str = "") -> Any:
+    return health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service)).status
+
+
+def test_health_is_told_per_service(service: Service) -> None:
+    with grpc.insecure_channel(service.grpc) as channel:
+        assert until(lambda: [health(channel, name) for name in SERVICES] == 3 * [Status.SERVING])
+        with pytest.raises(grpc.RpcError) as unknown:
+            health(channel, "nobody")
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_is_enough_to_ask(service: Service) -> None:
+    """A client without our stubs finds the service and calls it."""
+    with grpc.insecure_channel(service.grpc) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert {*SERVICES[1:], "grpc.health.v1.Health"} <= set(database.get_services())
+        method = DescriptorPool(database).FindServiceByName("timbre.v1.Timbre").FindMethodByName("Predict")
+        request, answer = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        call = channel.unary_unary("/timbre.v1.Timbre/Predict", request.SerializeToString, answer.FromString)
+        told: Any = call(request(audio=WAV))
+        assert told.model_version == "1"
+
+
+def test_the_answer_has_the_fields_of_http(service: Service) -> None:
+    from google.protobuf.json_format import MessageToDict
+
+    expected = httpx.post(f"{service.url}/predict", files={"file": ("a.wav", WAV)}).json()
+    with grpc.insecure_channel(service.grpc) as channel:
+        request = pb.PredictRequest(audio=WAV, options=pb.Options(filename="a.wav"))
+        answer, call = TimbreStub(channel).Predict.with_call(request)
+    told = MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    assert set(told) == set(expected)
+    assert {**told, "timing_ms": 0} == {**expected, "timing_ms": 0}
+    metadata = dict(call.trailing_metadata() or ())
+    assert (metadata["x-model-version"], metadata["x-timbre-variant"]) == ("1", "stable")
+    feedback = {"request_id": metadata["x-request-id"], "emotion": expected["emotion"]}
+    assert httpx.post(f"{service.url}/feedback", json=feedback).json()["agreed"]
+
+
+def test_many_are_answered_in_their_order(service: Service) -> None:
+    """Long and short ones in turn, and bad ones among them."""
+    clips = [encode(voice(seconds, seed=n), 16_000) for n, seconds in enumerate((9.0, 0.5, 4.0, 1.0) * 4)]
+    clips[5] = b"bad"
+    with grpc.insecure_channel(service.grpc) as channel:
+        answers = TimbreStub(channel).PredictMany(iter([pb.PredictRequest(audio=clip) for clip in clips])).answers
+    lengths = [answer.prediction.duration_s for answer in answers]
+    assert lengths == [9.0, 0.5, 4.0, 1.0, 9.0, 0.0, 4.0, 1.0, *(9.0, 0.5, 4.0, 1.0) * 2]
+    assert answers[5].error.code == "unsupported_audio"
+    assert all(answer.request_id for n, answer in enumerate(answers) if n != 5)
+
+
+def test_too_many_clips_are_refused(service: Service) -> None:
+    with grpc.insecure_channel(service.grpc) as channel, pytest.raises(grpc.RpcError) as error:
+        TimbreStub(channel).PredictMany(iter([pb.PredictRequest(audio=b"x")] * 257))
+    assert (code_of(error.value), error.value.code()) == ("too_many_files", grpc.StatusCode.INVALID_ARGUMENT)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "status"),
+    [
+        (pb.PredictRequest(), "missing_file", "INVALID_ARGUMENT"),
+        (pb.PredictRequest(audio=b"x"), "unsupported_audio", "INVALID_ARGUMENT"),
+        (pb.PredictRequest(pcm=pb.Pcm(samples=b"abc", rate_hz=16_000)), "unsupported_audio", "INVALID_ARGUMENT"),
+        (pb.PredictRequest(pcm=pb.Pcm(samples=bytes(32_000))), "unsupported_audio", "INVALID_ARGUMENT"),
+        (pb.PredictRequest(audio=WAV, options=pb.Options(model_version="9")), "unknown_version", "NOT_FOUND"),
+        (pb.PredictRequest(audio=bytes((25 << 20) + 1)), "too_large", "RESOURCE_EXHAUSTED"),
+    ],
+    ids=["nothing", "no-audio", "half-a-sample", "no-rate", "no-version", "large"],
+)
+def test_errors_have_their_status(service: Service, request_: Any, code: str, status: str) -> None:
+    with grpc.insecure_channel(service.grpc) as channel, pytest.raises(grpc.RpcError) as error:
+        TimbreStub(channel).Predict(request_)
+    assert (code_of(error.value), error.value.code()) == (code, grpc.StatusCode[status])
+
+
+def test_what_is_far_too_large_is_not_read(service: Service) -> None:
+    with grpc.insecure_channel(service.grpc, options=[("grpc.max_send_message_length", -1)]) as channel:
+        with pytest.raises(grpc.RpcError) as error:
+            TimbreStub(channel).Predict(pb.PredictRequest(audio=bytes(40 << 20)))
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == "1"
+
+
+def inflight(service: Service) -> float:
+    with httpx.Client(base_url=service.url) as client:
+        return metric(client, "timbre_inflight")
+
+
+LONG = pb.PredictRequest(audio=encode(voice(60.0), 16_000))
+
+
+def test_a_deadline_is_honoured(slow: Service) -> None:
+    """The client hears of it, and the work that nobody waits for is dropped."""
+    with grpc.insecure_channel(slow.grpc) as channel:
+        with pytest.raises(grpc.RpcError) as error:
+            TimbreStub(channel).Predict(LONG, timeout=0.5)
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert until(lambda: inflight(slow) == 0)
+        with httpx.Client(base_url=slow.url) as client:
+            assert until(lambda: metric(client, "timbre_queue_windows") == 0)
+
+
+def test_a_cancelled_call_is_given_up(slow: Service) -> None:
+    with grpc.insecure_channel(slow.grpc) as channel:
+        call = TimbreStub(channel).Predict.future(LONG)
+        assert until(lambda: inflight(slow) == 1)
+        call.cancel()
+        assert until(lambda: inflight(slow) == 0)
+        with httpx.Client(base_url=slow.url) as client:
+            assert until(lambda: metric(client, "timbre_queue_windows") == 0)
+
+
+def test_overload_says_when_to_try_again(slow: Service) -> None:
+    with grpc.insecure_channel(slow.grpc) as channel:
+        stub = TimbreStub(channel)
+        calls = [stub.Predict.future(LONG) for _ in range(2)]
+        assert until(lambda: inflight(slow) == 2)
+        with pytest.raises(grpc.RpcError) as error:
+            stub.Predict(pb.PredictRequest(audio=WAV))
+        assert (code_of(error.value), error.value.code()) == ("overloaded", grpc.StatusCode.RESOURCE_EXHAUSTED)
+        status = rpc_status.from_call(error.value)
+        assert status is not None
+        retry = error_details_pb2.RetryInfo()
+        assert status.details[1].Unpack(retry)
+        assert retry.retry_delay.ToTimedelta().total_seconds() == 1
+        for call in calls:
+            call.cancel()
+
+
+def test_connections_are_asked_to_go(tmp_path: Path) -> None:
+    """A channel reconnects and nothing fails; the state shows that its connection was closed."""
+    with running(tmp_path / "log.txt", grpc_age_s=1) as service, grpc.insecure_channel(service.grpc) as channel:
+        states: list[grpc.ChannelConnectivity] = []
+        channel.subscribe(states.append)
+        stub = TimbreStub(channel)
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            stub.Predict(pb.PredictRequest(audio=WAV))
+        assert until(lambda: states.count(grpc.ChannelConnectivity.READY) > 1)
+
+
+def test_a_stop_is_told_at_once_and_finishes_what_is_in_flight(tmp_path: Path) -> None:
+    models = copy_versions(tmp_path)
+    add_version(models, "2", costly(4))
+    with (
+        running(tmp_path / "log.txt", models=models, drain_s=1) as service,
+        grpc.insecure_channel(service.grpc) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="timbre.v1.Timbre"))
+        while next(watch).status != Status.SERVING:
+            pass
+        call = TimbreStub(channel).Predict.future(pb.PredictRequest(audio=encode(voice(120.0), 16_000)))
+        assert until(lambda: inflight(service) == 1)
+        service.process.send_signal(signal.SIGTERM)
+        assert next(watch).status == Status.NOT_SERVING
+        assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == "2"
+        watch.cancel()
+        assert call.result(timeout=60).duration_s == 120.0
+        assert service.process.wait(60) == 0
+
+
+def test_workers_share_the_port(tmp_path: Path) -> None:
+    with running(tmp_path / "log.txt", workers=2) as service, httpx.Client(base_url=service.url) as client:
+        assert len(children(service.process.pid)) == 2
+
+        def asked() -> bool:
+            with grpc.insecure_channel(service.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+                return bool(TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == "1")
+
+        assert all(asked() for _ in range(12))
+        assert metric(client, "timbre_requests_total", transport="grpc", code="ok") == 12
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_grpc_port_in_use_is_told(service: Service, workers: int) -> None:
+    port = service.grpc.rsplit(":", 1)[1]
+    result = refusal(grpc_port=port, workers=workers)
+    assert result.returncode == 1
+    assert f"127.0.0.1:{port} cannot be listened on" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_there_may_be_no_grpc(tmp_path: Path) -> None:
+    with running(tmp_path / "log.txt", grpc_port=0) as service:
+        answer = httpx.post(f"{service.url}/predict", files={"file": WAV})
+        assert answer.is_success
+        assert "grpc" not in Path(f"/proc/{service.process.pid}/maps").read_text()
+
+
+def test_it_says_that_it_is_starting(tmp_path: Path) -> None:
+    """Before there is a model calls are refused as unavailable, and health says so."""
+    from tests.service import environment, start_process, wait_until_ready
+
+    models = copy_versions(tmp_path)
+    add_version(models, "2", costly(8))  # whose warm-up takes a while
+    env = environment(port=free_port(), grpc_port=free_port(), drain_s=0, models=models)
+    service = start_process(tmp_path / "log.txt", env)
+    try:
+        with grpc.insecure_channel(service.grpc) as channel:
+            ready = grpc.channel_ready_future(channel)
+            ready.result(timeout=60)
+            assert health(channel) == Status.NOT_SERVING
+            with pytest.raises(grpc.RpcError) as error:
+                TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV))
+            assert (code_of(error.value), error.value.code()) == ("starting", grpc.StatusCode.UNAVAILABLE)
+            wait_until_ready(service)
+            assert until(lambda: bool(health(channel) == Status.SERVING))
+    finally:
+        assert service.stop() == 0

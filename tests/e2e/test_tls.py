@@ -1,0 +1,106 @@
+"""TLS on both ports, and clients that must show a certificate of their own; keys are made here with openssl."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from websockets.sync.client import connect
+
+from serving.proto.timbre.v1 import timbre_pb2 as pb
+from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
+from tests.service import Service, environment, free_port, refusal, start_process, until
+from tests.sounds import encode, voice
+
+WAV = encode(voice(1.0), 16_000)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, and certificates that it has signed for the server and for a client: NAME.pem, NAME.key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl, which is not on this machine")
+    folder = tmp_path_factory.mktemp("keys")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    openssl(*new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
+    for name in ("server", "client"):
+        signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1"]
+        leaf = ["-addext", "basicConstraints=critical,CA:FALSE"]
+        openssl(*new, *signed, *leaf, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+    return folder
+
+
+def start(log: Path, **settings: Path) -> Service:
+    service = start_process(log, environment(port=free_port(), grpc_port=free_port(), drain_s=0, **settings))
+    # Not asked over HTTP: it may want a certificate.
+    assert until(lambda: "answers at https://" in log.read_text(), 60), log.read_text()
+    return service
+
+
+def trusting(keys: Path, client: str | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(keys / "ca.pem"))
+    if client:
+        context.load_cert_chain(keys / f"{client}.pem", keys / f"{client}.key")
+    return context
+
+
+def channel(service: Service, keys: Path, client: str | None = None) -> grpc.Channel:
+    pair = [(keys / f"{client}.{kind}").read_bytes() if client else None for kind in ("key", "pem")]
+    return grpc.secure_channel(service.grpc, grpc.ssl_channel_credentials((keys / "ca.pem").read_bytes(), *pair))
+
+
+def ask_everywhere(service: Service, keys: Path, client: str | None = None) -> None:
+    context = trusting(keys, client)
+    assert httpx.post(f"{service.url}/predict", files={"file": WAV}, verify=context).json()["model_version"] == "1"
+    with connect(f"{service.url.replace('http', 'ws')}/v1/listen?rate_hz=16000", ssl=context) as socket:
+        assert '"session"' in socket.recv()
+    with channel(service, keys, client) as secure:
+        assert TimbreStub(secure).Predict(pb.PredictRequest(audio=WAV), timeout=20).model_version == "1"
+
+
+def test_both_ports_speak_tls_only(keys: Path, tmp_path: Path) -> None:
+    service = start(tmp_path / "log.txt", tls_cert=keys / "server.pem", tls_key=keys / "server.key")
+    try:
+        ask_everywhere(service, keys)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(service.url.replace("https", "http") + "/livez")
+        with grpc.insecure_channel(service.grpc) as plain, pytest.raises(grpc.RpcError) as error:
+            TimbreStub(plain).Predict(pb.PredictRequest(audio=WAV), timeout=10)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    finally:
+        assert service.stop() == 0
+
+
+def test_clients_may_need_a_certificate(keys: Path, tmp_path: Path) -> None:
+    files = {"tls_cert": keys / "server.pem", "tls_key": keys / "server.key", "tls_ca": keys / "ca.pem"}
+    service = start(tmp_path / "log.txt", **files)
+    try:
+        ask_everywhere(service, keys, "client")
+        with pytest.raises((httpx.TransportError, ssl.SSLError)):
+            httpx.get(f"{service.url}/livez", verify=trusting(keys))
+        with channel(service, keys) as nobody, pytest.raises(grpc.RpcError) as error:
+            TimbreStub(nobody).Predict(pb.PredictRequest(audio=WAV), timeout=10)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    finally:
+        assert service.stop() == 0
+
+
+def test_files_that_do_not_fit_are_told(keys: Path) -> None:
+    for wrong, told in (
+        ({"tls_cert": keys / "server.pem"}, "belong together"),
+        ({"tls_ca": keys / "ca.pem"}, "TIMBRE_TLS_CA needs"),
+        ({"tls_cert": keys / "server.pem", "tls_key": keys / "client.key"}, "cannot be used together"),
+        ({"tls_cert": keys / "none.pem", "tls_key": keys / "none.key"}, "cannot be used together"),
+    ):
+        result = refusal(**wrong)
+        assert (result.returncode, told in result.stderr) == (2, True), result.stderr
+        assert "Traceback" not in result.stderr
