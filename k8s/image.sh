@@ -20,7 +20,8 @@ fi
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 mkdir -p build
-"${VENV:-.venv}/bin/cyclonedx-py" requirements "requirements/$lock.txt" --pyproject pyproject.toml \
+# It warns that a flat lock has no graph of dependencies, which is so.
+PYTHONWARNINGS=ignore::UserWarning "${VENV:-.venv}/bin/cyclonedx-py" requirements "requirements/$lock.txt" --pyproject pyproject.toml \
     --output-reproducible --of JSON -o "build/$name-$version.cdx.json"
 "$builder" build -t "$name:$version" -f Dockerfile "$@" \
     --build-arg "REQUIREMENTS=$lock" --build-arg "VERSION=$version" --build-arg "REVISION=$revision" .
