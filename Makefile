@@ -3,15 +3,16 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+CHECKS := $(VENV)-checks
 ARGS ?=
 # Which lock the service is installed from: serving, or serving-cuda where there is an NVIDIA GPU.
 SERVING ?= serving
 
 .DEFAULT_GOAL := help
-.PHONY: help serve extras test lint format proto lock data train evaluate compare export clean
+.PHONY: help serve extras test lint format proto lock image image-cuda rollout-test data train evaluate compare export clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.serving ## answer on http://localhost:3000 with the newest committed model
 	@exec $(BIN)/python -m serving serve
@@ -36,6 +37,15 @@ PROTOS := $(shell find serving/proto -name '*.proto')
 
 proto: $(VENV)/.dev ## generate the stubs of serving/proto anew
 	PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I . --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. $(PROTOS)
+
+image: $(VENV)/.dev ## build the image with docker, podman or buildah, and its bill of materials into build/
+	@k8s/image.sh serving timbre $(ARGS)
+
+image-cuda: $(VENV)/.dev ## the same for NVIDIA GPUs
+	@k8s/image.sh serving-cuda timbre-cuda $(ARGS)
+
+rollout-test: $(VENV)/.dev ## play a Kubernetes rollout on this machine: HAProxy, pods replaced and killed under load
+	$(BIN)/python -m pytest tests/k8s/test_rollout.py -s $(ARGS)
 
 data: $(VENV)/.dev ## download RAVDESS and TESS into data/ (or ARGS="--data DIR"), resuming
 	$(BIN)/python -m training data $(ARGS)
@@ -64,9 +74,11 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 		-o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		requirements/clients.in -o requirements/clients.txt
+	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		--generate-hashes requirements/checks.in -o requirements/checks.txt
 
 clean: ## remove the environment and caches, not data or runs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(CHECKS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
@@ -80,4 +92,10 @@ $(VENV)/.serving: requirements/$(SERVING).txt | $(VENV)/bin/python
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.serving
 	$(BIN)/python -m pip install --quiet -c requirements/dev.txt $$(grep -o '^torch==[^ ]*' requirements/dev.in)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/dev.txt
+	@touch $@
+
+# checkov, which wants other versions of what we want too.
+$(CHECKS)/.ready: requirements/checks.txt | $(VENV)/bin/python
+	$(BIN)/python -m venv $(CHECKS)
+	$(CHECKS)/bin/python -m pip install --quiet --require-hashes -r requirements/checks.txt
 	@touch $@

@@ -86,6 +86,7 @@ class Metrics:
             *answer,
             "stage",
         )
+        self.ready = self._gauge("ready", "1 while new requests may come here, 0 while they should not.", "livemin")
         self.inflight = self._gauge("inflight", "Requests being answered.", "livesum")
         self.permits = self._gauge("permits", "Requests that may be answered at a time.", "livesum")
         self.rejects = self._counter("rejects", "Requests refused for lack of room, by what was full.", "reason")

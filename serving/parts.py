@@ -12,6 +12,7 @@ from serving.pipeline import Pipeline
 from serving.registry import Registry
 from serving.runtime import Runtime, choose_runtime, fall_back
 from serving.settings import Settings
+from serving.tracing import Tracing
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Parts:
             feedback,
             permits=settings.max_inflight,
             timeout_s=settings.timeout_s,
+            tracing=Tracing.to(settings.otlp_endpoint),
         )
         bounds = Bounds(
             settings.listen_streams,

@@ -21,6 +21,7 @@ from serving.router import Choice, choose
 from serving.runtime import cores
 from serving.schemas import Prediction, Timing, milliseconds
 from serving.shadow import Shadowing
+from serving.tracing import Tracing
 
 # More threads than cores, so that a long recording being decoded does not stand before a short one.
 _DECODERS_PER_CORE = 4
@@ -77,6 +78,7 @@ class Ask:
         timeout_s: how long the client waits, where it says so.
         provisional: the middle of something whose whole will be asked for too: neither counted among the answers, nor
             for the shadow or feedback.
+        traceparent: the caller's trace, for whoever traces.
     """
 
     upload: Upload | Waveform
@@ -86,6 +88,7 @@ class Ask:
     min_confidence: float = 0.0
     timeout_s: float | None = None
     provisional: bool = False
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class Pipeline:
         limits: what audio is accepted.
         permits: requests that may be answered at a time.
         timeout_s: longest time from the upload's last byte to the answer.
+        tracing: where spans go.
     """
 
     def __init__(
@@ -115,10 +119,11 @@ class Pipeline:
         *,
         permits: int,
         timeout_s: float,
+        tracing: Tracing,
     ) -> None:
         self.registry = registry
         self._limits, self._metrics, self._feedback = limits, metrics, feedback
-        self._permits, self._timeout_s = permits, timeout_s
+        self._permits, self._timeout_s, self._tracing = permits, timeout_s, tracing
         self._inflight = 0
         self._decoders = ThreadPoolExecutor(_DECODERS_PER_CORE * cores(), thread_name_prefix="decode")
         self._shadowing = Shadowing(metrics, busy=lambda: self._inflight > 0)
@@ -138,6 +143,14 @@ class Pipeline:
             DeadlineExceeded: no answer in time.
             RequestError: the audio is refused; see ``audio.decode`` and ``audio.windows``.
         """
+        with self._tracing.request(ask.transport, ask.traceparent) as span:
+            answer = await self._admit(ask)
+            timing = answer.prediction.timing_ms
+            stages_s = {name: getattr(timing, name) / 1e3 for name in ("decode", "queue", "inference")}
+            span.answered(answer.variant, answer.prediction.model_version, stages_s)
+            return answer
+
+    async def _admit(self, ask: Ask) -> Answer:
         if self.full:
             error = self.overloaded()
             self.refused(error, ask.transport)
@@ -174,6 +187,7 @@ class Pipeline:
         self._shadowing.close()
         await self.registry.close()
         self._decoders.shutdown(wait=False)
+        await asyncio.to_thread(self._tracing.close)
 
     async def _answer(self, ask: Ask, choice: Choice, loaded: Loaded) -> Answer:
         timeout_s = self._timeout_s if ask.timeout_s is None else min(ask.timeout_s, self._timeout_s)

@@ -113,7 +113,7 @@ async def _load_and_keep(
         logger.info("On the CPU, because there is %s", note)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(parts.registry.watch())
-        tasks.create_task(_keep_house(parts))
+        tasks.create_task(_keep_house(lifecycle, parts))
 
 
 async def _open_grpc(settings: Settings, lifecycle: Lifecycle, doors: contextlib.AsyncExitStack) -> GrpcServer | None:
@@ -132,9 +132,10 @@ def _grpc_server() -> type[GrpcServer]:
     return GrpcServer
 
 
-async def _keep_house(parts: Parts) -> None:
+async def _keep_house(lifecycle: Lifecycle, parts: Parts) -> None:
     """What is measured by looking now and then, and what must be thrown away now and then."""
     for turn in range(1 << 62):
+        parts.metrics.ready.set(await lifecycle.why_not_ready() is None)
         for version, loaded in parts.registry.fleet.versions.items():
             parts.metrics.queue_oldest.labels(version).set(loaded.batcher.oldest_s())
         if turn % _CLEAN_EVERY == 0:

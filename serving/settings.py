@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -26,6 +27,13 @@ def _address(host: str) -> str:
         return str(ip_address(host))
     except ValueError:
         raise ValueError(f"{host!r} is not an IP address such as 127.0.0.1, 0.0.0.0 or ::1") from None
+
+
+def _collector(url: str) -> str:
+    """An HTTP address, or nothing."""
+    if (url and not urlsplit(url).netloc) or urlsplit(url).scheme not in ("", "http", "https"):
+        raise ValueError(f"{url!r} is not an address such as http://otel-collector:4318")
+    return url
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -74,6 +82,9 @@ class Settings(BaseModel):
     )
     drain_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
         5.0, description="Time to go on answering after SIGTERM, not ready any more, seconds."
+    )
+    otlp_endpoint: Annotated[str, AfterValidator(_collector)] = Field(
+        "", description="Collector that gets a span per request, by OTLP over HTTP (http://HOST:4318). Empty: none."
     )
     secret: SecretStr = Field(
         SecretStr(""), description="Signs request ids for feedback; the same on all replicas. Empty: a random one."

@@ -17,7 +17,7 @@ from serving.pipeline import AT_A_TIME, MOST_CLIPS, Answer, Ask, Upload, Wavefor
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreServicer
 from serving.schemas import Prediction
-from serving.transports.rpc import Context, fault, refuse, refusing, waits_s
+from serving.transports.rpc import Context, fault, refuse, refusing, traceparent, waits_s
 
 SERVICE = "timbre.v1.Timbre"
 TRANSPORT = "grpc"
@@ -36,7 +36,7 @@ class GrpcTransport(TimbreServicer):
 
     @refusing
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.Prediction:
-        answer = await self._predict(request, waits_s(context))
+        answer = await self._predict(request, context)
         context.set_trailing_metadata(
             ((VERSION, answer.prediction.model_version), (VARIANT, answer.variant), (ID, answer.request_id))
         )
@@ -46,7 +46,7 @@ class GrpcTransport(TimbreServicer):
     async def PredictMany(self, requests: AsyncIterator[pb.PredictRequest], context: Context) -> pb.PredictManyResponse:
         async def answered(request: pb.PredictRequest) -> pb.Answer:
             try:
-                answer = await self._predict(request, waits_s(context))
+                answer = await self._predict(request, context)
             except RequestError as error:
                 return pb.Answer(error=_error(error.code, error.message, error.details))
             told = _prediction(answer.prediction)
@@ -84,10 +84,10 @@ class GrpcTransport(TimbreServicer):
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told that it is ours
             await refuse(context, fault(error))
 
-    async def _predict(self, request: pb.PredictRequest, timeout_s: float | None) -> Answer:
+    async def _predict(self, request: pb.PredictRequest, context: Context) -> Answer:
         parts = self._lifecycle.get()
         try:
-            ask = _ask(request, parts.settings.max_upload_bytes, timeout_s)
+            ask = _ask(request, parts.settings.max_upload_bytes, waits_s(context), traceparent(context))
         except RequestError as error:
             parts.pipeline.refused(error, TRANSPORT)
             raise
@@ -100,7 +100,7 @@ def _looked_at(writing: asyncio.Future[None]) -> None:
         writing.exception()
 
 
-def _ask(request: pb.PredictRequest, max_bytes: int, timeout_s: float | None) -> Ask:
+def _ask(request: pb.PredictRequest, max_bytes: int, timeout_s: float | None, parent: str | None) -> Ask:
     """What the pipeline is asked.
 
     Raises:
@@ -120,7 +120,7 @@ def _ask(request: pb.PredictRequest, max_bytes: int, timeout_s: float | None) ->
         case _:
             raise MissingFile("The request has neither `audio`, an encoded file, nor `pcm`, samples and their rate.")
     version, key, min_confidence = _options(options)
-    return Ask(clip, TRANSPORT, version, key, min_confidence, timeout_s)
+    return Ask(clip, TRANSPORT, version, key, min_confidence, timeout_s, traceparent=parent)
 
 
 def _options(options: pb.Options) -> tuple[str | None, str | None, float]:

@@ -52,6 +52,7 @@ from serving.lifecycle import Lifecycle
 from serving.metrics import CONTENT_TYPE
 from serving.pipeline import Ask
 from serving.schemas import ErrorBody, FeedbackIn, FeedbackOut, Health, Model, Models, Prediction
+from serving.tracing import PARENT
 from serving.transports.asgi import Unread, unless_gone
 from serving.transports.body import FIELD, read_upload
 
@@ -154,7 +155,14 @@ class HttpTransport:
             pipeline.refused(error, TRANSPORT)
             return _refusal(error) if getattr(request.state, "body_read", False) else _unread(error)
         headers = request.headers
-        ask = Ask(upload, TRANSPORT, headers.get(VERSION_HEADER), headers.get(KEY_HEADER), min_confidence)
+        ask = Ask(
+            upload,
+            TRANSPORT,
+            headers.get(VERSION_HEADER),
+            headers.get(KEY_HEADER),
+            min_confidence,
+            traceparent=headers.get(PARENT),
+        )
         answer = await unless_gone(request, pipeline.predict(ask))
         return Response(
             answer.prediction.model_dump_json(),

@@ -13,6 +13,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from serving.errors import InternalError, RequestError
+from serving.tracing import PARENT
 
 logger = logging.getLogger("timbre")
 
@@ -70,6 +71,14 @@ def waits_s(context: Context) -> float | None:
     """How many seconds the client will still wait; None where it has set no deadline."""
     left = context.time_remaining()
     return None if left is None or math.isinf(left) else max(left, 0.0)
+
+
+def traceparent(context: Context) -> str | None:
+    """The caller's trace, where it says that it has one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == PARENT:
+            return str(value)
+    return None
 
 
 def _pack(status: status_pb2.Status, detail: Any) -> None:

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from serving.detector import Detector, Listener
+from serving.detector import Listener
 from tests.sounds import Sound, speech
 
 RATE = 16_000
@@ -13,7 +13,7 @@ RATE = 16_000
 
 def share(sound: Sound, rate_hz: int = RATE) -> float:
     """How much of a sound is heard as speech."""
-    return float((Listener(Detector.load(), rate_hz).hear(sound) >= 0.5).mean())
+    return float((Listener(rate_hz).hear(sound) >= 0.5).mean())
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100, 48_000])
@@ -33,8 +33,8 @@ def test_silence_noise_and_tones_are_not() -> None:
 
 def test_frames_of_any_size_are_heard_the_same() -> None:
     sound = (0.1 * np.random.default_rng(1).standard_normal(RATE)).astype(np.float32)
-    whole = Listener(Detector.load(), RATE).hear(sound)
-    listener = Listener(Detector.load(), RATE)
+    whole = Listener(RATE).hear(sound)
+    listener = Listener(RATE)
     parts = np.concatenate([listener.hear(sound[start : start + 700]) for start in range(0, RATE, 700)])
     assert np.array_equal(whole, parts)
     assert len(whole) == RATE // 512

@@ -1,0 +1,182 @@
+"""Rules, dashboard, autoscalers and analysis ask for what the service exports, and the alerts fire when they should."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.k8s.manifests import K8S, OVERLAYS, render, render_text
+from tests.service import running
+from tests.sounds import encode, voice
+
+HERE = Path(__file__).parent
+CASES = ("alerts.yaml", "alerts_slow.yaml")
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: prometheus)")
+
+
+def groups() -> list[dict[str, Any]]:
+    found = render("cpu").one("PrometheusRule", "timbre")["spec"]["groups"]
+    assert isinstance(found, list)
+    return found
+
+
+def rules(kind: str) -> dict[str, dict[str, Any]]:
+    """Name -> rule; the kind is alert or record."""
+    return {rule[kind]: rule for group in groups() for rule in group["rules"] if kind in rule}
+
+
+def dashboard() -> dict[str, Any]:
+    text = render("cpu").one("ConfigMap", "timbre-dashboard")["data"]["timbre.json"]
+    board = json.loads(text)
+    assert isinstance(board, dict)
+    return board
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+
+
+def queries() -> list[str]:
+    """Every PromQL expression outside the rules: dashboard, KEDA, analysis."""
+    found = [target["expr"] for panel in panels() for target in panel["targets"]]
+    found += [
+        trigger["metadata"]["query"] for trigger in render("cuda").one("ScaledObject", "timbre")["spec"]["triggers"]
+    ]
+    template = render("canary").one("AnalysisTemplate", "timbre")["spec"]
+    return found + [metric["provider"]["prometheus"]["query"] for metric in template["metrics"]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rules as Prometheus reads them, beside promtool's cases."""
+    made = tmp_path_factory.mktemp("rules")
+    (made / "rules.yaml").write_text(yaml.safe_dump({"groups": groups()}))
+    for name in CASES:
+        shutil.copy(HERE / name, made)
+    return made
+
+
+def promtool(*arguments: str | Path) -> None:
+    result = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@needs_promtool
+def test_promtool_checks_the_rules(folder: Path) -> None:
+    promtool("check", "rules", "--lint-fatal", folder / "rules.yaml")
+
+
+@needs_promtool
+@pytest.mark.parametrize("cases", CASES)
+def test_alerts_fire_and_are_silent(folder: Path, cases: str) -> None:
+    promtool("test", "rules", folder / cases)
+
+
+@needs_promtool
+def test_a_threshold_that_is_moved_fails_its_case(folder: Path, tmp_path: Path) -> None:
+    """What shows that the cases above can fail."""
+    spoiled = (folder / "rules.yaml").read_text().replace("> 0.01", "> 0.5")
+    assert spoiled != (folder / "rules.yaml").read_text()
+    (tmp_path / "rules.yaml").write_text(spoiled)
+    cases = yaml.safe_load((HERE / CASES[0]).read_text())
+    cases["tests"] = [case for case in cases["tests"] if "no room" in case["name"]]
+    (tmp_path / "cases.yaml").write_text(yaml.safe_dump(cases))
+    with pytest.raises(AssertionError, match="TimbreRejects"):
+        promtool("test", "rules", tmp_path / "cases.yaml")
+
+
+def test_every_alert_has_a_case_where_it_fires_and_one_where_it_does_not() -> None:
+    fires: set[str] = set()
+    silent: set[str] = set()
+    for name in CASES:
+        for case in yaml.safe_load((HERE / name).read_text())["tests"]:
+            for asked in case["alert_rule_test"]:
+                (fires if asked["exp_alerts"] else silent).add(asked["alertname"])
+    assert fires == silent == set(rules("alert"))
+
+
+@needs_promtool
+def test_prometheus_can_read_every_other_query(tmp_path: Path) -> None:
+    readable = [query.replace("$__rate_interval", "5m") for query in queries()]
+    named = [{"record": f"query:{n}", "expr": query} for n, query in enumerate(readable)]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": named}]}))
+    promtool("check", "rules", tmp_path / "rules.yaml")
+    assert len(named) > 30
+
+
+def exported_by(text: str) -> set[str]:
+    """Names of series, by the type of their family."""
+    suffixes = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge": ("",)}
+    families = re.findall(r"^# TYPE (timbre_\w+) (\w+)$", text, re.MULTILINE)
+    return {name + suffix for name, kind in families for suffix in suffixes[kind]}
+
+
+def test_every_metric_that_is_named_is_exported(tmp_path: Path) -> None:
+    with running(tmp_path / "log.txt") as service:
+        httpx.post(f"{service.url}/predict", files={"file": encode(voice(1.0), 16_000)}).raise_for_status()
+        exported = exported_by(httpx.get(f"{service.url}/metrics").text)
+    text = "\n".join(render_text(K8S / "overlays" / overlay) for overlay in OVERLAYS)
+    named = set(re.findall(r"\btimbre_[a-z_]+", text))
+    assert {"timbre_inflight", "timbre_shadow_total", "timbre_stage_seconds_bucket"} <= named
+    assert named <= exported
+    recorded = set(re.findall(r"\btimbre:[a-z][a-z_:0-9]+", text))
+    assert recorded == set(rules("record"))
+
+
+def test_labels_that_are_asked_for_are_those_of_the_metric() -> None:
+    """And beside them those that Prometheus puts on: namespace, pod, the hash of a canary's template."""
+    from serving.metrics import Metrics
+
+    labels: dict[str, set[str]] = {}
+    for name, metric in vars(Metrics()).items():
+        if hasattr(metric, "_labelnames"):
+            labels[metric._name] = set(metric._labelnames)
+            assert name
+    added = {"namespace", "pod", "rollouts_pod_template_hash", "le"}
+    checked = 0
+    for query in [*queries(), *(rule["expr"] for kind in ("alert", "record") for rule in rules(kind).values())]:
+        for name, selector in re.findall(r"\b(timbre_[a-z_]+)\{([^}]*(?:\{\{[^}]*\}\}[^}]*)*)\}", query):
+            family = re.sub(r"_(total|bucket|sum|count)$", "", name)
+            asked = set(re.findall(r"([a-z_]+)\s*(?:=~|!=|=)", selector))
+            assert asked <= labels[family] | added, query
+            checked += 1
+    assert checked > 30
+
+
+def test_the_dashboard_shows_what_it_should() -> None:
+    board = dashboard()
+    rows = [panel["title"] for panel in board["panels"] if panel["type"] == "row"]
+    assert rows == [
+        "Traffic and errors",
+        "Latency",
+        "Batching",
+        "Saturation",
+        "Versions side by side",
+        "What is heard, and its drift",
+    ]
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken, panel["title"]
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
+    assert {variable["name"] for variable in board["templating"]["list"]} == {"datasource", "namespace"}
+
+
+def test_every_alert_has_a_runbook() -> None:
+    readme = (K8S / "README.md").read_text()
+    for name, rule in rules("alert").items():
+        assert rule["annotations"]["runbook"] == f"k8s/README.md#{name.lower()}"
+        text = readme.split(f"\n### {name}\n")[1].split("\n#")[0]
+        assert len(text.split()) > 25, name
+        assert rule["labels"]["severity"] in {"critical", "warning"}

@@ -1,0 +1,329 @@
+"""What one manifest says of another, of the service and of the settings is true."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from serving.router import Routes
+from serving.server import _FINISH_S
+from serving.settings import PREFIX, Settings
+from tests.conftest import ROOT
+from tests.k8s.manifests import K8S, OVERLAYS, Rendered, render, render_text
+from tests.service import running
+
+each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+
+
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    (only,) = pod["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def labels_of_pods(rendered: Rendered) -> list[dict[str, str]]:
+    return [labels for labels, _ in rendered.pods()]
+
+
+def selected(selector: dict[str, str], rendered: Rendered) -> bool:
+    return any(selector.items() <= labels.items() for labels in labels_of_pods(rendered))
+
+
+@each_overlay
+def test_selectors_match_labels(overlay: str) -> None:
+    rendered = render(overlay)
+    checked = 0
+    for resource in rendered.all("Service", "Deployment", "PodDisruptionBudget", "PodMonitor", "NetworkPolicy"):
+        spec = resource["spec"]
+        selector = spec["podSelector"] if resource["kind"] == "NetworkPolicy" else spec["selector"]
+        assert selected(selector.get("matchLabels", {} if "podSelector" in spec else selector), rendered), resource
+        checked += 1
+    for deployment in rendered.all("Deployment"):
+        template = deployment["spec"]["template"]
+        assert deployment["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        for spread in template["spec"]["topologySpreadConstraints"]:
+            assert spread["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert checked >= 3
+
+
+def test_a_deployment_of_a_split_selects_only_its_own_pods() -> None:
+    rendered = render("ab")
+    for resource in rendered.all("Deployment", "Service", "PodDisruptionBudget"):
+        selector = resource["spec"]["selector"]
+        wanted = selector.get("matchLabels", selector).items()
+        matching = [labels for labels in labels_of_pods(rendered) if wanted <= labels.items()]
+        assert len(matching) == 1, resource["metadata"]["name"]
+        assert resource["metadata"]["name"].endswith(matching[0]["app.kubernetes.io/instance"])
+
+
+@each_overlay
+def test_names_that_are_named_are_there(overlay: str) -> None:
+    """ConfigMaps, service accounts, backends of routes, targets of autoscalers, templates of analyses."""
+    rendered = render(overlay)
+    names = {(resource["kind"], resource["metadata"]["name"]) for resource in rendered}
+    for _, pod in rendered.pods():
+        assert ("ServiceAccount", pod["serviceAccountName"]) in names
+        wanted = [source["configMapRef"]["name"] for source in container(pod)["envFrom"]]
+        wanted += [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+        assert len(wanted) == 2
+        assert {("ConfigMap", name) for name in wanted} <= names
+    for service, port in backends(rendered):
+        ports = {entry["port"] for entry in rendered.one("Service", service)["spec"]["ports"]}
+        assert port in ports
+    for scaler in rendered.all("HorizontalPodAutoscaler", "ScaledObject"):
+        target = scaler["spec"]["scaleTargetRef"]
+        assert (target["kind"], target["name"]) in names
+        # Two owners of one number would fight over it.
+        assert "replicas" not in rendered.one(target["kind"], target["name"])["spec"]
+    for rollout in rendered.all("Rollout"):
+        canary = rollout["spec"]["strategy"]["canary"]
+        routing = canary["trafficRouting"]["plugins"]["argoproj-labs/gatewayAPI"]
+        named = [("Service", canary["stableService"]), ("Service", canary["canaryService"])]
+        named += [("Deployment", rollout["spec"]["workloadRef"]["name"])]
+        named += [("AnalysisTemplate", template["templateName"]) for template in canary["analysis"]["templates"]]
+        named += [("HTTPRoute", route["name"]) for route in routing["httpRoutes"]]
+        named += [("GRPCRoute", route["name"]) for route in routing["grpcRoutes"]]
+        assert set(named) <= names
+        assert routing["namespace"] == rollout["metadata"]["namespace"]
+
+
+def backends(rendered: Rendered) -> Iterator[tuple[str, int]]:
+    """(Service, port) of everything that routes send to."""
+    for route in rendered.all("HTTPRoute", "GRPCRoute"):
+        for rule in route["spec"]["rules"]:
+            mirrored = [filter_["requestMirror"]["backendRef"] for filter_ in rule.get("filters", [])]
+            for backend in [*rule["backendRefs"], *mirrored]:
+                yield backend["name"], backend["port"]
+
+
+@each_overlay
+def test_all_is_in_one_namespace(overlay: str) -> None:
+    rendered = render(overlay)
+    (namespace,) = rendered.all("Namespace")
+    for resource in rendered:
+        if resource is not namespace:
+            assert resource["metadata"]["namespace"] == namespace["metadata"]["name"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@each_overlay
+def test_settings_are_known_and_valid(overlay: str) -> None:
+    rendered = render(overlay)
+    for _, pod in rendered.pods():
+        only = container(pod)
+        given: dict[str, str] = {}
+        for source in only["envFrom"]:
+            given |= rendered.one("ConfigMap", source["configMapRef"]["name"])["data"]
+        assert all(name.startswith(PREFIX) for name in given)
+        settings = Settings.from_environment(given | {entry["name"]: "secret" for entry in only["env"]})
+        ports = {port["name"]: port["containerPort"] for port in only["ports"]}
+        assert ports == {"http": settings.port, "grpc": settings.grpc_port}
+        mounts = {mount["mountPath"]: mount["name"] for mount in only["volumeMounts"]}
+        assert mounts[str(settings.routes_file.parent)] == "routes"
+        # The container is killed when its grace is over, whatever it does.
+        slept = only["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert pod["terminationGracePeriodSeconds"] > slept + settings.drain_s + _FINISH_S
+
+
+@each_overlay
+def test_a_setting_is_in_the_configmap_only_where_it_is_not_the_default(overlay: str) -> None:
+    for resource in render(overlay).all("ConfigMap"):
+        for name, value in resource["data"].items():
+            if name.startswith(PREFIX) and name != f"{PREFIX}DRAIN_S":
+                assert value != str(Settings.model_fields[name.removeprefix(PREFIX).lower()].default)
+
+
+def routes_of(rendered: Rendered) -> dict[str, Routes]:
+    """ConfigMap -> the routes in it, as the service reads them."""
+    return {
+        resource["metadata"]["name"]: Routes.parse(resource["data"]["routes.yaml"], Path("routes.yaml"))
+        for resource in rendered.all("ConfigMap")
+        if "routes.yaml" in resource["data"]
+    }
+
+
+@pytest.mark.parametrize("overlay", ["local", "cpu", "cuda", "kserve"])
+def test_the_routes_are_the_exported_ones(overlay: str) -> None:
+    (routes,) = routes_of(render(overlay)).values()
+    path = ROOT / "exported" / "routes.yaml"
+    assert routes == Routes.parse(path.read_text(), path)
+
+
+@each_overlay
+def test_routed_versions_are_exported(overlay: str) -> None:
+    for routes in routes_of(render(overlay)).values():
+        for version in routes.versions:
+            if not (ROOT / "exported" / version).is_dir():
+                pytest.skip(f"version {version} is not exported yet")
+
+
+def test_a_split_asks_for_versions_before_it_weighs() -> None:
+    rendered = render("ab")
+    version_of = {
+        name.split("-")[2]: routes.variants[routes.default].version for name, routes in routes_of(rendered).items()
+    }
+    assert set(version_of) == {"stable", "candidate"}
+    for kind in ("HTTPRoute", "GRPCRoute"):
+        *pinned, split = rendered.one(kind, "timbre")["spec"]["rules"]
+        asked = {}
+        for rule in pinned:
+            (header,) = rule["matches"][0]["headers"]
+            assert header["name"] == "X-Model-Version"
+            (backend,) = rule["backendRefs"]
+            asked[backend["name"].removeprefix("timbre-")] = header["value"]
+        assert asked == version_of
+        assert "matches" not in split
+        weights = {backend["name"]: backend["weight"] for backend in split["backendRefs"]}
+        assert weights == {"timbre-stable": 90, "timbre-candidate": 10}
+        (mirror,) = split["filters"]
+        assert mirror["requestMirror"]["backendRef"]["name"] == "timbre-candidate"
+        assert 0 < mirror["requestMirror"]["percent"] < 100
+
+
+@each_overlay
+def test_weights_sum_to_100(overlay: str) -> None:
+    for route in render(overlay).all("HTTPRoute", "GRPCRoute"):
+        for rule in route["spec"]["rules"]:
+            weights = [backend.get("weight", 100) for backend in rule["backendRefs"]]
+            assert sum(weights) == 100
+
+
+def test_a_canary_goes_by_5_25_50_100_and_is_measured_from_its_first_step() -> None:
+    (rollout,) = render("canary").all("Rollout")
+    canary = rollout["spec"]["strategy"]["canary"]
+    steps = canary["steps"]
+    assert [step["setWeight"] for step in steps if "setWeight" in step] == [5, 25, 50, 100]
+    assert all("pause" in steps[place + 1] for place in range(0, len(steps) - 1, 2))
+    assert canary["analysis"]["startingStep"] == 1
+    assert canary["maxUnavailable"] == 0
+    (template,) = render("canary").all("AnalysisTemplate")
+    names = {metric["name"] for metric in template["spec"]["metrics"]}
+    assert names == {"error-rate", "p99-seconds", "disagreement-with-stable"}
+    given = {argument["name"] for argument in canary["analysis"]["args"]}
+    assert given == {argument["name"] for argument in template["spec"]["args"]}
+    for metric in template["spec"]["metrics"]:
+        used = set(re.findall(r"\{\{args\.([a-z]+)\}\}", metric["provider"]["prometheus"]["query"]))
+        assert used == given
+        assert {"successCondition", "failureCondition", "failureLimit", "inconclusiveLimit"} <= metric.keys()
+
+
+def test_the_canarys_routes_compare_it_with_what_was_there() -> None:
+    (routes,) = routes_of(render("canary")).values()
+    assert routes.shadow
+    assert routes.shadow.version != routes.variants[routes.default].version
+
+
+def test_images_and_versions_agree() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for overlay in OVERLAYS:
+        images = {container(pod)["image"] for _, pod in render(overlay).pods()}
+        assert images == {f"timbre-cuda:{version}" if overlay == "cuda" else f"timbre:{version}"}
+
+
+def test_the_readmes_registry_line_changes_every_image(tmp_path: Path) -> None:
+    (line,) = [line for line in (K8S / "README.md").read_text().splitlines() if line.startswith("sed -i ")]
+    for folder in ("k8s", "exported"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("1", "2"))
+    subprocess.run(["bash", "-ec", line], cwd=tmp_path, check=True)
+    text = render_text(tmp_path / "k8s" / "overlays" / "cpu")
+    assert re.findall(r"\bimage: (\S+):", text) == ["registry.example.com/timbre"]
+
+
+@each_overlay
+def test_pods_ask_for_nothing_they_do_not_need(overlay: str) -> None:
+    for _, pod in render(overlay).pods():
+        only, all_ = container(pod), pod["securityContext"]
+        assert all_["runAsNonRoot"]
+        assert all_["runAsUser"] > 10_000
+        assert all_["seccompProfile"] == {"type": "RuntimeDefault"}
+        own = only["securityContext"]
+        assert own == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert pod["automountServiceAccountToken"] is False
+        for amounts in (only["resources"]["requests"], only["resources"]["limits"]):
+            assert {"cpu", "memory", "ephemeral-storage"} <= amounts.keys()
+        assert only["resources"]["limits"].get("nvidia.com/gpu", "0") == ("1" if overlay == "cuda" else "0")
+
+
+@each_overlay
+def test_nothing_goes_in_or_out_that_is_not_named(overlay: str) -> None:
+    rendered = render(overlay)
+    deny = rendered.one("NetworkPolicy", "default-deny")["spec"]
+    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    opened = [
+        port["port"]
+        for policy in rendered.all("NetworkPolicy")
+        for rule in policy["spec"].get("egress", [])
+        for port in rule["ports"]
+    ]
+    assert opened == ([53, 53, 4318] if overlay == "cuda" else [53, 53])
+
+
+def probes(rendered: Rendered) -> Iterator[tuple[str, dict[str, Any]]]:
+    for _, pod in rendered.pods():
+        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+            yield name, container(pod)[name]["httpGet"]
+
+
+def test_ports_and_paths_exist_in_the_service(tmp_path: Path) -> None:
+    """Asked of one that runs: every path by HTTP, and the health that stands behind the gRPC port."""
+    asked: set[str] = set()
+    with running(tmp_path / "log.txt") as service:
+        for overlay in OVERLAYS:
+            rendered = render(overlay)
+            by_probe = {name: get["path"] for name, get in probes(rendered)}
+            assert len(set(by_probe.values())) == 3, "each probe has a path of its own"
+            monitors = rendered.all("PodMonitor")
+            scraped = [endpoint for monitor in monitors for endpoint in monitor["spec"]["podMetricsEndpoints"]]
+            assert {get["port"] for _, get in probes(rendered)} | {end["port"] for end in scraped} == {"http"}
+            asked |= set(by_probe.values()) | {end["path"] for end in scraped}
+            for resource in rendered.all("Service"):
+                named = {port["name"]: port["targetPort"] for port in resource["spec"]["ports"]}
+                assert named.items() <= {"http": "http", "grpc": "grpc"}.items()
+        for path in asked:
+            assert httpx.get(f"{service.url}{path}").status_code == 200, path
+        with grpc.insecure_channel(service.grpc) as channel:
+            told = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+            assert told.status == health_pb2.HealthCheckResponse.SERVING
+    assert asked == {"/health", "/readyz", "/livez", "/metrics"}
+
+
+def settings_files() -> list[Path]:
+    return [path for path in K8S.rglob("*") if path.suffix in {".yaml", ".env"}]
+
+
+def test_no_setting_is_written_twice() -> None:
+    """A TIMBRE_ name has one value in one file, but for what a component adds to the base."""
+    seen: dict[str, list[str]] = {}
+    for path in settings_files():
+        for name in re.findall(rf"\b({PREFIX}[A-Z_]+)=", path.read_text()):
+            seen.setdefault(name, []).append(str(path.relative_to(K8S)))
+    twice = {name: where for name, where in seen.items() if len(where) > 1}
+    assert twice == {f"{PREFIX}RUNTIME": [*twice.get(f"{PREFIX}RUNTIME", [])]}
+    assert sorted(twice[f"{PREFIX}RUNTIME"]) == ["base/replicas/settings.env", "components/cuda/kustomization.yaml"]
+
+
+def test_manifests_are_small() -> None:
+    for path in settings_files():
+        if path.name != "prometheusrule.yaml":
+            assert len(path.read_text().splitlines()) <= 110, path
+
+
+def test_resources_are_plain_yaml() -> None:
+    for path in settings_files():
+        if path.suffix == ".yaml":
+            assert list(yaml.safe_load_all(path.read_text())), path
