@@ -287,13 +287,17 @@ def table(lines: list[Json]) -> str:
     body = "".join(
         f"| {line['name']} ({line['source']}{_missing(line['folds'])}) | {line['features']} | "
         f"{_millions(line['parameters'])} | "
-        f"{line['test_uar']:.3f} ± {line['test_uar_sd']:.3f} | "
-        f"{line['test_accuracy']:.3f} ± {line['test_accuracy_sd']:.3f} | "
+        f"{_mean(line, 'test_uar')} | {_mean(line, 'test_accuracy')} | "
         f"{_share(line['random_accuracy'])} | {_share(line[f'{JOINED}_accuracy'])} | "
         f"{line['ms']:.2f} | {line['train_s'] / 60:.1f} min |\n"
         for line in sorted(lines, key=lambda line: -line.get("validation_uar", 1.0))
     )
     return head + body
+
+
+def _mean(line: Json, score: str) -> str:
+    """With its deviation, where there is more than one fold."""
+    return f"{line[score]:.3f}" + (f" ± {line[f'{score}_sd']:.3f}" if line["folds"] > 1 else "")
 
 
 def _share(value: float | None) -> str:

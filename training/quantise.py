@@ -92,7 +92,7 @@ def eight_bits(data: bytes, recordings: Recordings) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared, done = (Path(folder) / name for name in ("plain.onnx", "prepared.onnx", "int8.onnx"))
         plain.write_bytes(data)
-        quant_pre_process(plain, prepared)
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             done,

@@ -49,18 +49,25 @@ def test_refusals() -> None:
     assert documented == {(error.code, error.http_status) for error in RequestError.__subclasses__()}
 
 
-def test_the_figures_are_those_of_the_committed_model() -> None:
-    metadata = json.loads((ROOT / "exported" / "1" / "model.json").read_text())["metadata"]
-    table = rows("version 1, the classic CNN over 40 MFCC", "clips", "UAR", "95 % interval", "accuracy")
-    for (_, clips, uar, interval, accuracy), part in zip(table, ("test", "validation", "tess"), strict=True):
-        measured = metadata["metrics"][part]
+def test_the_figures_are_those_of_the_committed_models() -> None:
+    described = {
+        version: json.loads((ROOT / "exported" / version / "model.json").read_text())["metadata"] for version in "12"
+    }
+    table = rows("what was examined", "clips", "UAR", "95 % interval", "accuracy")
+    parts = (("2", "test"), ("1", "test"), ("1", "validation"), ("1", "tess"))
+    for (what, clips, uar, interval, accuracy), (version, part) in zip(table, parts, strict=True):
+        assert what.startswith(f"version {version}")
+        measured = described[version]["metrics"][part]
         assert int(clips) == measured["clips"]
         assert uar == f"{measured['uar']:.3f}"
         assert interval == "{:.3f} to {:.3f}".format(*measured["uar_interval"])
         assert accuracy == f"{measured['accuracy']:.3f}"
-    assert metadata["training"]["speakers"]["test"] == ["08", "17"]
-    assert metadata["training"]["speakers"]["validation"] == ["01", "04", "09"]
-    assert not metadata["commit"].endswith("+changes")
+    for metadata in described.values():
+        assert metadata["training"]["speakers"]["test"] == ["08", "17"]
+        assert not metadata["commit"].endswith("+changes")
+    assert described["1"]["training"]["speakers"]["validation"] == ["01", "04", "09"]
+    cells = json.loads((ROOT / "training" / "results" / "compare.json").read_text())["cells"]
+    assert f"has {cells['residual']['fold3']['validation']['uar']:.3f}, which" in README
 
 
 def test_every_linked_file_is_there() -> None:
