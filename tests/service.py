@@ -61,7 +61,8 @@ def free_port() -> int:
 
 
 def environment(**settings: str | float | Path) -> dict[str, str]:
-    """The environment with only these TIMBRE_ settings."""
+    """The environment with only these TIMBRE_ settings; no gRPC port unless one is given, so that none is shared."""
+    settings = {"grpc_port": 0, **settings}
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TIMBRE_")}
     return clean | {f"TIMBRE_{name.upper()}": str(value) for name, value in settings.items()}
 
