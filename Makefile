@@ -14,7 +14,7 @@ SERVING ?= serving
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: $(VENV)/.serving ## answer on http://localhost:3000 with the newest committed model
+serve: $(VENV)/.serving ## answer on http://localhost:3000 with the committed model
 	@exec $(BIN)/python -m serving serve
 
 extras: $(VENV)/.serving ## install what single commands of `python -m serving` need beside: Parquet, Ray, pictures, microphone
