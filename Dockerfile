@@ -11,7 +11,7 @@ COPY requirements/${REQUIREMENTS}.txt /requirements.txt
 # Not needed to run, and a sixth of all: pip, the packages' own tests, ONNX Runtime's tools for making models.
 RUN python3 -m venv /opt/timbre \
  && PIP_CERT=${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt} PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    /opt/timbre/bin/python -m pip install --quiet --no-compile --require-hashes -r /requirements.txt \
+    /opt/timbre/bin/python -m pip install --quiet --no-compile --no-deps --require-hashes -r /requirements.txt \
  && /opt/timbre/bin/python -m pip uninstall --quiet --yes pip setuptools \
  && find /opt/timbre -type d -name tests -prune -exec rm -r {} + \
  && rm -r /opt/timbre/lib/python3*/site-packages/onnxruntime/transformers \

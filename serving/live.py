@@ -193,7 +193,7 @@ class _Stream:
         try:
             async with aclosing(frames):
                 async for frame in frames:
-                    # In a thread: a second of audio takes the detector some 20 ms.
+                    # In a thread: a second of audio takes the detector several milliseconds.
                     for event in await asyncio.to_thread(cutter.feed, frame):
                         yield event
         except RequestError:

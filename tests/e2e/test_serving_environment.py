@@ -22,7 +22,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     interpreter = str(folder / "bin" / "python")
     lock = ROOT / "requirements" / "serving.txt"
-    install = [interpreter, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(lock)]
+    install = [interpreter, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", str(lock)]
     subprocess.run(install, check=True, timeout=240)
     return interpreter
 
