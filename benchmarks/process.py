@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,20 +67,20 @@ def serving(
         RuntimeError: it stops or is not ready in time; what it printed is in the message.
     """
     started = time.monotonic()
-    process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    os.set_blocking(process.stdout.fileno(), False)  # type: ignore[union-attr]
-    try:
-        while not _is_ready(f"http://{HOST}:{port}{ready}"):
-            if process.poll() is not None or time.monotonic() - started > _START_S:
-                process.kill()
-                printed = (process.communicate()[0] or b"").decode(errors="replace")
-                raise RuntimeError(f"{' '.join(command)} is not ready after {_START_S:g} s:\n{printed}")
-            time.sleep(0.02)
-        yield Server(process, port, round(time.monotonic() - started, 2))
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
+    with tempfile.TemporaryFile() as log:  # not a pipe, which nobody would empty
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            while not _is_ready(f"http://{HOST}:{port}{ready}"):
+                if process.poll() is not None or time.monotonic() - started > _START_S:
+                    log.seek(0)
+                    printed = log.read().decode(errors="replace")
+                    raise RuntimeError(f"{' '.join(command)} is not ready after {_START_S:g} s:\n{printed}")
+                time.sleep(0.02)
+            yield Server(process, port, round(time.monotonic() - started, 2))
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(60)
 
 
 def clean_environment(**settings: object) -> dict[str, str]:

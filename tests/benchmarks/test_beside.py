@@ -48,6 +48,7 @@ def test_peers_are_measured_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "beside.png").stat().st_size > 5_000
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what librosa loads before it reads a file
 def test_the_classic_design_answers() -> None:
     spec = importlib.util.spec_from_file_location("classic", HERE / "classic" / "app.py")
     assert spec is not None
