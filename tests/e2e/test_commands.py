@@ -392,6 +392,8 @@ def test_listen_to_a_microphone(tmp_path: Path, service: Service, spoken: dict[i
     command = [sys.executable, "-m", "serving", "listen", "--url", service.url]
     env = environment() | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "SPOKEN": str(tmp_path / "spoken.pcm")}
     log = tmp_path / "log.txt"
+    # A shell that runs the tests in the background lets them ignore Ctrl-C, and what they start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
     assert until(lambda: log.read_text().count(" to ") == 2, 60), log.read_text()
