@@ -23,6 +23,8 @@ import tritonclient.http
 import tritonclient.http.aio
 
 MODEL = "timbre"
+RATES = (8_000, 8_000.0)
+"""The same sound may be said to be slower, as a parameter of the request: this client sends none of an input."""
 
 
 def say(client: str, **told: Any) -> None:
@@ -81,6 +83,9 @@ async def http(client: Any, way: str, clips: list[bytes]) -> None:
     plain = waveform(module, binary_data=False)
     say(f"{way}-json", **rows(await now(client.infer(MODEL, plain, outputs=everything))))
     say(f"{way}-waveform", **rows(await now(client.infer(MODEL, waveform(module)))))
+    for rate_hz in RATES:
+        told = await now(client.infer(MODEL, waveform(module), parameters={"sample_rate": rate_hz}))
+        say(f"{way}-rate", **rows(told))
     wanted = outputs(module, "emotion")
     only = await now(client.infer(MODEL, audio(module, clips[:1]), outputs=wanted, model_version="1"))
     say(f"{way}-only", outputs=[output["name"] for output in only.get_response()["outputs"]])
@@ -106,6 +111,9 @@ async def grpc(client: Any, way: str, clips: list[bytes]) -> None:
     )
     say(f"{way}-binary", **rows(await now(client.infer(MODEL, audio(module, clips)))))
     say(f"{way}-waveform", **rows(await now(client.infer(MODEL, waveform(module)))))
+    for rate_hz in RATES:
+        told = await now(client.infer(MODEL, waveform(module), parameters={"sample_rate": rate_hz}))
+        say(f"{way}-rate", **rows(told))
     wanted = outputs(module, "emotion")
     only = await now(client.infer(MODEL, audio(module, clips[:1]), outputs=wanted, model_version="1"))
     say(f"{way}-only", outputs=[output.name for output in only.get_response().outputs])

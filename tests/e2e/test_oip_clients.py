@@ -68,9 +68,18 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def expected(service: Service, clips: list[Path]) -> list[dict[str, Any]]:
     """What /predict says of the clips, and of the sound that the scripts make."""
+    return [predicted(service, data) for data in [*(clip.read_bytes() for clip in clips), made(16_000)]]
+
+
+def made(rate_hz: int) -> bytes:
+    """The sound that the scripts make, as a file of that rate."""
     sound = (0.4 * np.sin(np.arange(16_000) ** 1.2 / 20)).astype(np.float32)
-    files = [*(clip.read_bytes() for clip in clips), encode(sound, 16_000, "WAV", "FLOAT")]
-    return [httpx.post(f"{service.url}/predict", files={"file": file}).json() for file in files]
+    return encode(sound, rate_hz, "WAV", "FLOAT")
+
+
+def predicted(service: Service, data: bytes) -> dict[str, Any]:
+    answer: dict[str, Any] = httpx.post(f"{service.url}/predict", files={"file": data}).json()
+    return answer
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +110,16 @@ def test_triton_hears_the_clips(triton: Told, expected: list[dict[str, Any]], wh
 def test_triton_sends_samples(triton: Told, expected: list[dict[str, Any]], who: str) -> None:
     (told,) = triton[who]
     check(told, expected[-1:])
+
+
+@pytest.mark.parametrize("who", both("http-rate", "grpc-rate"))
+def test_triton_says_the_rate(triton: Told, service: Service, who: str) -> None:
+    """As a whole number and as a float, in the request's parameters; the same samples at another rate differ."""
+    slower = predicted(service, made(8_000))
+    assert slower["all_emotions"] != predicted(service, made(16_000))["all_emotions"]
+    assert len(triton[who]) == 2
+    for told in triton[who]:
+        check(told, [slower])
 
 
 @pytest.mark.parametrize("who", both("grpc-stream"))

@@ -51,7 +51,7 @@ class Infer:
 
     Attributes:
         version: empty for any by its weight.
-        parameters: `key`, `min_confidence` and `timeout` (microseconds) are looked at.
+        parameters: `key`, `min_confidence`, `sample_rate` and `timeout` (microseconds) are looked at.
         outputs: names of what is wanted; empty for all.
     """
 
@@ -162,7 +162,7 @@ class Model:
     def _asks(self, request: Infer, transport: str, timeout_s: float | None) -> list[Ask]:
         rate_hz = self._loaded(request.model, request.version).session.metadata.windows.rate_hz
         check_outputs(request.outputs)
-        found = clips(request.inputs, rate_hz)
+        found = clips(request.inputs, request.parameters, rate_hz)
         key = request.parameters.get("key")
         if key is None and len(found) > 1:
             key = secrets.token_hex(8)  # one variant for all of them: the answer names one version
