@@ -71,9 +71,8 @@ class GrpcTransport(TimbreServicer):
             await asyncio.shield(writing)
 
         try:
-            listen = await _start(requests)
-            live = self._lifecycle.get().live
-            await live.converse(listen, _frames(requests), send, self._lifecycle.told_to_stop)
+            live, stopping = self._lifecycle.get().live, self._lifecycle.told_to_stop
+            await live.converse(TRANSPORT, lambda: _start(requests), _frames(requests), send, stopping)
         except RequestError as error:
             # No status can pass a message that waits for room. Where no room comes, the stream is reset.
             if writing is not None and not writing.done():

@@ -231,6 +231,28 @@ def test_an_idle_stream_is_ended(strict: Service) -> None:
     assert (code_of(error.value), error.value.code()) == ("idle_timeout", grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
+def nothing(until_set: threading.Event) -> Iterator[pb.ListenRequest]:
+    """A stream that is opened and never says what it wants."""
+    until_set.wait(60)
+    yield from ()
+
+
+def test_a_grpc_stream_that_does_not_begin_counts_and_is_ended(strict: Service) -> None:
+    silent = threading.Event()
+    with grpc.insecure_channel(strict.grpc) as channel, httpx.Client(base_url=strict.url) as client:
+        calls = [TimbreStub(channel).Listen(nothing(silent)) for _ in range(2)]
+        assert until(lambda: metric(client, "timbre_streams", transport="grpc") == 2)
+        with pytest.raises(grpc.RpcError) as error:
+            list(TimbreStub(channel).Listen(nothing(silent)))
+        assert code_of(error.value) in ("overloaded", "idle_timeout")  # the latter where this machine is slow
+        for call in calls:
+            with pytest.raises(grpc.RpcError) as error:
+                list(call)
+            assert (code_of(error.value), error.value.code()) == ("idle_timeout", grpc.StatusCode.DEADLINE_EXCEEDED)
+        silent.set()
+        assert until(lambda: metric(client, "timbre_streams") == 0)
+
+
 def test_a_stream_has_a_longest_time(strict: Service) -> None:
     with connect(url(strict, rate_hz=16_000)) as socket:
         sender = threading.Thread(target=keep_sending, args=(socket, bytes(3200)))
