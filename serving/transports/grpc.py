@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -17,7 +17,7 @@ from serving.pipeline import AT_A_TIME, MOST_CLIPS, Answer, Ask, Upload, Wavefor
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreServicer
 from serving.schemas import Prediction
-from serving.transports.rpc import Context, fault, refuse, refusing, traceparent, waits_s
+from serving.transports.rpc import Context, fault, refuse, refusing, traceparent, until_stopped, waits_s
 
 SERVICE = "timbre.v1.Timbre"
 TRANSPORT = "grpc"
@@ -53,7 +53,8 @@ class GrpcTransport(TimbreServicer):
             return pb.Answer(prediction=told, variant=answer.variant, request_id=answer.request_id)
 
         response = pb.PredictManyResponse()
-        async with aclosing(in_order(_at_most(requests), answered, AT_A_TIME)) as answers:
+        coming = until_stopped(requests, self._lifecycle.told_to_stop)
+        async with aclosing(in_order(_at_most(coming), answered, AT_A_TIME)) as answers:
             async for answer in answers:
                 response.answers.append(answer)
         return response
@@ -134,13 +135,14 @@ def _options(options: pb.Options) -> tuple[str | None, str | None, float]:
     return version, options.key if options.HasField("key") else None, options.min_confidence
 
 
-async def _at_most(requests: AsyncIterator[pb.PredictRequest]) -> AsyncIterator[pb.PredictRequest]:
+async def _at_most(requests: AsyncGenerator[pb.PredictRequest, None]) -> AsyncGenerator[pb.PredictRequest, None]:
     count = 0
-    async for request in requests:
-        count += 1
-        if count > MOST_CLIPS:
-            raise TooManyFiles(f"Over {MOST_CLIPS} clips came in one call. Send the rest in another.", files=count)
-        yield request
+    async with aclosing(requests):
+        async for request in requests:
+            count += 1
+            if count > MOST_CLIPS:
+                raise TooManyFiles(f"Over {MOST_CLIPS} clips came in one call. Send the rest in another.", files=count)
+            yield request
 
 
 async def _start(requests: AsyncIterator[pb.ListenRequest]) -> Listen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,12 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status import rpc_status
 
+from serving.grpc_server import GRACE_S
+from serving.proto.inference import inference_pb2
+from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.models import add_version, copy_versions, costly
@@ -197,9 +202,54 @@ def test_a_stop_is_told_at_once_and_finishes_what_is_in_flight(tmp_path: Path) -
         service.process.send_signal(signal.SIGTERM)
         assert next(watch).status == Status.NOT_SERVING
         assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == "2"
-        watch.cancel()
         assert call.result(timeout=60).duration_s == 120.0
         assert service.process.wait(60) == 0
+
+
+def test_idle_streams_do_not_hold_up_a_stop(tmp_path: Path) -> None:
+    """Every kind that a client may keep open is ended, and told why where the protocol has words for it."""
+    silent = threading.Event()
+
+    def nothing() -> Iterator[Any]:
+        silent.wait(120)
+        yield from ()
+
+    with running(tmp_path / "log.txt") as service, grpc.insecure_channel(service.grpc) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status in (Status.SERVING, Status.NOT_SERVING)
+        many = TimbreStub(channel).PredictMany.future(nothing())
+        streams = [TimbreStub(channel).Listen(nothing()), GRPCInferenceServiceStub(channel).ModelStreamInfer(nothing())]
+        reflected = ServerReflectionStub(channel).ServerReflectionInfo(nothing())
+        assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == "1"
+        began = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - began < GRACE_S / 2
+        silent.set()
+        with pytest.raises(grpc.RpcError) as refused:
+            many.result()
+        assert code_of(refused.value) == "stopping"
+        for stream in (watch, *streams):
+            with pytest.raises(grpc.RpcError) as error:
+                list(stream)
+            assert (code_of(error.value), error.value.code()) == ("stopping", grpc.StatusCode.UNAVAILABLE)
+        assert list(reflected) == []
+        assert "Traceback" not in service.log.read_text()
+
+
+def test_a_stream_that_goes_on_is_answered_while_the_service_drains(tmp_path: Path) -> None:
+    infer = inference_pb2.ModelInferRequest(model_name="timbre")
+    infer.inputs.add(name="audio", datatype="BYTES", shape=[1]).contents.bytes_contents.append(WAV)
+    with running(tmp_path / "log.txt", drain_s=1) as service, grpc.insecure_channel(service.grpc) as channel:
+
+        def questions() -> Iterator[inference_pb2.ModelInferRequest]:
+            yield infer
+            service.process.send_signal(signal.SIGTERM)
+            assert until(lambda: bool(health(channel) == Status.NOT_SERVING))
+            yield infer
+
+        answers = list(GRPCInferenceServiceStub(channel).ModelStreamInfer(questions()))
+        assert [answer.error_message for answer in answers] == ["", ""]
+        assert service.process.wait(30) == 0
 
 
 def test_workers_share_the_port(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from serving.proto.inference import inference_pb2 as pb
 from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceServicer
 from serving.transports.oip.model import SERVER, Infer, Inferred, Model
 from serving.transports.oip.tensors import BYTES, Tensor, check, from_raw, to_raw
-from serving.transports.rpc import Context, refusing, waits_s
+from serving.transports.rpc import Context, refusing, until_stopped, waits_s
 
 SERVICE = "inference.GRPCInferenceService"
 TRANSPORT = "oip-grpc"
@@ -66,20 +66,24 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         return await self._infer(request, waits_s(context))
 
-    async def ModelStreamInfer(
-        self, requests: AsyncIterator[pb.ModelInferRequest], _: Context
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+    # The generated type knows generators only; a coroutine that writes can end with a refusal as the other calls do.
+    @refusing
+    async def ModelStreamInfer(  # type: ignore[override]
+        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> None:
         """Answers in the order of the requests; one that is refused does not end the stream."""
-        async with aclosing(in_order(requests, self._infer_in_stream, AT_A_TIME)) as answers:
-            async for answer in answers:
-                yield answer
 
-    async def _infer_in_stream(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-        try:
-            return pb.ModelStreamInferResponse(infer_response=await self._infer(request, None))
-        except RequestError as error:
-            told = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
-            return pb.ModelStreamInferResponse(error_message=f"{error.code}: {error.message}", infer_response=told)
+        async def answered(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+            try:
+                return pb.ModelStreamInferResponse(infer_response=await self._infer(request, waits_s(context)))
+            except RequestError as error:
+                told = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
+                return pb.ModelStreamInferResponse(error_message=f"{error.code}: {error.message}", infer_response=told)
+
+        coming = until_stopped(requests, self._lifecycle.told_to_stop)
+        async with aclosing(in_order(coming, answered, AT_A_TIME)) as answers:
+            async for answer in answers:
+                await context.write(answer)
 
     async def _infer(self, request: pb.ModelInferRequest, timeout_s: float | None) -> pb.ModelInferResponse:
         parts = self._lifecycle.get()
