@@ -34,3 +34,9 @@ def exit_codes() -> Iterator[None]:
     except TimbreError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(USAGE if isinstance(error, UsageError | SettingsError) else FAILED) from None
+    except BrokenPipeError:
+        raise  # whoever reads our output has had enough, and Typer ends in silence
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        typer.echo(f"{place}{error.strerror or error}.", err=True)
+        raise typer.Exit(FAILED) from None
