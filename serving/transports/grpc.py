@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from serving.audio import pcm16
-from serving.errors import InvalidRequest, MissingFile, RequestError, TooManyFiles, too_large
+from serving.errors import InvalidFrame, InvalidRequest, MissingFile, RequestError, TooManyFiles, too_large
 from serving.lifecycle import Lifecycle
 from serving.live import Listen
 from serving.messages import ErrorMessage, Measurement, Message, SessionMessage, UtteranceEnd, UtteranceStart
@@ -155,6 +155,9 @@ async def _start(requests: AsyncIterator[pb.ListenRequest]) -> Listen:
 
 async def _frames(requests: AsyncIterator[pb.ListenRequest]) -> AsyncIterator[bytes]:
     async for request in requests:
+        if not request.HasField("frame"):
+            came = request.WhichOneof("message") or "nothing"
+            raise InvalidFrame(f"A message with {came} in it came. After `start` each holds a `frame` of samples.")
         yield request.frame
 
 

@@ -181,6 +181,8 @@ START = pb.ListenRequest(start=pb.ListenStart(rate_hz=16_000))
         ([pb.ListenRequest(frame=b"ab")], "invalid_request"),
         ([pb.ListenRequest(start=pb.ListenStart(rate_hz=96_000))], "unsupported_audio"),
         ([START, pb.ListenRequest(frame=b"odd")], "invalid_frame"),
+        ([START, START], "invalid_frame"),
+        ([START, pb.ListenRequest()], "invalid_frame"),
     ],
 )
 def test_what_is_refused_over_grpc(service: Service, requests: list[pb.ListenRequest], code: str) -> None:
