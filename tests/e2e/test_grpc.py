@@ -247,9 +247,43 @@ def test_a_stream_that_goes_on_is_answered_while_the_service_drains(tmp_path: Pa
             assert until(lambda: bool(health(channel) == Status.NOT_SERVING))
             yield infer
 
-        answers = list(GRPCInferenceServiceStub(channel).ModelStreamInfer(questions()))
+        stub = GRPCInferenceServiceStub(channel)
+        answers = list(stub.ModelStreamInfer(questions()))
         assert [answer.error_message for answer in answers] == ["", ""]
         assert service.process.wait(30) == 0
+
+
+def test_the_index_has_on_request_only_what_is_ready(tmp_path: Path) -> None:
+    """Over gRPC and HTTP; a version that drains is unavailable."""
+    with (
+        running(tmp_path / "log.txt", drain_s=3) as service,
+        grpc.insecure_channel(service.grpc) as channel,
+        httpx.Client(base_url=service.url) as client,
+    ):
+        stub, path = GRPCInferenceServiceStub(channel), "/v2/repository/index"
+
+        def told(*, ready: bool) -> tuple[list[str], list[str]]:
+            over_grpc = stub.RepositoryIndex(inference_pb2.RepositoryIndexRequest(ready=ready)).models
+            over_http = client.post(path, json={"ready": ready}).json()
+            return [model.state for model in over_grpc], [model["state"] for model in over_http]
+
+        assert told(ready=True) == told(ready=False) == (["READY"], ["READY"])
+        assert [model["state"] for model in client.post(path).json()] == ["READY"]
+        assert client.post(path, content=b'{"ready": "perhaps"}').status_code == 422
+        service.process.send_signal(signal.SIGTERM)
+        assert until(lambda: bool(health(channel) == Status.NOT_SERVING))
+        assert told(ready=False) == (["UNAVAILABLE"], ["UNAVAILABLE"])
+        assert told(ready=True) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "ready"),
+    [("timbre", "", True), ("timbre", "1", True), ("timbre", "9", False), ("tone", "", False)],
+)
+def test_a_model_that_is_unknown_is_not_ready(service: Service, name: str, version: str, ready: bool) -> None:
+    with grpc.insecure_channel(service.grpc) as channel:
+        request = inference_pb2.ModelReadyRequest(name=name, version=version)
+        assert GRPCInferenceServiceStub(channel).ModelReady(request).ready is ready
 
 
 def test_workers_share_the_port(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.json_format import ParseDict
 
-from serving.errors import InvalidRequest, RequestError, too_large
+from serving.errors import InvalidRequest, NotFound, RequestError, UnknownVersion, too_large
 from serving.lifecycle import Lifecycle
 from serving.ordered import in_order
 from serving.pipeline import AT_A_TIME, MOST_CLIPS
@@ -44,7 +44,10 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
 
     @refusing
     async def ModelReady(self, request: pb.ModelReadyRequest, _: Context) -> pb.ModelReadyResponse:
-        return pb.ModelReadyResponse(ready=await self._model.ready(request.name, request.version))
+        try:
+            return pb.ModelReadyResponse(ready=await self._model.ready(request.name, request.version))
+        except (NotFound, UnknownVersion):
+            return pb.ModelReadyResponse(ready=False)  # as Triton answers
 
     @refusing
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, _: Context) -> pb.ModelMetadataResponse:
@@ -59,8 +62,8 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
         return ParseDict({"config": self._model.config(request.name, request.version)}, pb.ModelConfigResponse())
 
     @refusing
-    async def RepositoryIndex(self, _: pb.RepositoryIndexRequest, __: Context) -> pb.RepositoryIndexResponse:
-        return ParseDict({"models": await self._model.index()}, pb.RepositoryIndexResponse())
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, _: Context) -> pb.RepositoryIndexResponse:
+        return ParseDict({"models": await self._model.index(request.ready)}, pb.RepositoryIndexResponse())
 
     @refusing
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:

@@ -107,7 +107,7 @@ class Model:
         """Whether a version, or with none the model, may be asked.
 
         Raises:
-            NotFound, UnknownVersion: there is none such.
+            NotFound, UnknownVersion: there is none such, which is no error to everybody who asks.
         """
         if await self._lifecycle.why_not_ready() is not None:
             return False
@@ -152,10 +152,12 @@ class Model:
             "parameters": {LABELS: {"string_value": ",".join(loaded.session.metadata.labels)}},
         }
 
-    async def index(self) -> list[dict[str, str]]:
-        """The loaded versions and whether they answer."""
+    async def index(self, ready: bool) -> list[dict[str, str]]:
+        """The loaded versions and whether they answer; with ``ready`` those only that do."""
         error = await self._lifecycle.why_not_ready()
         state, reason = ("READY", "") if error is None else ("UNAVAILABLE", error.message)
+        if ready and error is not None:
+            return []
         versions = self._lifecycle.get().registry.fleet.versions
         return [{"name": NAME, "version": version, "state": state, "reason": reason} for version in versions]
 
