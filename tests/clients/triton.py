@@ -23,6 +23,7 @@ import tritonclient.http
 import tritonclient.http.aio
 
 MODEL = "timbre"
+PACKINGS = ("gzip", "deflate")
 RATES = (8_000, 8_000.0)
 """The same sound may be said to be slower, as a parameter of the request: this client sends none of an input."""
 
@@ -86,6 +87,9 @@ async def http(client: Any, way: str, clips: list[bytes]) -> None:
     for rate_hz in RATES:
         told = await now(client.infer(MODEL, waveform(module), parameters={"sample_rate": rate_hz}))
         say(f"{way}-rate", **rows(told))
+    for packing in PACKINGS:
+        told = await now(client.infer(MODEL, audio(module, clips), request_compression_algorithm=packing))
+        say(f"{way}-packed", **rows(told))
     wanted = outputs(module, "emotion")
     only = await now(client.infer(MODEL, audio(module, clips[:1]), outputs=wanted, model_version="1"))
     say(f"{way}-only", outputs=[output["name"] for output in only.get_response()["outputs"]])

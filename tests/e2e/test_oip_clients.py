@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -120,6 +121,23 @@ def test_triton_says_the_rate(triton: Told, service: Service, who: str) -> None:
     assert len(triton[who]) == 2
     for told in triton[who]:
         check(told, [slower])
+
+
+@pytest.mark.parametrize("who", both("http-packed"))
+def test_triton_packs_what_it_sends(triton: Told, expected: list[dict[str, Any]], who: str) -> None:
+    assert len(triton[who]) == 2  # gzip and deflate
+    for told in triton[who]:
+        check(told, expected[:-1])
+
+
+def test_a_bomb_is_refused_and_not_unpacked(service: Service) -> None:
+    packed = gzip.compress(bytes(1 << 30), compresslevel=1)
+    before = service.peak_bytes()
+    answer = httpx.post(
+        f"{service.url}/v2/models/timbre/infer", content=packed, headers={"Content-Encoding": "gzip"}, timeout=60
+    )
+    assert (answer.status_code, answer.json()["error"].split(":")[0]) == (413, "too_large")
+    assert service.peak_bytes() - before < 256 << 20
 
 
 @pytest.mark.parametrize("who", both("grpc-stream"))

@@ -18,11 +18,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serving.audio import Samples
-from serving.errors import InvalidRequest, RequestError, UnsupportedMediaType
+from serving.errors import InvalidRequest, RequestError
 from serving.lifecycle import Lifecycle
 from serving.pipeline import MOST_CLIPS
 from serving.transports.asgi import Unread, unless_gone
-from serving.transports.body import read_whole
+from serving.transports.body import read_whole, unpacked
 from serving.transports.oip.model import SERVER, Infer, Inferred, Model
 from serving.transports.oip.tensors import AUDIO, Tensor, check, from_raw, to_raw
 
@@ -121,9 +121,8 @@ class OipHttpTransport:
         try:
             if pipeline.full:
                 raise pipeline.overloaded()
-            if encoding := request.headers.get("Content-Encoding"):
-                raise UnsupportedMediaType(f"A body in {encoding[:40]} is not unpacked here. Send it as it is.")
-            body = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s)
+            packed = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s)
+            body = await unpacked(packed, request.headers.get("Content-Encoding", ""), settings.max_upload_bytes)
             asked, tensors = _parse(body, request.headers.get(_JSON_LENGTH))
         except RequestError as error:
             pipeline.refused(error, TRANSPORT)
