@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
 
+from serving.proto.inference import inference_pb2
+from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.conftest import ROOT, SHARED
 from tests.service import Service
 from tests.sounds import encode, voice
@@ -169,6 +174,26 @@ def test_triton_is_told_why(triton: Told, who: str) -> None:
     (told,) = triton[who]
     assert told["status"] == ("415" if who.startswith("http") else "StatusCode.INVALID_ARGUMENT")
     assert told["message"].startswith("unsupported_audio: ")
+
+
+def test_readmes_data_for_perf_analyzer_are_the_clips(
+    service: Service, clips: list[Path], expected: list[dict[str, Any]]
+) -> None:
+    """Sent as it sends them: a tensor's content as it is once the base64 is undone, with the shape beside it."""
+    readme = (ROOT / "README.md").read_text()
+    block = re.search(r"For those who have `perf_analyzer`.*?```python\n(.*?)```", readme, re.DOTALL)
+    assert block
+    printed = subprocess.run([sys.executable, "-c", block[1], *clips], capture_output=True, check=True).stdout
+    with grpc.insecure_channel(service.grpc) as channel:
+        for step, answer in zip(json.loads(printed)["data"], expected[:-1], strict=True):
+            (name, tensor), *others = step.items()
+            request = inference_pb2.ModelInferRequest(model_name="timbre")
+            request.inputs.add(name=name, datatype="BYTES", shape=tensor["shape"])
+            request.raw_input_contents.append(base64.b64decode(tensor["content"]["b64"]))
+            told = GRPCInferenceServiceStub(channel).ModelInfer(request)
+            assert told.raw_output_contents[0][4:].decode() == answer["emotion"]
+            assert np.frombuffer(told.raw_output_contents[1], "<f4") == pytest.approx([answer["confidence"]], abs=1e-5)
+            assert not others
 
 
 @pytest.mark.parametrize("who", ["rest-binary", "grpc-binary"])
