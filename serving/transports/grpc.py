@@ -84,6 +84,12 @@ class GrpcTransport(TimbreServicer):
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told that it is ours
             await refuse(context, fault(error))
 
+    @refusing
+    async def Models(self, _: pb.ModelsRequest, __: Context) -> pb.ModelsResponse:
+        response = pb.ModelsResponse()
+        response.told.update(self._lifecycle.get().registry.told().model_dump(mode="json"))
+        return response
+
     async def _predict(self, request: pb.PredictRequest, context: Context) -> Answer:
         parts = self._lifecycle.get()
         try:

@@ -191,7 +191,7 @@ def test_a_stop_is_told_at_once_and_finishes_what_is_in_flight(tmp_path: Path) -
     models = copy_versions(tmp_path)
     add_version(models, "2", costly(4))
     with (
-        running(tmp_path / "log.txt", models=models, drain_s=1) as service,
+        running(tmp_path / "log.txt", models=models, drain_s=3) as service,
         grpc.insecure_channel(service.grpc) as channel,
     ):
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="timbre.v1.Timbre"))
