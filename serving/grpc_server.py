@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
-from grpc_reflection.v1alpha.reflection import enable_server_reflection
+from grpc_reflection.v1alpha.reflection import aio as reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
-from serving.errors import AddressError
+from serving.errors import AddressError, Stopping
 from serving.lifecycle import Lifecycle
 from serving.proto.inference.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from serving.proto.timbre.v1.timbre_pb2_grpc import add_TimbreServicer_to_server
@@ -20,13 +24,15 @@ from serving.settings import Settings
 from serving.tls import read_pem
 from serving.transports import grpc as timbre
 from serving.transports.oip import grpc as oip
+from serving.transports.rpc import Context, refuse, until_stopped
 
 SERVICES = (timbre.SERVICE, oip.SERVICE)
 
 _LOOK_S = 1.0  # between looks at readiness; a stop is told at once
 _SPARE_BYTES = 1 << 20  # above the limit of an upload, so that what is a little over it gets our answer and not gRPC's
 _PING_S, _PONG_S = 30, 10
-_GRACE_S = 30  # what is in flight at a stop has so long
+GRACE_S = 30
+"""What is in flight at a stop has so long, seconds."""
 
 
 class GrpcServer:
@@ -37,9 +43,10 @@ class GrpcServer:
         self._server = grpc.aio.server(options=_options(settings))
         add_TimbreServicer_to_server(timbre.GrpcTransport(lifecycle), self._server)
         add_GRPCInferenceServiceServicer_to_server(oip.OipGrpcTransport(lifecycle), self._server)
-        self._health = health.HealthServicer()
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        enable_server_reflection((*SERVICES, HEALTH, REFLECTION), self._server)
+        told = _Reflection((*SERVICES, HEALTH, REFLECTION), lifecycle.told_to_stop)
+        add_ServerReflectionServicer_to_server(told, self._server)
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -67,7 +74,8 @@ class GrpcServer:
         if self._watcher is not None:
             self._watcher.cancel()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(_GRACE_S)
+        self._health.close()
+        await self._server.stop(GRACE_S)
 
     async def _keep_telling(self) -> None:
         """Health follows readiness: within a second, and a stop at once."""
@@ -82,6 +90,44 @@ class GrpcServer:
         ready = await self._lifecycle.why_not_ready() is None
         for service in ("", *SERVICES):
             await self._health.set(service, status.SERVING if ready else status.NOT_SERVING)
+
+
+class _Health(health.HealthServicer):  # type: ignore[misc]  # it has no types
+    """The library's, whose watches would outlast the service that they watch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._closed = asyncio.Event()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+        watching = asyncio.ensure_future(super().Watch(request, context))
+        closed = asyncio.ensure_future(self._closed.wait())
+        try:
+            await asyncio.wait({watching, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                watching.result()
+        finally:
+            watching.cancel()
+            closed.cancel()
+        await refuse(context, Stopping("The service has stopped. Watch another replica."))
+
+    def close(self) -> None:
+        """End the watches, which have been told."""
+        self._closed.set()
+
+
+class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]  # nor has it
+    """The library's, whose streams would hold up a stop."""
+
+    def __init__(self, services: Sequence[str], stopping: asyncio.Event) -> None:
+        super().__init__(services)
+        self._stopping = stopping
+
+    async def ServerReflectionInfo(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async with aclosing(until_stopped(requests, self._stopping)) as coming:
+            with contextlib.suppress(Stopping):
+                async for answer in super().ServerReflectionInfo(coming, context):
+                    yield answer
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

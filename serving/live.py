@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from serving import audio
 from serving.detector import Listener
@@ -30,6 +31,8 @@ from serving.registry import Loaded
 from serving.router import choose
 from serving.schemas import ErrorDetail, rounded
 from serving.utterances import Cut, Cutter, Ended, Event, Measured, Started
+
+T = TypeVar("T")
 
 _MAX_RATE_HZ = 48 * 1000
 _LONGEST_FRAME_S = 1.0
@@ -73,7 +76,8 @@ class Live:
 
     async def converse(
         self,
-        listen: Listen,
+        transport: str,
+        asked: Callable[[], Awaitable[Listen]],
         frames: AsyncIterator[bytes],
         send: Callable[[Message], Awaitable[None]],
         stopping: asyncio.Event,
@@ -83,6 +87,8 @@ class Live:
         Frames are not taken while messages wait to be read, so neither side's haste fills any memory.
 
         Args:
+            transport: its name in the metrics.
+            asked: tells what the client asks of the stream, which counts as open while it has yet to say so.
             frames: 16-bit little-endian mono samples each, one second at most.
             send: returns when the client has room for more.
             stopping: set when the service is told to stop.
@@ -93,12 +99,14 @@ class Live:
             InvalidFrame: a frame is not such samples.
             IdleTimeout, StreamTooLong, Stopping: what was begun has been answered.
             SlowReader: the client does not read.
+            RequestError: of ``asked``.
         """
         code = "ok"
-        self._count(listen, 1)
+        self._count(transport, 1)
+        patience = _Patience(stopping, self._bounds)
         try:
             self._admit()
-            await self._hear(listen, frames, send, stopping)
+            await self._hear(await patience.wait(asked()), frames, send, patience)
         except RequestError as error:
             code = error.code
             raise
@@ -109,8 +117,9 @@ class Live:
             code = "internal"
             raise
         finally:
-            self._count(listen, -1)
-            self._metrics.stream_ends.labels(listen.transport, code).inc()
+            patience.over()
+            self._count(transport, -1)
+            self._metrics.stream_ends.labels(transport, code).inc()
 
     async def quiet(self, timeout_s: float) -> None:
         """Return when no stream is open any more, or the time is over."""
@@ -123,7 +132,7 @@ class Live:
         listen: Listen,
         frames: AsyncIterator[bytes],
         send: Callable[[Message], Awaitable[None]],
-        stopping: asyncio.Event,
+        patience: _Patience,
     ) -> None:
         if not self._limits.min_rate_hz <= listen.rate_hz <= _MAX_RATE_HZ:
             raise UnsupportedAudio(
@@ -137,7 +146,7 @@ class Live:
         loaded = fleet.versions[choose(fleet.routes, listen.version, listen.key).version]
         stream = _Stream(self._pipeline, listen, loaded, self._bounds.utterance_s)
         await self._told(send, stream.session)
-        watched = _watched(frames, stopping, self._bounds, listen.rate_hz)
+        watched = _watched(frames, patience, listen.rate_hz)
         async with aclosing(in_order(stream.events(watched), stream.message, _AT_A_TIME)) as messages:
             async for message in messages:
                 if message is not None:
@@ -159,13 +168,13 @@ class Live:
                 send_s=self._bounds.send_s,
             ) from None
 
-    def _count(self, listen: Listen, change: int) -> None:
+    def _count(self, transport: str, change: int) -> None:
         self._open += change
         if self._open:
             self._quiet.clear()
         else:
             self._quiet.set()
-        self._metrics.streams.labels(listen.transport).inc(change)
+        self._metrics.streams.labels(transport).inc(change)
 
 
 class _Stream:
@@ -264,39 +273,50 @@ class _Stream:
         return rounded(sample / self._listen.rate_hz)
 
 
-async def _watched(
-    frames: AsyncIterator[bytes], stopping: asyncio.Event, bounds: Bounds, rate_hz: int
-) -> AsyncGenerator[bytes, None]:
-    """The frames, until they end, fail or are overdue."""
-    clock = asyncio.get_running_loop().time
-    ends_at = clock() + bounds.max_s
-    longest = 2 * round(_LONGEST_FRAME_S * rate_hz)
-    told_to_stop = asyncio.ensure_future(stopping.wait())
-    waited: asyncio.Future[bytes | None] | None = None
-    try:
-        while True:
-            waited = asyncio.ensure_future(_next(frames))
-            left_s = max(0.0, min(bounds.idle_s, ends_at - clock()))
-            await asyncio.wait({waited, told_to_stop}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            if told_to_stop.done():
+class _Patience:
+    """How long a stream is waited for: while it is not silent or open for too long, and until a stop."""
+
+    def __init__(self, stopping: asyncio.Event, bounds: Bounds) -> None:
+        self._bounds, self._clock = bounds, asyncio.get_running_loop().time
+        self._ends_at = self._clock() + bounds.max_s
+        self._told_to_stop = asyncio.ensure_future(stopping.wait())
+
+    async def wait(self, coming: Awaitable[T]) -> T:
+        """What the client sends next.
+
+        Raises:
+            IdleTimeout, StreamTooLong, Stopping: it is not waited for any more.
+        """
+        waited, bounds = asyncio.ensure_future(coming), self._bounds
+        try:
+            left_s = max(0.0, min(bounds.idle_s, self._ends_at - self._clock()))
+            await asyncio.wait({waited, self._told_to_stop}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if self._told_to_stop.done():
                 raise Stopping("The service is stopping. Connect again: another replica goes on.", retry_after_s=1)
-            if clock() >= ends_at:
+            if self._clock() >= self._ends_at:
                 raise StreamTooLong(f"The stream has lasted {bounds.max_s:g} s. Begin another.", max_s=bounds.max_s)
             if not waited.done():
-                raise IdleTimeout(f"No frame came for {bounds.idle_s:g} s.", idle_s=bounds.idle_s)
-            if (frame := waited.result()) is None:
-                return
-            if len(frame) % 2 or len(frame) > longest:
-                raise InvalidFrame(
-                    f"A frame of {len(frame)} bytes came; it holds 16-bit mono samples, {longest} bytes at most.",
-                    bytes=len(frame),
-                    max_bytes=longest,
-                )
-            yield frame
-    finally:
-        told_to_stop.cancel()
-        if waited is not None:
+                raise IdleTimeout(f"Nothing came for {bounds.idle_s:g} s.", idle_s=bounds.idle_s)
+            return waited.result()
+        finally:
             waited.cancel()
+
+    def over(self) -> None:
+        """Nothing is waited for any more."""
+        self._told_to_stop.cancel()
+
+
+async def _watched(frames: AsyncIterator[bytes], patience: _Patience, rate_hz: int) -> AsyncGenerator[bytes, None]:
+    """The frames, until they end, fail or are overdue."""
+    longest = 2 * round(_LONGEST_FRAME_S * rate_hz)
+    while (frame := await patience.wait(_next(frames))) is not None:
+        if len(frame) % 2 or len(frame) > longest:
+            raise InvalidFrame(
+                f"A frame of {len(frame)} bytes came; it holds 16-bit mono samples, {longest} bytes at most.",
+                bytes=len(frame),
+                max_bytes=longest,
+            )
+        yield frame
 
 
 async def _next(frames: AsyncIterator[bytes]) -> bytes | None:

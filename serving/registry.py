@@ -15,6 +15,7 @@ from serving.errors import ArtifactError, RoutesError
 from serving.metrics import Metrics
 from serving.router import Routes
 from serving.runtime import Runtime
+from serving.schemas import Model, Models
 from serving.session import Session
 
 logger = logging.getLogger("timbre")
@@ -99,6 +100,27 @@ class Registry:
             except Exception as error:  # noqa: BLE001 - ONNX Runtime raises a class of its own per cause
                 reasons.append(f"Version {loaded.version} fails: {error}.")
         return reasons
+
+    def told(self) -> Models:
+        """What is loaded and how traffic goes, for whoever asks."""
+        routes, versions = self.fleet.routes, self.fleet.versions
+        return Models(
+            default=routes.default,
+            variants=routes.variants,
+            shadow=routes.shadow,
+            models=[
+                Model(
+                    version=version,
+                    variants=[name for name, variant in routes.variants.items() if variant.version == version],
+                    device=loaded.session.runtime.device,
+                    metadata=loaded.session.metadata.everything,
+                )
+                for version, loaded in versions.items()
+            ],
+            device=self.runtime.device,
+            note=self.runtime.note,
+            problem=self.problem,
+        )
 
     async def close(self) -> None:
         """Answer what waits and let go of every version."""

@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from serving.client.answers import Message, Prediction, message
 from serving.client.transport import CONNECT_S, Options, Tls
-from serving.errors import TimbreError, TooLarge, UnexpectedAnswer, Unreachable, UsageError, refusal
+from serving.errors import TimbreError, TooLarge, UnexpectedAnswer, Unreachable, refusal
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 
@@ -48,7 +48,12 @@ class Grpc:
         return Prediction.of(_dictionary(told), trailing.get(_VARIANT), trailing.get(_ID))
 
     async def models(self) -> dict[str, Any]:
-        raise UsageError("What is loaded is told over HTTP: ask http://HOST:3000 for its models.")
+        try:
+            response = await self._stub().Models(pb.ModelsRequest())
+        except grpc.aio.AioRpcError as error:
+            raise self.error(error) from error
+        told: dict[str, Any] = _whole(MessageToDict(response.told))
+        return told
 
     async def listen(self, rate_hz: int, options: Options) -> Listen:
         call = self._stub().Listen()
@@ -142,6 +147,18 @@ def _dictionary(told: Protobuf) -> dict[str, Any]:
     plain = MessageToDict(told, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     # JSON has no integers of 64 bits, so that protobuf writes them as strings.
     return {key: int(value) if key.endswith("_sample") else value for key, value in plain.items()}
+
+
+def _whole(told: Any) -> Any:
+    """The same with integers where there are whole numbers: a ``Struct`` holds floats only."""
+    match told:
+        case dict():
+            return {key: _whole(value) for key, value in told.items()}
+        case list():
+            return [_whole(value) for value in told]
+        case float() if told.is_integer():
+            return int(told)
+    return told
 
 
 def _told(details: bytes) -> TimbreError | None:

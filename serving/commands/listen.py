@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.commands.options import AsJson, Confidence, Version, exit_codes
+from serving.commands.options import AsJson, Ca, Confidence, Version, exit_codes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,7 @@ Service = Annotated[str, typer.Option(help="The service that is asked: http://HO
 def listen(
     file: Recording = None,
     url: Service = "http://localhost:3000",
+    ca: Ca = None,
     as_json: AsJson = False,
     version: Version = None,
     min_confidence: Confidence = 0.0,
@@ -33,7 +34,7 @@ def listen(
     from serving.commands.sounds import microphone, recording
     from serving.commands.sources import connect
 
-    with exit_codes(), connect(url) as client:
+    with exit_codes(), connect(url, ca) as client:
         frames, rate_hz = microphone() if file is None else recording(file)
         messages = client.listen(frames, rate_hz, version=version, min_confidence=min_confidence)
         try:

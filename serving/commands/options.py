@@ -18,6 +18,7 @@ Url = Annotated[
     str | None,
     typer.Option(help="The service that is asked, http://HOST:3000 or grpc://HOST:3001; none: answered here."),
 ]
+Ca = Annotated[Path | None, typer.Option(help="Whose certificates are trusted over https:// and grpcs://, a PEM file.")]
 Models = Annotated[Path, typer.Option(envvar="TIMBRE_MODELS", help="Folder with the exported versions.")]
 Version = Annotated[str | None, typer.Option(help="The version that answers; else the default of routes.yaml.")]
 Confidence = Annotated[float, typer.Option(min=0, max=1, help="Below this probability no emotion is named.")]
@@ -34,3 +35,9 @@ def exit_codes() -> Iterator[None]:
     except TimbreError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(USAGE if isinstance(error, UsageError | SettingsError) else FAILED) from None
+    except BrokenPipeError:
+        raise  # whoever reads our output has had enough, and Typer ends in silence
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        typer.echo(f"{place}{error.strerror or error}.", err=True)
+        raise typer.Exit(FAILED) from None

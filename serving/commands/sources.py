@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -21,11 +22,12 @@ Heard = Prediction | Exception
 
 @dataclass(frozen=True)
 class Source:
-    """Where answers come from; ``models`` counts where there is no ``url``."""
+    """Where answers come from; ``models`` counts where there is no ``url``, ``ca`` where there is one."""
 
     url: str | None
     models: Path
     version: str | None
+    ca: Path | None = None
 
     def hear(self, files: Sequence[Path], min_confidence: float = 0.0, limits: Limits | None = None) -> Iterator[Heard]:
         """An answer or an error per file, in their order; several at a time.
@@ -40,7 +42,7 @@ class Source:
         if self.url is None:
             yield from self._hear_here(files, min_confidence, limits)
             return
-        with connect(self.url) as client:
+        with connect(self.url, self.ca) as client:
             for answer in client.predict_many(
                 files, return_exceptions=True, version=self.version, min_confidence=min_confidence
             ):
@@ -68,16 +70,28 @@ class Source:
                 yield one.result()
 
 
-def connect(url: str) -> Client:
+def connect(url: str, ca: Path | None = None) -> Client:
     """A client of that service.
 
+    Args:
+        ca: an authority of one's own that is trusted, a PEM file; the system's where None.
+
     Raises:
-        UsageError: the address is of another kind.
+        UsageError: the address is of another kind, or the file cannot be used.
     """
+    if ca is not None:
+        _check_authority(ca)
     try:
-        return Client(url)
+        return Client(url, ca=ca)
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _check_authority(ca: Path) -> None:
+    try:
+        ssl.create_default_context(cafile=ca)
+    except OSError as error:  # that of a file that holds no certificate too
+        raise UsageError(f"{ca} is no authority's certificate in PEM: {error.strerror or error}.") from None
 
 
 def chosen_version(models: Path, wanted: str | None) -> str:

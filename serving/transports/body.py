@@ -6,6 +6,7 @@ The web framework's own form parser spools uploads to disk and reads whole bodie
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ FIELD = "file"
 """Name of the multipart field that carries the audio."""
 
 _RAW_TYPES = frozenset({"application/octet-stream", "application/ogg", "video/mp4", "video/webm", "video/ogg"})
+_ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # and how zlib is told
 _MULTIPART = "multipart/form-data"
 _MULTIPART_OVERHEAD_BYTES = 1 << 16  # boundaries, headers and small text fields around the file
 _MAX_PARTS = 32
@@ -57,6 +59,33 @@ async def read_whole(request: Request, max_bytes: int, timeout_s: float) -> byte
             return b"".join([chunk async for chunk in _counted(request, max_bytes, max_bytes)])
     except TimeoutError:
         raise _too_slow(timeout_s) from None
+
+
+async def unpacked(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """A body as it was before its ``Content-Encoding``: gzip, or deflate, which is zlib's format (RFC 9110, 8.4.1).
+
+    Raises:
+        UnsupportedMediaType: another encoding.
+        TooLarge: more than ``max_bytes``; no more than that is unpacked.
+        InvalidRequest: it is not such data, or not all of it, or more than that.
+    """
+    kind = encoding.strip().lower()
+    if kind in ("", "identity"):
+        return body
+    if kind not in _ENCODINGS:
+        raise UnsupportedMediaType(
+            f"A body in {kind[:40]} is not unpacked here, in {' or '.join(_ENCODINGS)} it is. Or send it as it is."
+        )
+    unpacker = zlib.decompressobj(_ENCODINGS[kind])
+    try:
+        plain = await asyncio.to_thread(unpacker.decompress, body, max_bytes + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"The body is no {kind} ({error}).") from error
+    if len(plain) > max_bytes:
+        raise too_large(max_bytes)
+    if not unpacker.eof or unpacker.unused_data:
+        raise InvalidRequest(f"The body is no whole {kind}: it breaks off, or something stands behind its end.")
+    return plain
 
 
 async def _read(request: Request, max_bytes: int) -> Upload:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from serving.audio import pcm16
-from serving.errors import InvalidRequest, MissingFile, RequestError, TooManyFiles, too_large
+from serving.errors import InvalidFrame, InvalidRequest, MissingFile, RequestError, TooManyFiles, too_large
 from serving.lifecycle import Lifecycle
 from serving.live import Listen
 from serving.messages import ErrorMessage, Measurement, Message, SessionMessage, UtteranceEnd, UtteranceStart
@@ -17,7 +17,7 @@ from serving.pipeline import AT_A_TIME, MOST_CLIPS, Answer, Ask, Upload, Wavefor
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreServicer
 from serving.schemas import Prediction
-from serving.transports.rpc import Context, fault, refuse, refusing, traceparent, waits_s
+from serving.transports.rpc import Context, fault, refuse, refusing, traceparent, until_stopped, waits_s
 
 SERVICE = "timbre.v1.Timbre"
 TRANSPORT = "grpc"
@@ -53,7 +53,8 @@ class GrpcTransport(TimbreServicer):
             return pb.Answer(prediction=told, variant=answer.variant, request_id=answer.request_id)
 
         response = pb.PredictManyResponse()
-        async with aclosing(in_order(_at_most(requests), answered, AT_A_TIME)) as answers:
+        coming = until_stopped(requests, self._lifecycle.told_to_stop)
+        async with aclosing(in_order(_at_most(coming), answered, AT_A_TIME)) as answers:
             async for answer in answers:
                 response.answers.append(answer)
         return response
@@ -71,9 +72,8 @@ class GrpcTransport(TimbreServicer):
             await asyncio.shield(writing)
 
         try:
-            listen = await _start(requests)
-            live = self._lifecycle.get().live
-            await live.converse(listen, _frames(requests), send, self._lifecycle.told_to_stop)
+            live, stopping = self._lifecycle.get().live, self._lifecycle.told_to_stop
+            await live.converse(TRANSPORT, lambda: _start(requests), _frames(requests), send, stopping)
         except RequestError as error:
             # No status can pass a message that waits for room. Where no room comes, the stream is reset.
             if writing is not None and not writing.done():
@@ -83,6 +83,12 @@ class GrpcTransport(TimbreServicer):
             await refuse(context, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told that it is ours
             await refuse(context, fault(error))
+
+    @refusing
+    async def Models(self, _: pb.ModelsRequest, __: Context) -> pb.ModelsResponse:
+        response = pb.ModelsResponse()
+        response.told.update(self._lifecycle.get().registry.told().model_dump(mode="json"))
+        return response
 
     async def _predict(self, request: pb.PredictRequest, context: Context) -> Answer:
         parts = self._lifecycle.get()
@@ -135,13 +141,14 @@ def _options(options: pb.Options) -> tuple[str | None, str | None, float]:
     return version, options.key if options.HasField("key") else None, options.min_confidence
 
 
-async def _at_most(requests: AsyncIterator[pb.PredictRequest]) -> AsyncIterator[pb.PredictRequest]:
+async def _at_most(requests: AsyncGenerator[pb.PredictRequest, None]) -> AsyncGenerator[pb.PredictRequest, None]:
     count = 0
-    async for request in requests:
-        count += 1
-        if count > MOST_CLIPS:
-            raise TooManyFiles(f"Over {MOST_CLIPS} clips came in one call. Send the rest in another.", files=count)
-        yield request
+    async with aclosing(requests):
+        async for request in requests:
+            count += 1
+            if count > MOST_CLIPS:
+                raise TooManyFiles(f"Over {MOST_CLIPS} clips came in one call. Send the rest in another.", files=count)
+            yield request
 
 
 async def _start(requests: AsyncIterator[pb.ListenRequest]) -> Listen:
@@ -154,6 +161,9 @@ async def _start(requests: AsyncIterator[pb.ListenRequest]) -> Listen:
 
 async def _frames(requests: AsyncIterator[pb.ListenRequest]) -> AsyncIterator[bytes]:
     async for request in requests:
+        if not request.HasField("frame"):
+            came = request.WhichOneof("message") or "nothing"
+            raise InvalidFrame(f"A message with {came} in it came. After `start` each holds a `frame` of samples.")
         yield request.frame
 
 

@@ -51,7 +51,7 @@ from serving.experiments import experiments
 from serving.lifecycle import Lifecycle
 from serving.metrics import CONTENT_TYPE
 from serving.pipeline import Ask
-from serving.schemas import ErrorBody, FeedbackIn, FeedbackOut, Health, Model, Models, Prediction
+from serving.schemas import ErrorBody, FeedbackIn, FeedbackOut, Health, Models, Prediction
 from serving.tracing import PARENT
 from serving.transports.asgi import Unread, unless_gone
 from serving.transports.body import FIELD, read_upload
@@ -181,25 +181,7 @@ class HttpTransport:
 
     async def models(self) -> Models:
         """The loaded versions, how traffic goes, and what each exported file says of itself."""
-        registry = self._lifecycle.get().registry
-        routes, versions = registry.fleet.routes, registry.fleet.versions
-        return Models(
-            default=routes.default,
-            variants=routes.variants,
-            shadow=routes.shadow,
-            models=[
-                Model(
-                    version=version,
-                    variants=[name for name, variant in routes.variants.items() if variant.version == version],
-                    device=loaded.session.runtime.device,
-                    metadata=loaded.session.metadata.everything,
-                )
-                for version, loaded in versions.items()
-            ],
-            device=registry.runtime.device,
-            note=registry.runtime.note,
-            problem=registry.problem,
-        )
+        return self._lifecycle.get().registry.told()
 
     async def feedback(self, request: Request) -> FeedbackOut:
         """Tell the true emotion of an answered request; each id counts once."""

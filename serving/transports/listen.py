@@ -46,8 +46,8 @@ class ListenTransport:
             await socket.send_text(message.model_dump_json())
 
         try:
-            listen = _asked(socket)
-            await self._lifecycle.get().live.converse(listen, _frames(socket), send, self._lifecycle.told_to_stop)
+            live, stopping = self._lifecycle.get().live, self._lifecycle.told_to_stop
+            await live.converse(TRANSPORT, lambda: _asked(socket), _frames(socket), send, stopping)
             await socket.close(_DONE)
         except WebSocketDisconnect:
             pass
@@ -69,7 +69,7 @@ async def _refuse(socket: WebSocket, error: RequestError) -> None:
         await socket.close(code, error.code)
 
 
-def _asked(socket: WebSocket) -> Listen:
+async def _asked(socket: WebSocket) -> Listen:
     """The query's parameters.
 
     Raises:

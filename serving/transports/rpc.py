@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from serving.errors import InternalError, RequestError
+from serving.errors import InternalError, RequestError, Stopping
 from serving.tracing import PARENT
 
 logger = logging.getLogger("timbre")
@@ -26,6 +27,7 @@ Method = Callable[[Servicer, Asked, Context], Awaitable[Answered]]
 DOMAIN = "timbre"
 """Of the reasons in status details."""
 
+_SILENT_S = 1.0  # after a stop: a client that sends goes on, one that only keeps its stream open does not
 _DETAILS = "grpc-status-details-bin"  # where Google's richer error model has its place
 
 
@@ -65,6 +67,35 @@ def fault(error: Exception) -> InternalError:
     """What a client is told of a fault of ours; the log says which."""
     logger.error("A request failed", exc_info=error)
     return InternalError("The service failed on this request. The log says why; the request may be sent again.")
+
+
+async def until_stopped(requests: AsyncIterator[Asked], stopping: asyncio.Event) -> AsyncGenerator[Asked, None]:
+    """A stream's requests; after a stop only as long as they come, else one idle stream would hold up the process.
+
+    Raises:
+        Stopping: the client was silent. What it asked before is answered.
+    """
+    told = asyncio.ensure_future(stopping.wait())
+    coming: asyncio.Future[Asked | None] | None = None
+    try:
+        while True:
+            coming = asyncio.ensure_future(_next(requests))
+            await asyncio.wait({coming, told}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                await asyncio.wait({coming}, timeout=_SILENT_S)
+            if not coming.done():
+                raise Stopping("The service is stopping. Connect again: another replica goes on.", retry_after_s=1)
+            if (request := coming.result()) is None:
+                return
+            yield request
+    finally:
+        told.cancel()
+        if coming is not None:
+            coming.cancel()
+
+
+async def _next(requests: AsyncIterator[Asked]) -> Asked | None:
+    return await anext(requests, None)
 
 
 def waits_s(context: Context) -> float | None:

@@ -1,14 +1,18 @@
 """Triton's clients against a running service: prints what each of them was told, one JSON object a line.
 
+The blocking clients and the asyncio ones have the same methods, so that the same lines ask both.
+
 Run in the clients' environment: python triton.py HTTP-ADDRESS GRPC-ADDRESS CLIP...
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import queue
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,9 @@ import tritonclient.http
 import tritonclient.http.aio
 
 MODEL = "timbre"
+PACKINGS = ("gzip", "deflate")
+RATES = (8_000, 8_000.0)
+"""The same sound may be said to be slower, as a parameter of the request: this client sends none of an input."""
 
 
 def say(client: str, **told: Any) -> None:
@@ -52,80 +59,112 @@ def outputs(module: Any, *names: str, **binary: bool) -> list[Any]:
     return [module.InferRequestedOutput(name, **binary) for name in names]
 
 
-def http(address: str, clips: list[bytes]) -> None:
+async def now(told: Any) -> Any:
+    """What either kind of client was told."""
+    return await told if inspect.isawaitable(told) else told
+
+
+async def http(client: Any, way: str, clips: list[bytes]) -> None:
+    """All that a client over HTTP is asked for; ``way`` is http or http-aio."""
     module = tritonclient.http
-    client = module.InferenceServerClient(address)
-    version = client.get_model_metadata(MODEL)["versions"][0]
+    version = (await now(client.get_model_metadata(MODEL)))["versions"][0]
     say(
-        "http-info",
-        live=client.is_server_live(),
-        ready=client.is_server_ready(),
-        model=client.is_model_ready(MODEL),
-        version=client.is_model_ready(MODEL, version),
-        server=client.get_server_metadata()["name"],
-        metadata=client.get_model_metadata(MODEL),
-        config=client.get_model_config(MODEL),
-        index=client.get_model_repository_index(),
+        f"{way}-info",
+        live=await now(client.is_server_live()),
+        ready=await now(client.is_server_ready()),
+        model=await now(client.is_model_ready(MODEL)),
+        version=await now(client.is_model_ready(MODEL, version)),
+        server=(await now(client.get_server_metadata()))["name"],
+        metadata=await now(client.get_model_metadata(MODEL)),
+        config=await now(client.get_model_config(MODEL)),
+        index=await now(client.get_model_repository_index()),
     )
-    say("http-binary", **rows(client.infer(MODEL, audio(module, clips))))
+    say(f"{way}-binary", **rows(await now(client.infer(MODEL, audio(module, clips)))))
     everything = outputs(module, "emotion", "confidence", "probabilities", binary_data=False)
-    say("http-json-out", **rows(client.infer(MODEL, audio(module, clips), outputs=everything)))
-    say("http-json", **rows(client.infer(MODEL, waveform(module, binary_data=False), outputs=everything)))
-    say("http-waveform", **rows(client.infer(MODEL, waveform(module))))
-    only = client.infer(MODEL, audio(module, clips[:1]), outputs=outputs(module, "emotion"), model_version=version)
-    say("http-only", outputs=[output["name"] for output in only.get_response()["outputs"]])
+    say(f"{way}-json-out", **rows(await now(client.infer(MODEL, audio(module, clips), outputs=everything))))
+    plain = waveform(module, binary_data=False)
+    say(f"{way}-json", **rows(await now(client.infer(MODEL, plain, outputs=everything))))
+    say(f"{way}-waveform", **rows(await now(client.infer(MODEL, waveform(module)))))
+    for rate_hz in RATES:
+        told = await now(client.infer(MODEL, waveform(module), parameters={"sample_rate": rate_hz}))
+        say(f"{way}-rate", **rows(told))
+    for packing in PACKINGS:
+        told = await now(client.infer(MODEL, audio(module, clips), request_compression_algorithm=packing))
+        say(f"{way}-packed", **rows(told))
+    wanted = outputs(module, "emotion")
+    only = await now(client.infer(MODEL, audio(module, clips[:1]), outputs=wanted, model_version=version))
+    say(f"{way}-only", outputs=[output["name"] for output in only.get_response()["outputs"]])
     try:
-        client.infer(MODEL, audio(module, [b"no audio"]))
+        await now(client.infer(MODEL, audio(module, [b"no audio"])))
     except module.InferenceServerException as error:
-        say("http-refused", status=error.status(), message=error.message())
+        say(f"{way}-refused", status=error.status(), message=error.message())
 
 
-async def http_aio(address: str, clips: list[bytes]) -> None:
-    async with tritonclient.http.aio.InferenceServerClient(address) as client:
-        say("http-aio", **rows(await client.infer(MODEL, audio(tritonclient.http, clips))))
-
-
-def grpc(address: str, clips: list[bytes]) -> None:
+async def grpc(client: Any, way: str, clips: list[bytes]) -> None:
+    """All that a client over gRPC is asked for, but streams; ``way`` is grpc or grpc-aio."""
     module = tritonclient.grpc
-    client = module.InferenceServerClient(address)
-    version = client.get_model_metadata(MODEL).versions[0]
+    version = (await now(client.get_model_metadata(MODEL))).versions[0]
     say(
-        "grpc-info",
-        live=client.is_server_live(),
-        ready=client.is_server_ready(),
-        model=client.is_model_ready(MODEL),
-        version=client.is_model_ready(MODEL, version),
-        server=client.get_server_metadata(as_json=True)["name"],
-        metadata=client.get_model_metadata(MODEL, as_json=True),
-        config=client.get_model_config(MODEL, as_json=True)["config"],
-        index=client.get_model_repository_index(as_json=True)["models"],
+        f"{way}-info",
+        live=await now(client.is_server_live()),
+        ready=await now(client.is_server_ready()),
+        model=await now(client.is_model_ready(MODEL)),
+        version=await now(client.is_model_ready(MODEL, version)),
+        server=(await now(client.get_server_metadata(as_json=True)))["name"],
+        metadata=await now(client.get_model_metadata(MODEL, as_json=True)),
+        config=(await now(client.get_model_config(MODEL, as_json=True)))["config"],
+        index=(await now(client.get_model_repository_index(as_json=True)))["models"],
     )
-    say("grpc", **rows(client.infer(MODEL, audio(module, clips))))
-    say("grpc-waveform", **rows(client.infer(MODEL, waveform(module))))
-    only = client.infer(MODEL, audio(module, clips[:1]), outputs=outputs(module, "emotion"), model_version=version)
-    say("grpc-only", outputs=[output.name for output in only.get_response().outputs])
+    say(f"{way}-binary", **rows(await now(client.infer(MODEL, audio(module, clips)))))
+    say(f"{way}-waveform", **rows(await now(client.infer(MODEL, waveform(module)))))
+    for rate_hz in RATES:
+        told = await now(client.infer(MODEL, waveform(module), parameters={"sample_rate": rate_hz}))
+        say(f"{way}-rate", **rows(told))
+    wanted = outputs(module, "emotion")
+    only = await now(client.infer(MODEL, audio(module, clips[:1]), outputs=wanted, model_version=version))
+    say(f"{way}-only", outputs=[output.name for output in only.get_response().outputs])
+    try:
+        await now(client.infer(MODEL, audio(module, [b"no audio"])))
+    except module.InferenceServerException as error:
+        say(f"{way}-refused", status=error.status(), message=error.message())
+
+
+def stream(client: Any, clips: list[bytes]) -> None:
+    """One after the other: each must be answered while the stream stays open."""
     answers: queue.Queue[Any] = queue.Queue()
     client.start_stream(lambda result, error: answers.put((result, error)))
-    for clip in clips:  # one after the other: each must be answered while the stream stays open
-        client.async_stream_infer(MODEL, audio(module, [clip]))
+    for clip in clips:
+        client.async_stream_infer(MODEL, audio(tritonclient.grpc, [clip]))
         result, error = answers.get(timeout=30)
         say("grpc-stream", error=str(error) if error else None, **rows(result))
     client.stop_stream()
-    try:
-        client.infer(MODEL, audio(module, [b"no audio"]))
-    except module.InferenceServerException as error:
-        say("grpc-refused", status=error.status(), message=error.message())
 
 
-async def grpc_aio(address: str, clips: list[bytes]) -> None:
-    async with tritonclient.grpc.aio.InferenceServerClient(address) as client:
-        say("grpc-aio", **rows(await client.infer(MODEL, audio(tritonclient.grpc, clips))))
+async def stream_aio(client: Any, clips: list[bytes]) -> None:
+    answered = asyncio.Event()
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        for clip in clips:
+            yield {"model_name": MODEL, "inputs": audio(tritonclient.grpc, [clip])}
+            await asyncio.wait_for(answered.wait(), 30)
+            answered.clear()
+
+    async for result, error in client.stream_infer(requests()):
+        say("grpc-aio-stream", error=str(error) if error else None, **rows(result))
+        answered.set()
+
+
+async def main(http_address: str, grpc_address: str, clips: list[bytes]) -> None:
+    await http(tritonclient.http.InferenceServerClient(http_address), "http", clips)
+    async with tritonclient.http.aio.InferenceServerClient(http_address) as client:
+        await http(client, "http-aio", clips)
+    blocking = tritonclient.grpc.InferenceServerClient(grpc_address)
+    await grpc(blocking, "grpc", clips)
+    stream(blocking, clips)
+    async with tritonclient.grpc.aio.InferenceServerClient(grpc_address) as client:
+        await grpc(client, "grpc-aio", clips)
+        await stream_aio(client, clips)
 
 
 if __name__ == "__main__":
-    http_address, grpc_address, *paths = sys.argv[1:]
-    files = [Path(path).read_bytes() for path in paths]
-    http(http_address, files)
-    asyncio.run(http_aio(http_address, files))
-    grpc(grpc_address, files)
-    asyncio.run(grpc_aio(grpc_address, files))
+    asyncio.run(main(sys.argv[1], sys.argv[2], [Path(path).read_bytes() for path in sys.argv[3:]]))

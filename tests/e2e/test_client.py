@@ -41,7 +41,6 @@ from serving.errors import (
     UnknownVersion,
     Unreachable,
     UnsupportedAudio,
-    UsageError,
 )
 from tests.conftest import ROOT, SERVED
 from tests.service import Service, environment, free_port
@@ -108,11 +107,11 @@ def test_refusals_are_the_errors_of_the_service(timbre: Client, clip: Path) -> N
         timbre.predict(clip.with_name("nowhere.wav"))
 
 
-def test_what_is_loaded_is_told_over_http(service: Service) -> None:
-    with Client(service.url) as client:
-        assert client.models()["default"] == "stable"
-    with Client(f"grpc://{service.grpc}") as client, pytest.raises(UsageError, match="over HTTP"):
-        client.models()
+def test_what_is_loaded_is_told(timbre: Client, service: Service) -> None:
+    told = timbre.models()
+    assert told["default"] == "stable"
+    assert told == httpx.get(f"{service.url}/models").json()
+    assert isinstance(told["models"][0]["metadata"]["parameters"], int)
 
 
 def test_the_asynchronous_client_answers_the_same(timbre: Client, url: str, clip: Path) -> None:

@@ -136,6 +136,25 @@ def test_wrong_usage_is_2_and_says_what_is_wrong(arguments: list[str], says: str
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_table_that_cannot_be_saved_is_told(archive: Path, kind: str) -> None:
+    """Nobody may write in /proc, not even root."""
+    result = timbre("score", archive, "--out", f"/proc/x.{kind}")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"/proc/x.{kind}")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_picture_that_cannot_be_saved_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = timbre(
+        "timeline", fill(tmp_path, {"one.wav": encode(voice(1.0), 16_000)}) / "one.wav", "--png", "/proc/x.png"
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("/proc/x.png: ")
+    assert "Traceback" not in result.stderr
+
+
 def test_no_service_and_no_model_are_1(archive: Path, tmp_path: Path) -> None:
     nobody = told("models", "--url", f"http://127.0.0.1:{free_port()}")
     assert nobody.exit_code == 1

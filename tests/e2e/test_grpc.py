@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,12 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status import rpc_status
 
+from serving.grpc_server import GRACE_S
+from serving.proto.inference import inference_pb2
+from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.conftest import SERVED
@@ -187,7 +192,7 @@ def test_a_stop_is_told_at_once_and_finishes_what_is_in_flight(tmp_path: Path) -
     models = copy_versions(tmp_path)
     add_version(models, "2", costly(4))
     with (
-        running(tmp_path / "log.txt", models=models, drain_s=1) as service,
+        running(tmp_path / "log.txt", models=models, drain_s=3) as service,
         grpc.insecure_channel(service.grpc) as channel,
     ):
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="timbre.v1.Timbre"))
@@ -198,9 +203,88 @@ def test_a_stop_is_told_at_once_and_finishes_what_is_in_flight(tmp_path: Path) -
         service.process.send_signal(signal.SIGTERM)
         assert next(watch).status == Status.NOT_SERVING
         assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == "2"
-        watch.cancel()
         assert call.result(timeout=60).duration_s == 120.0
         assert service.process.wait(60) == 0
+
+
+def test_idle_streams_do_not_hold_up_a_stop(tmp_path: Path) -> None:
+    """Every kind that a client may keep open is ended, and told why where the protocol has words for it."""
+    silent = threading.Event()
+
+    def nothing() -> Iterator[Any]:
+        silent.wait(120)
+        yield from ()
+
+    with running(tmp_path / "log.txt") as service, grpc.insecure_channel(service.grpc) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status in (Status.SERVING, Status.NOT_SERVING)
+        many = TimbreStub(channel).PredictMany.future(nothing())
+        streams = [TimbreStub(channel).Listen(nothing()), GRPCInferenceServiceStub(channel).ModelStreamInfer(nothing())]
+        reflected = ServerReflectionStub(channel).ServerReflectionInfo(nothing())
+        assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == "1"
+        began = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - began < GRACE_S / 2
+        silent.set()
+        with pytest.raises(grpc.RpcError) as refused:
+            many.result()
+        assert code_of(refused.value) == "stopping"
+        for stream in (watch, *streams):
+            with pytest.raises(grpc.RpcError) as error:
+                list(stream)
+            assert (code_of(error.value), error.value.code()) == ("stopping", grpc.StatusCode.UNAVAILABLE)
+        assert list(reflected) == []
+        assert "Traceback" not in service.log.read_text()
+
+
+def test_a_stream_that_goes_on_is_answered_while_the_service_drains(tmp_path: Path) -> None:
+    infer = inference_pb2.ModelInferRequest(model_name="timbre")
+    infer.inputs.add(name="audio", datatype="BYTES", shape=[1]).contents.bytes_contents.append(WAV)
+    with running(tmp_path / "log.txt", drain_s=1) as service, grpc.insecure_channel(service.grpc) as channel:
+
+        def questions() -> Iterator[inference_pb2.ModelInferRequest]:
+            yield infer
+            service.process.send_signal(signal.SIGTERM)
+            assert until(lambda: bool(health(channel) == Status.NOT_SERVING))
+            yield infer
+
+        stub = GRPCInferenceServiceStub(channel)
+        answers = list(stub.ModelStreamInfer(questions()))
+        assert [answer.error_message for answer in answers] == ["", ""]
+        assert service.process.wait(30) == 0
+
+
+def test_the_index_has_on_request_only_what_is_ready(tmp_path: Path) -> None:
+    """Over gRPC and HTTP; a version that drains is unavailable."""
+    with (
+        running(tmp_path / "log.txt", drain_s=3) as service,
+        grpc.insecure_channel(service.grpc) as channel,
+        httpx.Client(base_url=service.url) as client,
+    ):
+        stub, path = GRPCInferenceServiceStub(channel), "/v2/repository/index"
+
+        def told(*, ready: bool) -> tuple[list[str], list[str]]:
+            over_grpc = stub.RepositoryIndex(inference_pb2.RepositoryIndexRequest(ready=ready)).models
+            over_http = client.post(path, json={"ready": ready}).json()
+            return [model.state for model in over_grpc], [model["state"] for model in over_http]
+
+        assert told(ready=True) == told(ready=False) == (["READY"], ["READY"])
+        assert [model["state"] for model in client.post(path).json()] == ["READY"]
+        assert client.post(path, content=b'{"ready": "perhaps"}').status_code == 422
+        service.process.send_signal(signal.SIGTERM)
+        assert until(lambda: bool(health(channel) == Status.NOT_SERVING))
+        assert told(ready=False) == (["UNAVAILABLE"], ["UNAVAILABLE"])
+        assert told(ready=True) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "ready"),
+    [("timbre", "", True), ("timbre", "1", True), ("timbre", "9", False), ("tone", "", False)],
+)
+def test_a_model_that_is_unknown_is_not_ready(service: Service, name: str, version: str, ready: bool) -> None:
+    with grpc.insecure_channel(service.grpc) as channel:
+        request = inference_pb2.ModelReadyRequest(name=name, version=version)
+        assert GRPCInferenceServiceStub(channel).ModelReady(request).ready is ready
 
 
 def test_workers_share_the_port(tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ import signal
 import socket as sockets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import grpc
 import httpx
 import numpy as np
 import pytest
 import websockets
-from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_aio
 from websockets.sync.client import connect
 
@@ -29,7 +29,7 @@ from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.conftest import SERVED
 from tests.models import copy_versions, rewrite
 from tests.service import Service, metric, running, until
-from tests.transports import LIVE, Clip, Talk, code_of
+from tests.transports import LIVE, Clip, Talk, code_of, plain
 
 FRAME_S = 0.1
 live = pytest.mark.parametrize("talk", LIVE, ids=lambda talk: talk.__name__)
@@ -89,61 +89,142 @@ def timeline(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [(message["type"], message.get("start_s"), message.get("end_s")) for message in messages]
 
 
-async def converse(service: Service, clip: Clip, speed: float) -> tuple[list[dict[str, Any]], list[float], list[float]]:
-    """The messages; of each measurement how long after the frame that completed it it came; and of each frame how much
-    later than it was due this machine sent it; seconds.
+class Line(Protocol):
+    """A live stream as the pacing below wants it, whatever carries it."""
+
+    def __init__(self, service: Service, rate_hz: int) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *error: object) -> None: ...
+    async def send(self, frame: bytes) -> None: ...
+    async def end(self) -> None: ...
+    def messages(self) -> AsyncIterator[dict[str, Any]]: ...
+
+
+class SocketLine:
+    def __init__(self, service: Service, rate_hz: int) -> None:
+        self._connecting = connect_aio(url(service, rate_hz=rate_hz))
+
+    async def __aenter__(self) -> Self:
+        self._socket = await self._connecting
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._socket.close()
+
+    async def send(self, frame: bytes) -> None:
+        await self._socket.send(frame)
+
+    async def end(self) -> None:
+        await self._socket.send('{"type": "end"}')
+
+    async def messages(self) -> AsyncIterator[dict[str, Any]]:
+        async for text in self._socket:
+            yield json.loads(text)
+
+
+class GrpcLine:
+    def __init__(self, service: Service, rate_hz: int) -> None:
+        self._channel = grpc.aio.insecure_channel(service.grpc)
+        self._start = pb.ListenRequest(start=pb.ListenStart(rate_hz=rate_hz))
+
+    async def __aenter__(self) -> Self:
+        stub: Any = TimbreStub(self._channel)
+        self._call = stub.Listen()
+        await self._call.write(self._start)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+
+    async def send(self, frame: bytes) -> None:
+        await self._call.write(pb.ListenRequest(frame=frame))
+
+    async def end(self) -> None:
+        await self._call.done_writing()
+
+    async def messages(self) -> AsyncIterator[dict[str, Any]]:
+        async for message in self._call:
+            yield plain(message)
+
+
+@dataclass
+class Paced:
+    """What became of a stream in real time.
+
+    Attributes:
+        late: of each measurement, how long after the frame that completed it it came, seconds.
+        overdue: of each frame, how much later than it was due this machine sent it, seconds.
     """
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
+    overdue: list[float] = field(default_factory=list)
+
+
+async def converse(line: type[Line], service: Service, clip: Clip, speed: float) -> Paced:
+    paced = Paced()
     sent: list[float] = []
-    overdue: list[float] = []
-    messages: list[dict[str, Any]] = []
-    late: list[float] = []
 
-    async def read(socket: ClientConnection) -> None:
-        async for text in socket:
-            arrived, message = time.monotonic(), json.loads(text)
-            messages.append(message)
+    async def read(messages: AsyncIterator[dict[str, Any]]) -> None:
+        async for message in messages:
+            arrived = time.monotonic()
+            paced.messages.append(message)
             if message["type"] == "measurement":
-                late.append(arrived - sent[int(np.ceil(round(message["end_s"] / FRAME_S, 6))) - 1])
+                paced.late.append(arrived - sent[int(np.ceil(round(message["end_s"] / FRAME_S, 6))) - 1])
 
-    async with connect_aio(url(service, rate_hz=clip.rate_hz)) as socket:
-        reader = asyncio.create_task(read(socket))
+    async with line(service, clip.rate_hz) as stream:
+        reader = asyncio.create_task(read(stream.messages()))
         began = time.monotonic()
         for n, frame in enumerate(frames_of(clip), 1):
             await asyncio.sleep(max(0.0, began + n * FRAME_S / speed - time.monotonic()))
             sent.append(time.monotonic())
-            overdue.append(sent[-1] - (began + n * FRAME_S / speed))
-            await socket.send(frame)
-        await socket.send('{"type": "end"}')
+            paced.overdue.append(sent[-1] - (began + n * FRAME_S / speed))
+            await stream.send(frame)
+        await stream.end()
         await reader
-    return messages, late, overdue
+    return paced
 
 
-def test_a_stream_may_be_twice_as_fast(service: Service, spoken: dict[int, Clip]) -> None:
-    at_twice, _, _ = asyncio.run(converse(service, spoken[16_000], speed=2))
+lines = pytest.mark.parametrize("line", [SocketLine, GrpcLine])
+
+
+@lines
+def test_a_stream_may_be_twice_as_fast(service: Service, spoken: dict[int, Clip], line: type[Line]) -> None:
+    """Every message is there, every measurement too: as many as there are hops in the utterances."""
+    at_twice = asyncio.run(converse(line, service, spoken[16_000], speed=2)).messages
     at_once = list(LIVE[0](service, frames_of(spoken[16_000]), 16_000))
-    ours = [row for row in timeline(at_twice) if row[0] != "measurement"]
-    assert ours == [row for row in timeline(at_once) if row[0] != "measurement"]
+    assert timeline(at_twice) == timeline(at_once)
+    ends = [message for message in at_twice if message["type"] == "utterance.end"]
+    assert len(ends) == 2
+    for end in ends:
+        hops = int((end["end_s"] - end["start_s"]) / at_twice[0]["hop_s"])
+        measured = [m for m in at_twice if m["type"] == "measurement" and m["utterance"] == end["utterance"]]
+        assert len(measured) >= hops >= 1
 
 
-def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int, Clip]) -> None:
-    """Twenty voices in real time: 150 ms from the frame to the measurement, where the machine has time for its work.
+@lines
+def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int, Clip], line: type[Line]) -> None:
+    """Twenty voices in real time: 150 ms from the frame to the measurement for 19 of 20, where the machine has time.
 
-    How little it has shows in how late it sends the frames; so much more is forgiven.
+    How little it has shows in how late it sends the frames; so much more is forgiven, and it may try again.
     """
 
-    async def everyone() -> tuple[list[float], list[float]]:
-        streams = [converse(service, spoken[16_000], speed=1) for _ in range(20)]
-        told = await asyncio.gather(*streams)
-        assert all(len([m for m in messages if m["type"] == "utterance.end"]) == 2 for messages, _, _ in told)
-        return sorted(s for _, late, _ in told for s in late), sorted(s for _, _, overdue in told for s in overdue)
+    async def everyone() -> list[Paced]:
+        return await asyncio.gather(*(converse(line, service, spoken[16_000], speed=1) for _ in range(20)))
 
-    late, overdue = asyncio.run(everyone())
-    assert len(late) >= 40
-    usual, busy = late[len(late) // 2], overdue[9 * len(overdue) // 10]
-    print(
-        f"a measurement after its frame: median {usual:.3f} s, most {late[-1]:.3f} s; the frames late by {busy:.3f} s"
-    )
-    assert usual < 0.15 + 20 * busy
+    for _ in range(3):
+        told = asyncio.run(everyone())
+        assert all(len([m for m in paced.messages if m["type"] == "utterance.end"]) == 2 for paced in told)
+        late = np.array([seconds for paced in told for seconds in paced.late])
+        assert len(late) >= 40
+        slowest, busy = np.quantile(late, 0.95), np.quantile([s for paced in told for s in paced.overdue], 0.95)
+        print(
+            f"a measurement after its frame: median {np.median(late):.3f} s, 95 % {slowest:.3f} s, "
+            f"most {late.max():.3f} s; the frames late by {busy:.3f} s"
+        )
+        if slowest < 0.15 + 5 * busy:
+            return
+    pytest.fail("three times no 19 of 20 measurements were in time")
 
 
 @pytest.mark.parametrize(
@@ -182,6 +263,8 @@ START = pb.ListenRequest(start=pb.ListenStart(rate_hz=16_000))
         ([pb.ListenRequest(frame=b"ab")], "invalid_request"),
         ([pb.ListenRequest(start=pb.ListenStart(rate_hz=96_000))], "unsupported_audio"),
         ([START, pb.ListenRequest(frame=b"odd")], "invalid_frame"),
+        ([START, START], "invalid_frame"),
+        ([START, pb.ListenRequest()], "invalid_frame"),
     ],
 )
 def test_what_is_refused_over_grpc(service: Service, requests: list[pb.ListenRequest], code: str) -> None:
@@ -230,6 +313,28 @@ def test_an_idle_stream_is_ended(strict: Service) -> None:
             list(call)
         silent.set()
     assert (code_of(error.value), error.value.code()) == ("idle_timeout", grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def nothing(until_set: threading.Event) -> Iterator[pb.ListenRequest]:
+    """A stream that is opened and never says what it wants."""
+    until_set.wait(60)
+    yield from ()
+
+
+def test_a_grpc_stream_that_does_not_begin_counts_and_is_ended(strict: Service) -> None:
+    silent = threading.Event()
+    with grpc.insecure_channel(strict.grpc) as channel, httpx.Client(base_url=strict.url) as client:
+        calls = [TimbreStub(channel).Listen(nothing(silent)) for _ in range(2)]
+        assert until(lambda: metric(client, "timbre_streams", transport="grpc") == 2)
+        with pytest.raises(grpc.RpcError) as error:
+            list(TimbreStub(channel).Listen(nothing(silent)))
+        assert code_of(error.value) in ("overloaded", "idle_timeout")  # the latter where this machine is slow
+        for call in calls:
+            with pytest.raises(grpc.RpcError) as error:
+                list(call)
+            assert (code_of(error.value), error.value.code()) == ("idle_timeout", grpc.StatusCode.DEADLINE_EXCEEDED)
+        silent.set()
+        assert until(lambda: metric(client, "timbre_streams") == 0)
 
 
 def test_a_stream_has_a_longest_time(strict: Service) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, SERVED
+from serving.proto.inference import inference_pb2
+from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
+from tests.conftest import ROOT, SERVED, SHARED
 from tests.service import Service
-from tests.sounds import encode
+from tests.sounds import encode, voice
 
 PRECISION = 1e-5
 Told = dict[str, list[dict[str, Any]]]
@@ -44,17 +50,42 @@ def run(python: str, script: str, service: Service, clips: list[Path]) -> Told:
     return told
 
 
+def both(*cases: str) -> list[str]:
+    """A case of Triton's blocking client, and the same of its asyncio client."""
+    return [way for case in cases for way in (case, case.replace("-", "-aio-", 1))]
+
+
 @pytest.fixture(scope="module")
-def clips(shared_samples: list[Path]) -> list[Path]:
-    return shared_samples[::4]
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Real clips where there are some, else made ones: of both rates, one of them stereo."""
+    if real := sorted((SHARED / "samples").glob("*.wav"))[::4]:
+        return real
+    folder = tmp_path_factory.mktemp("clips")
+    made = {
+        "one.wav": encode(voice(1.5, 48_000), 48_000),
+        "two.wav": encode(np.stack(2 * [voice(4.0, 48_000, seed=1)], axis=1), 48_000),
+        "three.wav": encode(voice(2.0, 24_414, seed=2), 24_414),
+    }
+    for name, data in made.items():
+        (folder / name).write_bytes(data)
+    return [folder / name for name in made]
 
 
 @pytest.fixture(scope="module")
 def expected(service: Service, clips: list[Path]) -> list[dict[str, Any]]:
     """What /predict says of the clips, and of the sound that the scripts make."""
+    return [predicted(service, data) for data in [*(clip.read_bytes() for clip in clips), made(16_000)]]
+
+
+def made(rate_hz: int) -> bytes:
+    """The sound that the scripts make, as a file of that rate."""
     sound = (0.4 * np.sin(np.arange(16_000) ** 1.2 / 20)).astype(np.float32)
-    files = [*(clip.read_bytes() for clip in clips), encode(sound, 16_000, "WAV", "FLOAT")]
-    return [httpx.post(f"{service.url}/predict", files={"file": file}).json() for file in files]
+    return encode(sound, rate_hz, "WAV", "FLOAT")
+
+
+def predicted(service: Service, data: bytes) -> dict[str, Any]:
+    answer: dict[str, Any] = httpx.post(f"{service.url}/predict", files={"file": data}).json()
+    return answer
 
 
 @pytest.fixture(scope="module")
@@ -75,25 +106,53 @@ def check(told: dict[str, Any], expected: list[dict[str, Any]]) -> None:
     assert np.allclose(told["probabilities"], probabilities, atol=PRECISION)
 
 
-@pytest.mark.parametrize("who", ["http-binary", "http-json-out", "http-aio", "grpc", "grpc-aio"])
+@pytest.mark.parametrize("who", both("http-binary", "http-json-out", "grpc-binary"))
 def test_triton_hears_the_clips(triton: Told, expected: list[dict[str, Any]], who: str) -> None:
     (told,) = triton[who]
     check(told, expected[:-1])
 
 
-@pytest.mark.parametrize("who", ["http-json", "http-waveform", "grpc-waveform"])
+@pytest.mark.parametrize("who", both("http-json", "http-waveform", "grpc-waveform"))
 def test_triton_sends_samples(triton: Told, expected: list[dict[str, Any]], who: str) -> None:
     (told,) = triton[who]
     check(told, expected[-1:])
 
 
-def test_triton_streams(triton: Told, expected: list[dict[str, Any]]) -> None:
-    for told, answer in zip(triton["grpc-stream"], expected[:-1], strict=True):
+@pytest.mark.parametrize("who", both("http-rate", "grpc-rate"))
+def test_triton_says_the_rate(triton: Told, service: Service, who: str) -> None:
+    """As a whole number and as a float, in the request's parameters; the same samples at another rate differ."""
+    slower = predicted(service, made(8_000))
+    assert slower["all_emotions"] != predicted(service, made(16_000))["all_emotions"]
+    assert len(triton[who]) == 2
+    for told in triton[who]:
+        check(told, [slower])
+
+
+@pytest.mark.parametrize("who", both("http-packed"))
+def test_triton_packs_what_it_sends(triton: Told, expected: list[dict[str, Any]], who: str) -> None:
+    assert len(triton[who]) == 2  # gzip and deflate
+    for told in triton[who]:
+        check(told, expected[:-1])
+
+
+def test_a_bomb_is_refused_and_not_unpacked(service: Service) -> None:
+    packed = gzip.compress(bytes(1 << 30), compresslevel=1)
+    before = service.peak_bytes()
+    answer = httpx.post(
+        f"{service.url}/v2/models/timbre/infer", content=packed, headers={"Content-Encoding": "gzip"}, timeout=60
+    )
+    assert (answer.status_code, answer.json()["error"].split(":")[0]) == (413, "too_large")
+    assert service.peak_bytes() - before < 256 << 20
+
+
+@pytest.mark.parametrize("who", both("grpc-stream"))
+def test_triton_streams(triton: Told, expected: list[dict[str, Any]], who: str) -> None:
+    for told, answer in zip(triton[who], expected[:-1], strict=True):
         assert told["error"] is None
         check(told, [answer])
 
 
-@pytest.mark.parametrize("who", ["http-info", "grpc-info"])
+@pytest.mark.parametrize("who", both("http-info", "grpc-info"))
 def test_triton_asks_what_there_is(triton: Told, exported: Path, who: str) -> None:
     (told,) = triton[who]
     assert (told["live"], told["ready"], told["model"], told["version"]) == (True, True, True, True)
@@ -105,16 +164,36 @@ def test_triton_asks_what_there_is(triton: Told, exported: Path, who: str) -> No
     assert told["config"]["parameters"]["labels"]["string_value"].split(",") == labels
 
 
-@pytest.mark.parametrize("who", ["http-only", "grpc-only"])
+@pytest.mark.parametrize("who", both("http-only", "grpc-only"))
 def test_triton_gets_only_what_it_requests(triton: Told, who: str) -> None:
     assert triton[who] == [{"outputs": ["emotion"]}]
 
 
-@pytest.mark.parametrize(("who", "status"), [("http-refused", "415"), ("grpc-refused", "StatusCode.INVALID_ARGUMENT")])
-def test_triton_is_told_why(triton: Told, who: str, status: str) -> None:
+@pytest.mark.parametrize("who", both("http-refused", "grpc-refused"))
+def test_triton_is_told_why(triton: Told, who: str) -> None:
     (told,) = triton[who]
-    assert told["status"] == status
+    assert told["status"] == ("415" if who.startswith("http") else "StatusCode.INVALID_ARGUMENT")
     assert told["message"].startswith("unsupported_audio: ")
+
+
+def test_readmes_data_for_perf_analyzer_are_the_clips(
+    service: Service, clips: list[Path], expected: list[dict[str, Any]]
+) -> None:
+    """Sent as it sends them: a tensor's content as it is once the base64 is undone, with the shape beside it."""
+    readme = (ROOT / "README.md").read_text()
+    block = re.search(r"For those who have `perf_analyzer`.*?```python\n(.*?)```", readme, re.DOTALL)
+    assert block
+    printed = subprocess.run([sys.executable, "-c", block[1], *clips], capture_output=True, check=True).stdout
+    with grpc.insecure_channel(service.grpc) as channel:
+        for step, answer in zip(json.loads(printed)["data"], expected[:-1], strict=True):
+            (name, tensor), *others = step.items()
+            request = inference_pb2.ModelInferRequest(model_name="timbre")
+            request.inputs.add(name=name, datatype="BYTES", shape=tensor["shape"])
+            request.raw_input_contents.append(base64.b64decode(tensor["content"]["b64"]))
+            told = GRPCInferenceServiceStub(channel).ModelInfer(request)
+            assert told.raw_output_contents[0][4:].decode() == answer["emotion"]
+            assert np.frombuffer(told.raw_output_contents[1], "<f4") == pytest.approx([answer["confidence"]], abs=1e-5)
+            assert not others
 
 
 @pytest.mark.parametrize("who", ["rest-binary", "grpc-binary"])

@@ -10,8 +10,10 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+from typer.testing import CliRunner, Result
 from websockets.sync.client import connect
 
+from serving.__main__ import app
 from serving.client import Client, Session
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
@@ -74,10 +76,29 @@ def ask_everywhere(service: Service, keys: Path, client: str | None = None) -> N
             assert isinstance(next(timbre.listen([], 16_000)), Session)
 
 
+def ask_by_commands(service: Service, keys: Path, folder: Path) -> None:
+    (folder / "clip.wav").write_bytes(WAV)
+
+    def timbre(*arguments: str | Path) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    clip, authority = folder / "clip.wav", keys / "ca.pem"
+    for url in (service.url, f"grpcs://{service.grpc}"):
+        assert timbre("predict", clip, "--url", url, "--ca", authority).exit_code == 0
+        assert timbre("timeline", clip, "--url", url, "--ca", authority).exit_code == 0
+        assert timbre("listen", clip, "--url", url, "--ca", authority, "--json").exit_code == 0
+    assert timbre("models", "--url", service.url, "--ca", authority).exit_code == 0
+    for wrong in (keys / "nothing.pem", clip):
+        result = timbre("predict", clip, "--url", service.url, "--ca", wrong)
+        assert result.exit_code == 2
+        assert str(wrong) in result.stderr
+
+
 def test_both_ports_speak_tls_only(keys: Path, tmp_path: Path) -> None:
     service = start(tmp_path / "log.txt", tls_cert=keys / "server.pem", tls_key=keys / "server.key")
     try:
         ask_everywhere(service, keys)
+        ask_by_commands(service, keys, tmp_path)
         with pytest.raises(httpx.TransportError):
             httpx.get(service.url.replace("https", "http") + "/livez")
         with grpc.insecure_channel(service.grpc) as plain, pytest.raises(grpc.RpcError) as error:

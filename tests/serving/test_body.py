@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import gzip
+import zlib
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +22,7 @@ from serving.errors import (
     UploadTimeout,
 )
 from serving.pipeline import Upload
-from serving.transports.body import read_upload
+from serving.transports.body import read_upload, unpacked
 
 MAX_BYTES = 1000
 TIMEOUT_S = 30.0
@@ -153,3 +155,30 @@ def test_a_body_that_grows_over_the_limit_is_refused_while_it_comes() -> None:
 def test_a_body_that_stalls_is_refused(kind: str) -> None:
     with pytest.raises(UploadTimeout, match=r"within 0\.05 s"):
         read([b"--frontier\r\n"], ends=False, timeout_s=0.05, content_type=kind)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"), [("", bytes), ("identity", bytes), ("gzip", gzip.compress), (" Deflate", zlib.compress)]
+)
+@pytest.mark.parametrize("size", [0, 1, MAX_BYTES])
+def test_a_packed_body_is_unpacked(encoding: str, pack: Callable[[bytes], bytes], size: int) -> None:
+    assert asyncio.run(unpacked(pack(b"x" * size), encoding, MAX_BYTES)) == b"x" * size
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "error"),
+    [
+        ("gzip", gzip.compress(bytes(MAX_BYTES + 1)), TooLarge),
+        ("deflate", zlib.compress(bytes(1 << 24)), TooLarge),
+        ("gzip", b"plain", InvalidRequest),
+        ("gzip", zlib.compress(b"x"), InvalidRequest),
+        ("gzip", gzip.compress(b"x")[:-1], InvalidRequest),
+        ("gzip", gzip.compress(b"x") + b"y", InvalidRequest),
+        ("gzip", b"", InvalidRequest),
+        ("br", b"", UnsupportedMediaType),
+        ("gzip, gzip", b"", UnsupportedMediaType),
+    ],
+)
+def test_what_cannot_be_unpacked_is_refused(encoding: str, body: bytes, error: type[RequestError]) -> None:
+    with pytest.raises(error):
+        asyncio.run(unpacked(body, encoding, MAX_BYTES))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.json_format import ParseDict
 
-from serving.errors import InvalidRequest, RequestError, too_large
+from serving.errors import InvalidRequest, NotFound, RequestError, UnknownVersion, too_large
 from serving.lifecycle import Lifecycle
 from serving.ordered import in_order
 from serving.pipeline import AT_A_TIME, MOST_CLIPS
@@ -17,7 +17,7 @@ from serving.proto.inference import inference_pb2 as pb
 from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceServicer
 from serving.transports.oip.model import SERVER, Infer, Inferred, Model
 from serving.transports.oip.tensors import BYTES, Tensor, check, from_raw, to_raw
-from serving.transports.rpc import Context, refusing, waits_s
+from serving.transports.rpc import Context, refusing, until_stopped, waits_s
 
 SERVICE = "inference.GRPCInferenceService"
 TRANSPORT = "oip-grpc"
@@ -44,7 +44,10 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
 
     @refusing
     async def ModelReady(self, request: pb.ModelReadyRequest, _: Context) -> pb.ModelReadyResponse:
-        return pb.ModelReadyResponse(ready=await self._model.ready(request.name, request.version))
+        try:
+            return pb.ModelReadyResponse(ready=await self._model.ready(request.name, request.version))
+        except (NotFound, UnknownVersion):
+            return pb.ModelReadyResponse(ready=False)  # as Triton answers
 
     @refusing
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, _: Context) -> pb.ModelMetadataResponse:
@@ -59,27 +62,31 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
         return ParseDict({"config": self._model.config(request.name, request.version)}, pb.ModelConfigResponse())
 
     @refusing
-    async def RepositoryIndex(self, _: pb.RepositoryIndexRequest, __: Context) -> pb.RepositoryIndexResponse:
-        return ParseDict({"models": await self._model.index()}, pb.RepositoryIndexResponse())
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, _: Context) -> pb.RepositoryIndexResponse:
+        return ParseDict({"models": await self._model.index(request.ready)}, pb.RepositoryIndexResponse())
 
     @refusing
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         return await self._infer(request, waits_s(context))
 
-    async def ModelStreamInfer(
-        self, requests: AsyncIterator[pb.ModelInferRequest], _: Context
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+    # The generated type knows generators only; a coroutine that writes can end with a refusal as the other calls do.
+    @refusing
+    async def ModelStreamInfer(  # type: ignore[override]
+        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> None:
         """Answers in the order of the requests; one that is refused does not end the stream."""
-        async with aclosing(in_order(requests, self._infer_in_stream, AT_A_TIME)) as answers:
-            async for answer in answers:
-                yield answer
 
-    async def _infer_in_stream(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-        try:
-            return pb.ModelStreamInferResponse(infer_response=await self._infer(request, None))
-        except RequestError as error:
-            told = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
-            return pb.ModelStreamInferResponse(error_message=f"{error.code}: {error.message}", infer_response=told)
+        async def answered(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+            try:
+                return pb.ModelStreamInferResponse(infer_response=await self._infer(request, waits_s(context)))
+            except RequestError as error:
+                told = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
+                return pb.ModelStreamInferResponse(error_message=f"{error.code}: {error.message}", infer_response=told)
+
+        coming = until_stopped(requests, self._lifecycle.told_to_stop)
+        async with aclosing(in_order(coming, answered, AT_A_TIME)) as answers:
+            async for answer in answers:
+                await context.write(answer)
 
     async def _infer(self, request: pb.ModelInferRequest, timeout_s: float | None) -> pb.ModelInferResponse:
         parts = self._lifecycle.get()

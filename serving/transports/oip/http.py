@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
@@ -18,11 +18,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serving.audio import Samples
-from serving.errors import InvalidRequest, RequestError, UnsupportedMediaType
+from serving.errors import InvalidRequest, RequestError
 from serving.lifecycle import Lifecycle
 from serving.pipeline import MOST_CLIPS
 from serving.transports.asgi import Unread, unless_gone
-from serving.transports.body import read_whole
+from serving.transports.body import read_whole, unpacked
 from serving.transports.oip.model import SERVER, Infer, Inferred, Model
 from serving.transports.oip.tensors import AUDIO, Tensor, check, from_raw, to_raw
 
@@ -32,6 +32,7 @@ TRANSPORT = "oip-http"
 _JSON_LENGTH = "Inference-Header-Content-Length"
 _BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 
+Body = TypeVar("Body", bound=BaseModel)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -48,7 +49,15 @@ class _OutputIn(BaseModel):
     parameters: dict[str, Any] = {}
 
 
+class _IndexIn(BaseModel):
+    """request for the index"""
+
+    ready: bool = False
+
+
 class _InferIn(BaseModel):
+    """inference request"""
+
     id: str = ""
     parameters: dict[str, Any] = {}
     inputs: list[_InputIn] = Field(max_length=8)
@@ -101,8 +110,10 @@ class OipHttpTransport:
     async def _config(self, request: Request) -> Response:
         return JSONResponse(self._model.config(*_who(request)))
 
-    async def _index(self, _: Request) -> Response:
-        return JSONResponse(await self._model.index())
+    async def _index(self, request: Request) -> Response:
+        settings = self._lifecycle.get().settings
+        body = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s)
+        return JSONResponse(await self._model.index(_checked(_IndexIn, body or b"{}").ready))
 
     async def _infer(self, request: Request) -> Response:
         parts = self._lifecycle.get()
@@ -110,9 +121,8 @@ class OipHttpTransport:
         try:
             if pipeline.full:
                 raise pipeline.overloaded()
-            if encoding := request.headers.get("Content-Encoding"):
-                raise UnsupportedMediaType(f"A body in {encoding[:40]} is not unpacked here. Send it as it is.")
-            body = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s)
+            packed = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s)
+            body = await unpacked(packed, request.headers.get("Content-Encoding", ""), settings.max_upload_bytes)
             asked, tensors = _parse(body, request.headers.get(_JSON_LENGTH))
         except RequestError as error:
             pipeline.refused(error, TRANSPORT)
@@ -157,11 +167,7 @@ def _parse(body: bytes, json_length: str | None) -> tuple[_InferIn, list[Tensor]
         if not json_length.isascii() or not json_length.isdecimal() or int(json_length) > len(body):
             raise InvalidRequest(f"{_JSON_LENGTH} is {json_length[:40]!r} and the body has {len(body)} bytes.")
         end = int(json_length)
-    try:
-        asked = _InferIn.model_validate_json(body[:end])
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
-        raise InvalidRequest(f"The body is no inference request. {faults[:400]}.") from error
+    asked = _checked(_InferIn, body[:end])
     tensors = []
     for given in asked.inputs:
         check(given.name, given.datatype, given.shape, MOST_CLIPS)
@@ -178,6 +184,19 @@ def _parse(body: bytes, json_length: str | None) -> tuple[_InferIn, list[Tensor]
             end += size
         tensors.append(Tensor(given.name, given.datatype, tuple(given.shape), data, given.parameters))
     return asked, tensors
+
+
+def _checked(kind: type[Body], body: bytes) -> Body:
+    """What the JSON says.
+
+    Raises:
+        InvalidRequest: it is not such a request.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
+        raise InvalidRequest(f"The body is no {kind.__doc__}. {faults[:400]}.") from error
 
 
 def _from_json(given: _InputIn) -> list[bytes] | Samples:

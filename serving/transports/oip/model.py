@@ -51,7 +51,7 @@ class Infer:
 
     Attributes:
         version: empty for any by its weight.
-        parameters: `key`, `min_confidence` and `timeout` (microseconds) are looked at.
+        parameters: `key`, `min_confidence`, `sample_rate` and `timeout` (microseconds) are looked at.
         outputs: names of what is wanted; empty for all.
     """
 
@@ -107,7 +107,7 @@ class Model:
         """Whether a version, or with none the model, may be asked.
 
         Raises:
-            NotFound, UnknownVersion: there is none such.
+            NotFound, UnknownVersion: there is none such, which is no error to everybody who asks.
         """
         if await self._lifecycle.why_not_ready() is not None:
             return False
@@ -152,17 +152,19 @@ class Model:
             "parameters": {LABELS: {"string_value": ",".join(loaded.session.metadata.labels)}},
         }
 
-    async def index(self) -> list[dict[str, str]]:
-        """The loaded versions and whether they answer."""
+    async def index(self, ready: bool) -> list[dict[str, str]]:
+        """The loaded versions and whether they answer; with ``ready`` those only that do."""
         error = await self._lifecycle.why_not_ready()
         state, reason = ("READY", "") if error is None else ("UNAVAILABLE", error.message)
+        if ready and error is not None:
+            return []
         versions = self._lifecycle.get().registry.fleet.versions
         return [{"name": NAME, "version": version, "state": state, "reason": reason} for version in versions]
 
     def _asks(self, request: Infer, transport: str, timeout_s: float | None) -> list[Ask]:
         rate_hz = self._loaded(request.model, request.version).session.metadata.windows.rate_hz
         check_outputs(request.outputs)
-        found = clips(request.inputs, rate_hz)
+        found = clips(request.inputs, request.parameters, rate_hz)
         key = request.parameters.get("key")
         if key is None and len(found) > 1:
             key = secrets.token_hex(8)  # one variant for all of them: the answer names one version

@@ -16,7 +16,7 @@ from serving.schemas import Prediction
 AUDIO, WAVEFORM = "audio", "waveform"
 EMOTION, CONFIDENCE, PROBABILITIES = "emotion", "confidence", "probabilities"
 RATE = "sample_rate"
-"""Parameter of a waveform that is not at the model's rate."""
+"""Parameter of a waveform, or of its request, where it is not at the model's rate."""
 
 BYTES, FP32 = "BYTES", "FP32"
 INPUTS = {AUDIO: BYTES, WAVEFORM: FP32}
@@ -97,8 +97,11 @@ def to_raw(tensor: Tensor) -> bytes:
     return join_bytes(tensor.data)
 
 
-def clips(inputs: Sequence[Tensor], model_rate_hz: int) -> list[Upload | Waveform]:
+def clips(inputs: Sequence[Tensor], parameters: Mapping[str, Any], model_rate_hz: int) -> list[Upload | Waveform]:
     """The clips of a request, from its one input.
+
+    Args:
+        parameters: the request's, which say the rate where the input's own do not: not every client can set those.
 
     Raises:
         InvalidRequest: none or both inputs came, or not as many elements as the shape says, or a bad rate.
@@ -112,10 +115,17 @@ def clips(inputs: Sequence[Tensor], model_rate_hz: int) -> list[Upload | Wavefor
         raise InvalidRequest(f"Input {tensor.name} has shape {list(tensor.shape)} and {size} elements.")
     if not isinstance(tensor.data, np.ndarray):
         return [Upload(element, None) for element in tensor.data]
-    rate_hz = tensor.parameters.get(RATE, model_rate_hz)
+    rate_hz = _whole(tensor.parameters.get(RATE, parameters.get(RATE, model_rate_hz)))
+    return [Waveform(row, rate_hz) for row in tensor.data.reshape(tensor.shape)]
+
+
+def _whole(rate_hz: Any) -> int:
+    """The rate as an integer; a client may have it as a float."""
+    if isinstance(rate_hz, float) and rate_hz.is_integer():
+        return int(rate_hz)
     if not isinstance(rate_hz, int) or isinstance(rate_hz, bool):
         raise InvalidRequest(f"Parameter {RATE} is a whole number of samples a second; {str(rate_hz)[:40]!r} came.")
-    return [Waveform(row, rate_hz) for row in tensor.data.reshape(tensor.shape)]
+    return rate_hz
 
 
 def answers(predictions: Sequence[Prediction], wanted: Sequence[str]) -> list[Tensor]:

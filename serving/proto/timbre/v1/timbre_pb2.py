@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$serving/proto/timbre/v1/timbre.proto\x12\ttimbre.v1\"n\n\x0ePredictRequest\x12\x0f\n\x05\x61udio\x18\x01 \x01(\x0cH\x00\x12\x1d\n\x03pcm\x18\x02 \x01(\x0b\x32\x0e.timbre.v1.PcmH\x00\x12#\n\x07options\x18\x03 \x01(\x0b\x32\x12.timbre.v1.OptionsB\x07\n\x05input\"\'\n\x03Pcm\x12\x0f\n\x07samples\x18\x01 \x01(\x0c\x12\x0f\n\x07rate_hz\x18\x02 \x01(\r\"\x8d\x01\n\x07Options\x12\x1a\n\rmodel_version\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03key\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x16\n\x0emin_confidence\x18\x03 \x01(\x01\x12\x15\n\x08\x66ilename\x18\x04 \x01(\tH\x02\x88\x01\x01\x42\x10\n\x0e_model_versionB\x06\n\x04_keyB\x0b\n\t_filename\"\xcf\x02\n\nPrediction\x12\x14\n\x07\x65motion\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nconfidence\x18\x02 \x01(\x01\x12<\n\x0c\x61ll_emotions\x18\x03 \x03(\x0b\x32&.timbre.v1.Prediction.AllEmotionsEntry\x12\x15\n\x08\x66ilename\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x12\n\nduration_s\x18\x06 \x01(\x01\x12$\n\x08segments\x18\x07 \x03(\x0b\x32\x12.timbre.v1.Segment\x12$\n\ttiming_ms\x18\x08 \x01(\x0b\x32\x11.timbre.v1.Timing\x1a\x32\n\x10\x41llEmotionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\n\n\x08_emotionB\x0b\n\t_filename\"\xce\x01\n\x07Segment\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\x12\x14\n\x07\x65motion\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nconfidence\x18\x04 \x01(\x01\x12\x39\n\x0c\x61ll_emotions\x18\x05 \x03(\x0b\x32#.timbre.v1.Segment.AllEmotionsEntry\x1a\x32\n\x10\x41llEmotionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\n\n\x08_emotion\"I\n\x06Timing\x12\x0e\n\x06\x64\x65\x63ode\x18\x01 \x01(\x01\x12\r\n\x05queue\x18\x02 \x01(\x01\x12\x11\n\tinference\x18\x03 \x01(\x01\x12\r\n\x05total\x18\x04 \x01(\x01\"9\n\x13PredictManyResponse\x12\"\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x11.timbre.v1.Answer\"\x87\x01\n\x06\x41nswer\x12+\n\nprediction\x18\x01 \x01(\x0b\x32\x15.timbre.v1.PredictionH\x00\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x10.timbre.v1.ErrorH\x00\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\tB\x08\n\x06result\"z\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x1a\n\rretry_after_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tutterance\x18\x04 \x01(\rH\x01\x88\x01\x01\x42\x10\n\x0e_retry_after_sB\x0c\n\n_utterance\"T\n\rListenRequest\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.timbre.v1.ListenStartH\x00\x12\x0f\n\x05\x66rame\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"C\n\x0bListenStart\x12\x0f\n\x07rate_hz\x18\x01 \x01(\r\x12#\n\x07options\x18\x02 \x01(\x0b\x32\x12.timbre.v1.Options\"\xfc\x01\n\x0eListenResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x12.timbre.v1.SessionH\x00\x12\x34\n\x0futterance_start\x18\x02 \x01(\x0b\x32\x19.timbre.v1.UtteranceStartH\x00\x12-\n\x0bmeasurement\x18\x03 \x01(\x0b\x32\x16.timbre.v1.MeasurementH\x00\x12\x30\n\rutterance_end\x18\x04 \x01(\x0b\x32\x17.timbre.v1.UtteranceEndH\x00\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x10.timbre.v1.ErrorH\x00\x42\t\n\x07message\"d\n\x07Session\x12\x0f\n\x07rate_hz\x18\x01 \x01(\r\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\r\n\x05hop_s\x18\x03 \x01(\x01\x12\x10\n\x08window_s\x18\x04 \x01(\x01\x12\x10\n\x08\x65motions\x18\x05 \x03(\t\"4\n\x0eUtteranceStart\x12\x11\n\tutterance\x18\x01 \x01(\r\x12\x0f\n\x07start_s\x18\x02 \x01(\x01\"\xe9\x01\n\x0bMeasurement\x12\x11\n\tutterance\x18\x01 \x01(\r\x12\x0f\n\x07start_s\x18\x02 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x03 \x01(\x01\x12\x14\n\x07\x65motion\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x12=\n\x0c\x61ll_emotions\x18\x06 \x03(\x0b\x32\'.timbre.v1.Measurement.AllEmotionsEntry\x1a\x32\n\x10\x41llEmotionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\n\n\x08_emotion\"\xbb\x01\n\x0cUtteranceEnd\x12\x11\n\tutterance\x18\x01 \x01(\r\x12\x0f\n\x07start_s\x18\x02 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x03 \x01(\x01\x12\x14\n\x0cstart_sample\x18\x04 \x01(\x04\x12\x12\n\nend_sample\x18\x05 \x01(\x04\x12)\n\nprediction\x18\x06 \x01(\x0b\x32\x15.timbre.v1.Prediction\x12\x0f\n\x07variant\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t2\xd4\x01\n\x06Timbre\x12;\n\x07Predict\x12\x19.timbre.v1.PredictRequest\x1a\x15.timbre.v1.Prediction\x12J\n\x0bPredictMany\x12\x19.timbre.v1.PredictRequest\x1a\x1e.timbre.v1.PredictManyResponse(\x01\x12\x41\n\x06Listen\x12\x18.timbre.v1.ListenRequest\x1a\x19.timbre.v1.ListenResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$serving/proto/timbre/v1/timbre.proto\x12\ttimbre.v1\x1a\x1cgoogle/protobuf/struct.proto\"n\n\x0ePredictRequest\x12\x0f\n\x05\x61udio\x18\x01 \x01(\x0cH\x00\x12\x1d\n\x03pcm\x18\x02 \x01(\x0b\x32\x0e.timbre.v1.PcmH\x00\x12#\n\x07options\x18\x03 \x01(\x0b\x32\x12.timbre.v1.OptionsB\x07\n\x05input\"\'\n\x03Pcm\x12\x0f\n\x07samples\x18\x01 \x01(\x0c\x12\x0f\n\x07rate_hz\x18\x02 \x01(\r\"\x8d\x01\n\x07Options\x12\x1a\n\rmodel_version\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03key\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x16\n\x0emin_confidence\x18\x03 \x01(\x01\x12\x15\n\x08\x66ilename\x18\x04 \x01(\tH\x02\x88\x01\x01\x42\x10\n\x0e_model_versionB\x06\n\x04_keyB\x0b\n\t_filename\"\xcf\x02\n\nPrediction\x12\x14\n\x07\x65motion\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nconfidence\x18\x02 \x01(\x01\x12<\n\x0c\x61ll_emotions\x18\x03 \x03(\x0b\x32&.timbre.v1.Prediction.AllEmotionsEntry\x12\x15\n\x08\x66ilename\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x12\n\nduration_s\x18\x06 \x01(\x01\x12$\n\x08segments\x18\x07 \x03(\x0b\x32\x12.timbre.v1.Segment\x12$\n\ttiming_ms\x18\x08 \x01(\x0b\x32\x11.timbre.v1.Timing\x1a\x32\n\x10\x41llEmotionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\n\n\x08_emotionB\x0b\n\t_filename\"\xce\x01\n\x07Segment\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\x12\x14\n\x07\x65motion\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nconfidence\x18\x04 \x01(\x01\x12\x39\n\x0c\x61ll_emotions\x18\x05 \x03(\x0b\x32#.timbre.v1.Segment.AllEmotionsEntry\x1a\x32\n\x10\x41llEmotionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\n\n\x08_emotion\"I\n\x06Timing\x12\x0e\n\x06\x64\x65\x63ode\x18\x01 \x01(\x01\x12\r\n\x05queue\x18\x02 \x01(\x01\x12\x11\n\tinference\x18\x03 \x01(\x01\x12\r\n\x05total\x18\x04 \x01(\x01\"9\n\x13PredictManyResponse\x12\"\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x11.timbre.v1.Answer\"\x87\x01\n\x06\x41nswer\x12+\n\nprediction\x18\x01 \x01(\x0b\x32\x15.timbre.v1.PredictionH\x00\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x10.timbre.v1.ErrorH\x00\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\tB\x08\n\x06result\"z\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x1a\n\rretry_after_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tutterance\x18\x04 \x01(\rH\x01\x88\x01\x01\x42\x10\n\x0e_retry_after_sB\x0c\n\n_utterance\"T\n\rListenRequest\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.timbre.v1.ListenStartH\x00\x12\x0f\n\x05\x66rame\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"C\n\x0bListenStart\x12\x0f\n\x07rate_hz\x18\x01 \x01(\r\x12#\n\x07options\x18\x02 \x01(\x0b\x32\x12.timbre.v1.Options\"\xfc\x01\n\x0eListenResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x12.timbre.v1.SessionH\x00\x12\x34\n\x0futterance_start\x18\x02 \x01(\x0b\x32\x19.timbre.v1.UtteranceStartH\x00\x12-\n\x0bmeasurement\x18\x03 \x01(\x0b\x32\x16.timbre.v1.MeasurementH\x00\x12\x30\n\rutterance_end\x18\x04 \x01(\x0b\x32\x17.timbre.v1.UtteranceEndH\x00\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x10.timbre.v1.ErrorH\x00\x42\t\n\x07message\"d\n\x07Session\x12\x0f\n\x07rate_hz\x18\x01 \x01(\r\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\r\n\x05hop_s\x18\x03 \x01(\x01\x12\x10\n\x08window_s\x18\x04 \x01(\x01\x12\x10\n\x08\x65motions\x18\x05 \x03(\t\"4\n\x0eUtteranceStart\x12\x11\n\tutterance\x18\x01 \x01(\r\x12\x0f\n\x07start_s\x18\x02 \x01(\x01\"\xe9\x01\n\x0bMeasurement\x12\x11\n\tutterance\x18\x01 \x01(\r\x12\x0f\n\x07start_s\x18\x02 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x03 \x01(\x01\x12\x14\n\x07\x65motion\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x12=\n\x0c\x61ll_emotions\x18\x06 \x03(\x0b\x32\'.timbre.v1.Measurement.AllEmotionsEntry\x1a\x32\n\x10\x41llEmotionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\n\n\x08_emotion\"\xbb\x01\n\x0cUtteranceEnd\x12\x11\n\tutterance\x18\x01 \x01(\r\x12\x0f\n\x07start_s\x18\x02 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x03 \x01(\x01\x12\x14\n\x0cstart_sample\x18\x04 \x01(\x04\x12\x12\n\nend_sample\x18\x05 \x01(\x04\x12)\n\nprediction\x18\x06 \x01(\x0b\x32\x15.timbre.v1.Prediction\x12\x0f\n\x07variant\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\"\x0f\n\rModelsRequest\"7\n\x0eModelsResponse\x12%\n\x04told\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct2\x93\x02\n\x06Timbre\x12;\n\x07Predict\x12\x19.timbre.v1.PredictRequest\x1a\x15.timbre.v1.Prediction\x12J\n\x0bPredictMany\x12\x19.timbre.v1.PredictRequest\x1a\x1e.timbre.v1.PredictManyResponse(\x01\x12\x41\n\x06Listen\x12\x18.timbre.v1.ListenRequest\x1a\x19.timbre.v1.ListenResponse(\x01\x30\x01\x12=\n\x06Models\x12\x18.timbre.v1.ModelsRequest\x1a\x19.timbre.v1.ModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,44 +38,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEGMENT_ALLEMOTIONSENTRY']._serialized_options = b'8\001'
   _globals['_MEASUREMENT_ALLEMOTIONSENTRY']._loaded_options = None
   _globals['_MEASUREMENT_ALLEMOTIONSENTRY']._serialized_options = b'8\001'
-  _globals['_PREDICTREQUEST']._serialized_start=51
-  _globals['_PREDICTREQUEST']._serialized_end=161
-  _globals['_PCM']._serialized_start=163
-  _globals['_PCM']._serialized_end=202
-  _globals['_OPTIONS']._serialized_start=205
-  _globals['_OPTIONS']._serialized_end=346
-  _globals['_PREDICTION']._serialized_start=349
-  _globals['_PREDICTION']._serialized_end=684
-  _globals['_PREDICTION_ALLEMOTIONSENTRY']._serialized_start=609
-  _globals['_PREDICTION_ALLEMOTIONSENTRY']._serialized_end=659
-  _globals['_SEGMENT']._serialized_start=687
-  _globals['_SEGMENT']._serialized_end=893
-  _globals['_SEGMENT_ALLEMOTIONSENTRY']._serialized_start=609
-  _globals['_SEGMENT_ALLEMOTIONSENTRY']._serialized_end=659
-  _globals['_TIMING']._serialized_start=895
-  _globals['_TIMING']._serialized_end=968
-  _globals['_PREDICTMANYRESPONSE']._serialized_start=970
-  _globals['_PREDICTMANYRESPONSE']._serialized_end=1027
-  _globals['_ANSWER']._serialized_start=1030
-  _globals['_ANSWER']._serialized_end=1165
-  _globals['_ERROR']._serialized_start=1167
-  _globals['_ERROR']._serialized_end=1289
-  _globals['_LISTENREQUEST']._serialized_start=1291
-  _globals['_LISTENREQUEST']._serialized_end=1375
-  _globals['_LISTENSTART']._serialized_start=1377
-  _globals['_LISTENSTART']._serialized_end=1444
-  _globals['_LISTENRESPONSE']._serialized_start=1447
-  _globals['_LISTENRESPONSE']._serialized_end=1699
-  _globals['_SESSION']._serialized_start=1701
-  _globals['_SESSION']._serialized_end=1801
-  _globals['_UTTERANCESTART']._serialized_start=1803
-  _globals['_UTTERANCESTART']._serialized_end=1855
-  _globals['_MEASUREMENT']._serialized_start=1858
-  _globals['_MEASUREMENT']._serialized_end=2091
-  _globals['_MEASUREMENT_ALLEMOTIONSENTRY']._serialized_start=609
-  _globals['_MEASUREMENT_ALLEMOTIONSENTRY']._serialized_end=659
-  _globals['_UTTERANCEEND']._serialized_start=2094
-  _globals['_UTTERANCEEND']._serialized_end=2281
-  _globals['_TIMBRE']._serialized_start=2284
-  _globals['_TIMBRE']._serialized_end=2496
+  _globals['_PREDICTREQUEST']._serialized_start=81
+  _globals['_PREDICTREQUEST']._serialized_end=191
+  _globals['_PCM']._serialized_start=193
+  _globals['_PCM']._serialized_end=232
+  _globals['_OPTIONS']._serialized_start=235
+  _globals['_OPTIONS']._serialized_end=376
+  _globals['_PREDICTION']._serialized_start=379
+  _globals['_PREDICTION']._serialized_end=714
+  _globals['_PREDICTION_ALLEMOTIONSENTRY']._serialized_start=639
+  _globals['_PREDICTION_ALLEMOTIONSENTRY']._serialized_end=689
+  _globals['_SEGMENT']._serialized_start=717
+  _globals['_SEGMENT']._serialized_end=923
+  _globals['_SEGMENT_ALLEMOTIONSENTRY']._serialized_start=639
+  _globals['_SEGMENT_ALLEMOTIONSENTRY']._serialized_end=689
+  _globals['_TIMING']._serialized_start=925
+  _globals['_TIMING']._serialized_end=998
+  _globals['_PREDICTMANYRESPONSE']._serialized_start=1000
+  _globals['_PREDICTMANYRESPONSE']._serialized_end=1057
+  _globals['_ANSWER']._serialized_start=1060
+  _globals['_ANSWER']._serialized_end=1195
+  _globals['_ERROR']._serialized_start=1197
+  _globals['_ERROR']._serialized_end=1319
+  _globals['_LISTENREQUEST']._serialized_start=1321
+  _globals['_LISTENREQUEST']._serialized_end=1405
+  _globals['_LISTENSTART']._serialized_start=1407
+  _globals['_LISTENSTART']._serialized_end=1474
+  _globals['_LISTENRESPONSE']._serialized_start=1477
+  _globals['_LISTENRESPONSE']._serialized_end=1729
+  _globals['_SESSION']._serialized_start=1731
+  _globals['_SESSION']._serialized_end=1831
+  _globals['_UTTERANCESTART']._serialized_start=1833
+  _globals['_UTTERANCESTART']._serialized_end=1885
+  _globals['_MEASUREMENT']._serialized_start=1888
+  _globals['_MEASUREMENT']._serialized_end=2121
+  _globals['_MEASUREMENT_ALLEMOTIONSENTRY']._serialized_start=639
+  _globals['_MEASUREMENT_ALLEMOTIONSENTRY']._serialized_end=689
+  _globals['_UTTERANCEEND']._serialized_start=2124
+  _globals['_UTTERANCEEND']._serialized_end=2311
+  _globals['_MODELSREQUEST']._serialized_start=2313
+  _globals['_MODELSREQUEST']._serialized_end=2328
+  _globals['_MODELSRESPONSE']._serialized_start=2330
+  _globals['_MODELSRESPONSE']._serialized_end=2385
+  _globals['_TIMBRE']._serialized_start=2388
+  _globals['_TIMBRE']._serialized_end=2663
 # @@protoc_insertion_point(module_scope)

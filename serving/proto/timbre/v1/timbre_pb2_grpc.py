@@ -49,6 +49,11 @@ class TimbreStub:
                 request_serializer=serving_dot_proto_dot_timbre_dot_v1_dot_timbre__pb2.ListenRequest.SerializeToString,
                 response_deserializer=serving_dot_proto_dot_timbre_dot_v1_dot_timbre__pb2.ListenResponse.FromString,
                 _registered_method=True)
+        self.Models = channel.unary_unary(
+                '/timbre.v1.Timbre/Models',
+                request_serializer=serving_dot_proto_dot_timbre_dot_v1_dot_timbre__pb2.ModelsRequest.SerializeToString,
+                response_deserializer=serving_dot_proto_dot_timbre_dot_v1_dot_timbre__pb2.ModelsResponse.FromString,
+                _registered_method=True)
 
 
 class TimbreServicer:
@@ -76,6 +81,13 @@ class TimbreServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Models(self, request, context):
+        """The loaded versions, how traffic goes to them, and what each says of itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TimbreServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +105,11 @@ def add_TimbreServicer_to_server(servicer, server):
                     servicer.Listen,
                     request_deserializer=serving_dot_proto_dot_timbre_dot_v1_dot_timbre__pb2.ListenRequest.FromString,
                     response_serializer=serving_dot_proto_dot_timbre_dot_v1_dot_timbre__pb2.ListenResponse.SerializeToString,
+            ),
+            'Models': grpc.unary_unary_rpc_method_handler(
+                    servicer.Models,
+                    request_deserializer=serving_dot_proto_dot_timbre_dot_v1_dot_timbre__pb2.ModelsRequest.FromString,
+                    response_serializer=serving_dot_proto_dot_timbre_dot_v1_dot_timbre__pb2.ModelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +193,33 @@ class Timbre:
             '/timbre.v1.Timbre/Listen',
             serving_dot_proto_dot_timbre_dot_v1_dot_timbre__pb2.ListenRequest.SerializeToString,
             serving_dot_proto_dot_timbre_dot_v1_dot_timbre__pb2.ListenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Models(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/timbre.v1.Timbre/Models',
+            serving_dot_proto_dot_timbre_dot_v1_dot_timbre__pb2.ModelsRequest.SerializeToString,
+            serving_dot_proto_dot_timbre_dot_v1_dot_timbre__pb2.ModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,8 @@ class TimbreStub:
     """
     Listen: _grpc.StreamStreamMultiCallable[_timbre_pb2.ListenRequest, _timbre_pb2.ListenResponse]
     """Hear live audio: `start` first, then frames; close the sending side to have what was begun answered."""
+    Models: _grpc.UnaryUnaryMultiCallable[_timbre_pb2.ModelsRequest, _timbre_pb2.ModelsResponse]
+    """The loaded versions, how traffic goes to them, and what each says of itself."""
 
 @_typing.type_check_only
 class TimbreAsyncStub(TimbreStub):
@@ -56,6 +58,8 @@ class TimbreAsyncStub(TimbreStub):
     """
     Listen: _aio.StreamStreamMultiCallable[_timbre_pb2.ListenRequest, _timbre_pb2.ListenResponse]  # type: ignore[assignment]
     """Hear live audio: `start` first, then frames; close the sending side to have what was begun answered."""
+    Models: _aio.UnaryUnaryMultiCallable[_timbre_pb2.ModelsRequest, _timbre_pb2.ModelsResponse]  # type: ignore[assignment]
+    """The loaded versions, how traffic goes to them, and what each says of itself."""
 
 class TimbreServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -83,5 +87,13 @@ class TimbreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_timbre_pb2.ListenResponse], _abc.AsyncIterator[_timbre_pb2.ListenResponse]]:
         """Hear live audio: `start` first, then frames; close the sending side to have what was begun answered."""
+
+    @_abc_1.abstractmethod
+    def Models(
+        self,
+        request: _timbre_pb2.ModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_timbre_pb2.ModelsResponse, _abc.Awaitable[_timbre_pb2.ModelsResponse]]:
+        """The loaded versions, how traffic goes to them, and what each says of itself."""
 
 def add_TimbreServicer_to_server(servicer: TimbreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

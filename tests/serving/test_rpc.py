@@ -1,0 +1,80 @@
+"""What gRPC's transports do where no client over a socket can make them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from serving.lifecycle import Lifecycle
+from serving.proto.inference import inference_pb2 as pb
+from serving.transports.oip.grpc import OipGrpcTransport
+
+
+class AbortedError(Exception):
+    """What gRPC raises in a call that is ended with a status."""
+
+
+class Context:
+    """Of a call whose client waits for ten seconds."""
+
+    def __init__(self) -> None:
+        self.status: tuple[grpc.StatusCode, str] | None = None
+        self.written: list[Any] = []
+
+    def time_remaining(self) -> float:
+        return 10.0
+
+    async def write(self, message: Any) -> None:
+        self.written.append(message)
+
+    async def abort(self, code: grpc.StatusCode, message: str, _: Any) -> None:
+        self.status = (code, message)
+        raise AbortedError
+
+
+async def one() -> AsyncIterator[pb.ModelInferRequest]:
+    yield pb.ModelInferRequest(id="7")
+
+
+def stream(monkeypatch: pytest.MonkeyPatch, infer: Any) -> Context:
+    """The call over, with this in place of hearing."""
+    monkeypatch.setattr(OipGrpcTransport, "_infer", infer)
+
+    async def call() -> Context:
+        context: Any = Context()
+        with contextlib.suppress(AbortedError):
+            await OipGrpcTransport(Lifecycle()).ModelStreamInfer(one(), context)
+        told: Context = context
+        return told
+
+    return asyncio.run(call())
+
+
+def test_a_streams_deadline_is_that_of_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float | None] = []
+
+    async def infer(_: Any, request: pb.ModelInferRequest, timeout_s: float | None) -> pb.ModelInferResponse:
+        waits.append(timeout_s)
+        return pb.ModelInferResponse(id=request.id)
+
+    context = stream(monkeypatch, infer)
+    assert waits == [10.0]
+    assert [message.infer_response.id for message in context.written] == ["7"]
+    assert context.status is None
+
+
+def test_a_fault_in_a_stream_is_told_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def infer(*_: Any) -> pb.ModelInferResponse:
+        raise ZeroDivisionError("secret")
+
+    context = stream(monkeypatch, infer)
+    assert context.status is not None
+    code, message = context.status
+    assert code is grpc.StatusCode.INTERNAL
+    assert message.startswith("internal: ")
+    assert "secret" not in message
