@@ -20,10 +20,10 @@ from serving.router import Routes
 from serving.server import _FINISH_S
 from serving.settings import PREFIX, Settings
 from tests.conftest import ROOT
-from tests.k8s.manifests import K8S, OVERLAYS, Rendered, render, render_text
+from tests.k8s.manifests import K8S, MATRIX, MIXTURES, OVERLAYS, Rendered, components, render, render_text
 from tests.service import running
 
-each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+each_overlay = pytest.mark.parametrize("overlay", [*OVERLAYS, *MIXTURES])
 
 
 def container(pod: dict[str, Any]) -> dict[str, Any]:
@@ -57,8 +57,9 @@ def test_selectors_match_labels(overlay: str) -> None:
     assert checked >= 3
 
 
-def test_a_deployment_of_a_split_selects_only_its_own_pods() -> None:
-    rendered = render("ab")
+@pytest.mark.parametrize("overlay", [name for name in [*OVERLAYS, *MIXTURES] if name.startswith("ab")])
+def test_a_deployment_of_a_split_selects_only_its_own_pods(overlay: str) -> None:
+    rendered = render(overlay)
     for resource in rendered.all("Deployment", "Service", "PodDisruptionBudget"):
         selector = resource["spec"]["selector"]
         wanted = selector.get("matchLabels", selector).items()
@@ -105,6 +106,62 @@ def backends(rendered: Rendered) -> Iterator[tuple[str, int]]:
             mirrored = [filter_["requestMirror"]["backendRef"] for filter_ in rule.get("filters", [])]
             for backend in [*rule["backendRefs"], *mirrored]:
                 yield backend["name"], backend["port"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_table_of_what_combines_is_true(overlay: str) -> None:
+    """It names every component, and what is in an overlay is listed there, in the table's order."""
+    listed = components(overlay)
+    said = MATRIX[overlay]
+    assert {*said, "common"} == {folder.name for folder in (K8S / "components").iterdir()}
+    assert set(said.values()) <= {"in it", "yes", "no"}
+    assert listed == [*(component for component, word in said.items() if word == "in it"), "common"]
+
+
+GPU = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+
+@each_overlay
+def test_a_component_reaches_every_pod_and_every_service(overlay: str) -> None:
+    """Under whatever name the overlay has them: two Deployments, a Rollout, an InferenceService."""
+    rendered, listed = render(overlay), components(overlay)
+    for _, pod in rendered.pods():
+        settings = rendered.one("ConfigMap", container(pod)["envFrom"][0]["configMapRef"]["name"])["data"]
+        assert (settings[f"{PREFIX}RUNTIME"] == "cuda") == ("cuda" in listed)
+        assert (f"{PREFIX}OTLP_ENDPOINT" in settings) == ("tracing" in listed)
+        assert (f"{PREFIX}TLS_CERT" in settings) == ("tls" in listed)
+        assert ("nvidia.com/gpu.present" in pod["nodeSelector"]) == (GPU in pod["tolerations"]) == ("cuda" in listed)
+    schemes = {get.get("scheme", "HTTP") for _, get in probes(rendered)}
+    assert schemes == {"HTTPS" if "tls" in listed else "HTTP"}
+    for monitor in rendered.all("PodMonitor"):
+        assert [end.get("scheme", "http") for end in monitor["spec"]["podMetricsEndpoints"]] == [
+            "https" if "tls" in listed else "http"
+        ]
+    for service in rendered.all("Service"):
+        spoken = {port["appProtocol"] for port in service["spec"]["ports"]}
+        assert (spoken == {"https"}) == ("tls" in listed), service["metadata"]["name"]
+    policies = rendered.all("BackendTLSPolicy")
+    assert len(policies) == ("tls" in listed)
+    for policy in policies:
+        targets = {target["name"] for target in policy["spec"]["targetRefs"]}
+        assert targets == {service["metadata"]["name"] for service in behind_the_gateway(rendered)}
+
+
+def behind_the_gateway(rendered: Rendered) -> list[dict[str, Any]]:
+    return [service for service in rendered.all("Service") if service["spec"].get("clusterIP") != "None"]
+
+
+@each_overlay
+def test_what_runs_the_pods_is_scaled_and_nothing_else_owns_the_number(overlay: str) -> None:
+    rendered = render(overlay)
+    scalers = rendered.all("HorizontalPodAutoscaler", "ScaledObject")
+    assert len(scalers) == sum(component.startswith("autoscaling-") for component in components(overlay))
+    for scaler in scalers:
+        target = scaler["spec"]["scaleTargetRef"]
+        assert target["kind"] == ("Rollout" if rendered.all("Rollout") else "Deployment")
+        (scaled,) = rendered.all("Rollout") or rendered.all("Deployment")
+        assert (scaled["apiVersion"], scaled["metadata"]["name"]) == (target["apiVersion"], target["name"])
+        assert "replicas" not in scaled["spec"]
 
 
 @each_overlay
@@ -226,9 +283,9 @@ def test_the_canarys_routes_compare_it_with_what_was_there() -> None:
 
 def test_images_and_versions_agree() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    for overlay in OVERLAYS:
+    for overlay in [*OVERLAYS, *MIXTURES]:
         images = {container(pod)["image"] for _, pod in render(overlay).pods()}
-        assert images == {f"timbre-cuda:{version}" if overlay == "cuda" else f"timbre:{version}"}
+        assert images == {f"timbre-cuda:{version}" if "cuda" in components(overlay) else f"timbre:{version}"}
 
 
 def test_the_readmes_registry_line_changes_every_image(tmp_path: Path) -> None:
@@ -256,7 +313,7 @@ def test_pods_ask_for_nothing_they_do_not_need(overlay: str) -> None:
         assert pod["automountServiceAccountToken"] is False
         for amounts in (only["resources"]["requests"], only["resources"]["limits"]):
             assert {"cpu", "memory", "ephemeral-storage"} <= amounts.keys()
-        assert only["resources"]["limits"].get("nvidia.com/gpu", "0") == ("1" if overlay == "cuda" else "0")
+        assert only["resources"]["limits"].get("nvidia.com/gpu", "0") == ("1" if "cuda" in components(overlay) else "0")
 
 
 @each_overlay
@@ -270,7 +327,7 @@ def test_nothing_goes_in_or_out_that_is_not_named(overlay: str) -> None:
         for rule in policy["spec"].get("egress", [])
         for port in rule["ports"]
     ]
-    assert opened == ([53, 53, 4318] if overlay == "cuda" else [53, 53])
+    assert opened == ([53, 53, 4318] if "tracing" in components(overlay) else [53, 53])
 
 
 def probes(rendered: Rendered) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -310,11 +367,11 @@ def test_no_setting_is_written_twice() -> None:
     """A TIMBRE_ name has one value in one file, but for what a component adds to the base."""
     seen: dict[str, list[str]] = {}
     for path in settings_files():
-        for name in re.findall(rf"\b({PREFIX}[A-Z_]+)=", path.read_text()):
+        for name in re.findall(rf"\b({PREFIX}[A-Z_]+)(?:=|: )", path.read_text()):
             seen.setdefault(name, []).append(str(path.relative_to(K8S)))
     twice = {name: where for name, where in seen.items() if len(where) > 1}
     assert twice == {f"{PREFIX}RUNTIME": [*twice.get(f"{PREFIX}RUNTIME", [])]}
-    assert sorted(twice[f"{PREFIX}RUNTIME"]) == ["base/replicas/settings.env", "components/cuda/kustomization.yaml"]
+    assert sorted(twice[f"{PREFIX}RUNTIME"]) == ["base/replicas/settings.env", "components/cuda/settings.yaml"]
 
 
 def test_manifests_are_small() -> None:
