@@ -21,6 +21,7 @@ from serving.errors import NoSpeech as NoSpeech
 from serving.errors import RequestError as RequestError
 from serving.formats import Samples as Samples
 from serving.formats import Source, open_source
+from serving.formats import pcm16 as pcm16
 
 _LEVEL_FRAME_S = 0.025  # the usual short-time frame of speech analysis
 # The quietest of 1,200 RAVDESS clips peaks at -55 dBFS in such a frame; a muted line's dither is below -90.
@@ -109,17 +110,6 @@ def decode(data: bytes, rate_hz: int, limits: Limits | None = None) -> Clip:
         AudioTooLong, AudioTooShort, BadSamples: see :func:`read`.
     """
     return read(open_source(data), rate_hz, limits)
-
-
-def pcm16(data: bytes) -> Samples:
-    """16-bit little-endian samples as float32 (T,), full scale = 1: what libsndfile makes of them in a WAV.
-
-    Raises:
-        UnsupportedAudio: half a sample is left over.
-    """
-    if len(data) % 2:
-        raise UnsupportedAudio(f"{len(data)} bytes are no 16-bit samples: the number must be even.")
-    return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(1 << 15)
 
 
 def read(source: Source, rate_hz: int, limits: Limits | None = None) -> Clip:

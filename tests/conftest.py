@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+_ROUTES: dict[str, Any] = yaml.safe_load((ROOT / "exported" / "routes.yaml").read_text())
+SERVED: str = _ROUTES["variants"][_ROUTES["default"]]["version"]
+"""The version that a service answers with unless told otherwise; its one owner is exported/routes.yaml."""
 
 
 def _shared(name: str) -> Path:

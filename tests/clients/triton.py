@@ -55,12 +55,13 @@ def outputs(module: Any, *names: str, **binary: bool) -> list[Any]:
 def http(address: str, clips: list[bytes]) -> None:
     module = tritonclient.http
     client = module.InferenceServerClient(address)
+    version = client.get_model_metadata(MODEL)["versions"][0]
     say(
         "http-info",
         live=client.is_server_live(),
         ready=client.is_server_ready(),
         model=client.is_model_ready(MODEL),
-        version=client.is_model_ready(MODEL, "1"),
+        version=client.is_model_ready(MODEL, version),
         server=client.get_server_metadata()["name"],
         metadata=client.get_model_metadata(MODEL),
         config=client.get_model_config(MODEL),
@@ -71,7 +72,7 @@ def http(address: str, clips: list[bytes]) -> None:
     say("http-json-out", **rows(client.infer(MODEL, audio(module, clips), outputs=everything)))
     say("http-json", **rows(client.infer(MODEL, waveform(module, binary_data=False), outputs=everything)))
     say("http-waveform", **rows(client.infer(MODEL, waveform(module))))
-    only = client.infer(MODEL, audio(module, clips[:1]), outputs=outputs(module, "emotion"), model_version="1")
+    only = client.infer(MODEL, audio(module, clips[:1]), outputs=outputs(module, "emotion"), model_version=version)
     say("http-only", outputs=[output["name"] for output in only.get_response()["outputs"]])
     try:
         client.infer(MODEL, audio(module, [b"no audio"]))
@@ -87,12 +88,13 @@ async def http_aio(address: str, clips: list[bytes]) -> None:
 def grpc(address: str, clips: list[bytes]) -> None:
     module = tritonclient.grpc
     client = module.InferenceServerClient(address)
+    version = client.get_model_metadata(MODEL).versions[0]
     say(
         "grpc-info",
         live=client.is_server_live(),
         ready=client.is_server_ready(),
         model=client.is_model_ready(MODEL),
-        version=client.is_model_ready(MODEL, "1"),
+        version=client.is_model_ready(MODEL, version),
         server=client.get_server_metadata(as_json=True)["name"],
         metadata=client.get_model_metadata(MODEL, as_json=True),
         config=client.get_model_config(MODEL, as_json=True)["config"],
@@ -100,7 +102,7 @@ def grpc(address: str, clips: list[bytes]) -> None:
     )
     say("grpc", **rows(client.infer(MODEL, audio(module, clips))))
     say("grpc-waveform", **rows(client.infer(MODEL, waveform(module))))
-    only = client.infer(MODEL, audio(module, clips[:1]), outputs=outputs(module, "emotion"), model_version="1")
+    only = client.infer(MODEL, audio(module, clips[:1]), outputs=outputs(module, "emotion"), model_version=version)
     say("grpc-only", outputs=[output.name for output in only.get_response().outputs])
     answers: queue.Queue[Any] = queue.Queue()
     client.start_stream(lambda result, error: answers.put((result, error)))

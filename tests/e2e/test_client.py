@@ -43,7 +43,7 @@ from serving.errors import (
     UnsupportedAudio,
     UsageError,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SERVED
 from tests.service import Service, environment, free_port
 from tests.sounds import encode, voice
 from tests.transports import Clip
@@ -91,10 +91,10 @@ def test_a_path_bytes_and_samples_have_one_answer(timbre: Client, service: Servi
 
 def test_options_reach_the_service(timbre: Client, service: Service) -> None:
     assert timbre.predict(WAV, min_confidence=1.0).emotion is None
-    assert timbre.predict(WAV, version="1", key="user-17").model_version == "1"
+    assert timbre.predict(WAV, version=SERVED, key="user-17").model_version == SERVED
     with pytest.raises(UnknownVersion) as refused:
         timbre.predict(WAV, version="404")
-    assert "1" in refused.value.details["versions"]
+    assert SERVED in refused.value.details["versions"]
     told = {"request_id": timbre.predict(WAV).request_id, "emotion": "sad"}
     assert httpx.post(f"{service.url}/feedback", json=told).json()["counted"]
 
@@ -129,7 +129,7 @@ def test_the_client_works_where_a_loop_runs_already(timbre: Client) -> None:
     async def cell() -> Prediction:
         return timbre.predict(WAV)
 
-    assert asyncio.run(cell()).model_version == "1"
+    assert asyncio.run(cell()).model_version == SERVED
 
 
 def test_many_are_answered_in_their_order(timbre: Client, url: str) -> None:
@@ -163,7 +163,7 @@ def check_conversation(messages: list[Message], clip: Clip, timbre: Client) -> N
     """Two utterances, each measured while it lasts and answered as predict answers its samples."""
     session, *rest = messages
     assert isinstance(session, Session)
-    assert (session.rate_hz, session.model_version) == (clip.rate_hz, "1")
+    assert (session.rate_hz, session.model_version) == (clip.rate_hz, SERVED)
     ends = [message for message in rest if isinstance(message, UtteranceEnd)]
     assert [message.utterance for message in rest if isinstance(message, UtteranceStart)] == [1, 2]
     assert [end.utterance for end in ends] == [1, 2]
@@ -205,7 +205,7 @@ def test_a_stream_may_be_left_and_its_client_goes_on(timbre: Client, spoken: dic
     messages = timbre.listen(itertools.cycle(frames_of(clip.pcm, clip.rate_hz)), clip.rate_hz)
     assert isinstance(next(messages), Session)
     messages.close()
-    assert timbre.predict(WAV).model_version == "1"
+    assert timbre.predict(WAV).model_version == SERVED
 
 
 def test_what_is_wrong_with_a_stream_is_raised(timbre: Client) -> None:
@@ -291,7 +291,7 @@ GOOD: tuple[int, dict[str, str], bytes] = (
             "confidence": 1.0,
             "all_emotions": {"happy": 1.0},
             "filename": None,
-            "model_version": "1",
+            "model_version": SERVED,
             "duration_s": 1.0,
             "segments": [],
             "timing_ms": {"decode": 0, "queue": 0, "inference": 0, "total": 0},

@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from serving.__main__ import app
 from serving.client import load
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SERVED
 from tests.models import copy_versions
 from tests.service import Service, environment, free_port, until
 from tests.sounds import encode, voice
@@ -74,7 +74,7 @@ def archive(tmp_path: Path) -> Path:
 
 def answers(archive: Path) -> dict[str, Any]:
     """What the version says of the good clips, without the command line."""
-    hear = load(ROOT / "exported" / "1")
+    hear = load(ROOT / "exported" / SERVED)
     return {name: hear(archive / name) for name in CLIPS}
 
 
@@ -180,7 +180,7 @@ def test_timeline_of_a_long_recording_and_its_picture(tmp_path: Path) -> None:
     png = tmp_path / "picture.png"
     result = timbre("timeline", long, "--png", png)
     assert result.returncode == 0, result.stderr
-    answer = load(ROOT / "exported" / "1")(long)
+    answer = load(ROOT / "exported" / SERVED)(long)
     lines = [line for line in result.stdout.splitlines() if line.startswith("│")]
     assert len(lines) == len(answer.segments)
     for line, segment in zip(lines, answer.segments, strict=True):
@@ -210,7 +210,7 @@ def check_table(table: Path, archive: Path) -> None:
     assert list(found) == sorted([*CLIPS, *BAD])
     for name, answer in answers(archive).items():
         row = found[name]
-        assert (row["emotion"], row["model_version"], row["error"]) == (answer.emotion, "1", None)
+        assert (row["emotion"], row["model_version"], row["error"]) == (answer.emotion, SERVED, None)
         for label, value in answer.all_emotions.items():
             assert float(row[f"p_{label}"]) == pytest.approx(value, abs=1e-5)
         assert float(row["duration_s"]) == answer.duration_s
@@ -227,7 +227,7 @@ def test_score_an_archive_into_each_kind_of_table(archive: Path, tmp_path: Path)
     for name, code in CODES.items():
         assert f"{name}: {code}: " in result.stderr
     assert f"6 files, 2 of them bad, 0 scored before: {table}" in result.stderr
-    assert pyarrow.parquet.read_schema(table).field("p_" + load(ROOT / "exported" / "1").labels[0]).type == "double"
+    assert pyarrow.parquet.read_schema(table).field("p_" + load(ROOT / "exported" / SERVED).labels[0]).type == "double"
     for kind in ("csv", "jsonl"):
         other = tmp_path / f"table.{kind}"
         shutil.copy(f"{table}.journal", f"{other}.journal")
@@ -382,7 +382,7 @@ def test_listen_to_a_recording(tmp_path: Path, service: Service, spoken: dict[in
         "utterance.start",
         "utterance.end",
     ]
-    assert set(messages[0]["emotions"]) == set(load(ROOT / "exported" / "1").labels)
+    assert set(messages[0]["emotions"]) == set(load(ROOT / "exported" / SERVED).labels)
 
 
 def test_listen_to_a_microphone(tmp_path: Path, service: Service, spoken: dict[int, Clip]) -> None:

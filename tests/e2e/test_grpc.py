@@ -20,6 +20,7 @@ from grpc_status import rpc_status
 
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
+from tests.conftest import SERVED
 from tests.models import add_version, copy_versions, costly
 from tests.service import Service, children, free_port, metric, refusal, running, until
 from tests.sounds import encode, voice
@@ -61,7 +62,7 @@ def test_reflection_is_enough_to_ask(service: Service) -> None:
         request, answer = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
         call = channel.unary_unary("/timbre.v1.Timbre/Predict", request.SerializeToString, answer.FromString)
         told: Any = call(request(audio=WAV))
-        assert told.model_version == "1"
+        assert told.model_version == SERVED
 
 
 def test_the_answer_has_the_fields_of_http(service: Service) -> None:
@@ -75,7 +76,7 @@ def test_the_answer_has_the_fields_of_http(service: Service) -> None:
     assert set(told) == set(expected)
     assert {**told, "timing_ms": 0} == {**expected, "timing_ms": 0}
     metadata = dict(call.trailing_metadata() or ())
-    assert (metadata["x-model-version"], metadata["x-timbre-variant"]) == ("1", "stable")
+    assert (metadata["x-model-version"], metadata["x-timbre-variant"]) == (SERVED, "stable")
     feedback = {"request_id": metadata["x-request-id"], "emotion": expected["emotion"]}
     assert httpx.post(f"{service.url}/feedback", json=feedback).json()["agreed"]
 
@@ -121,7 +122,7 @@ def test_what_is_far_too_large_is_not_read(service: Service) -> None:
         with pytest.raises(grpc.RpcError) as error:
             TimbreStub(channel).Predict(pb.PredictRequest(audio=bytes(40 << 20)))
         assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == "1"
+        assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == SERVED
 
 
 def inflight(service: Service) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.conftest import SERVED
 from tests.service import Service, metric
 from tests.sounds import encode, encode_av, voice
 
@@ -157,7 +158,7 @@ def test_curl_as_in_readme(service: Service, tmp_path: Path) -> None:
 
 
 def test_health_probes_metrics_and_docs(client: httpx.Client) -> None:
-    assert client.get("/health").json() == {"status": "ok", "model_version": "1"}
+    assert client.get("/health").json() == {"status": "ok", "model_version": SERVED}
     for path in ("/livez", "/readyz", "/metrics"):
         assert client.get(path).status_code == 200
     assert client.head("/health").status_code == 200

@@ -26,6 +26,7 @@ from websockets.sync.client import connect
 from serving.messages import MESSAGE, UtteranceEnd
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
+from tests.conftest import SERVED
 from tests.models import copy_versions, rewrite
 from tests.service import Service, metric, running, until
 from tests.transports import LIVE, Clip, Talk, code_of
@@ -49,7 +50,7 @@ def test_the_messages_of_a_conversation(service: Service, spoken: dict[int, Clip
     messages = list(talk(service, frames_of(spoken[16_000]), 16_000))
     first = messages[0]
     labels = list(httpx.get(f"{service.url}/models").json()["models"][0]["metadata"]["labels"])
-    assert (first["rate_hz"], first["model_version"], first["emotions"]) == (16_000, "1", labels)
+    assert (first["rate_hz"], first["model_version"], first["emotions"]) == (16_000, SERVED, labels)
     assert (first["hop_s"], first["window_s"]) == (1.5, 3.0)
     kinds = [message["type"] for message in messages[1:]]
     one = ["utterance.start", "measurement", "utterance.end"]

@@ -11,6 +11,7 @@ import pytest
 from serving import audio
 from serving.client import load
 from serving.errors import ArtifactError
+from tests.conftest import SERVED
 from tests.service import Service
 from tests.sounds import encode, voice
 
@@ -20,7 +21,7 @@ LONG = encode(voice(10.0), 16_000)
 def test_it_answers_as_the_service_does(exported: Path, tmp_path: Path, service: Service) -> None:
     clip = tmp_path / "clip.wav"
     clip.write_bytes(LONG)
-    here = load(exported / "1")(clip)
+    here = load(exported / SERVED)(clip)
     there = httpx.post(f"{service.url}/predict", files={"file": ("clip.wav", LONG)}, timeout=30).json()
     mine = here.as_dict()
     for key in ("emotion", "filename", "model_version", "duration_s"):
@@ -30,7 +31,7 @@ def test_it_answers_as_the_service_does(exported: Path, tmp_path: Path, service:
 
 
 def test_bytes_and_samples_will_do_and_nothing_is_named_when_unsure(exported: Path) -> None:
-    hear = load(str(exported / "1"))
+    hear = load(str(exported / SERVED))
     answer = hear(LONG, min_confidence=1.0)
     assert answer.emotion is None
     assert answer.filename is None
@@ -42,7 +43,7 @@ def test_bytes_and_samples_will_do_and_nothing_is_named_when_unsure(exported: Pa
 def test_what_is_wrong_is_told(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError):
         load(tmp_path)
-    hear = load(exported / "1", audio.Limits(max_duration_s=5))
+    hear = load(exported / SERVED, audio.Limits(max_duration_s=5))
     with pytest.raises(audio.RequestError, match="over 5 s"):
         hear(LONG)
     with pytest.raises(FileNotFoundError):

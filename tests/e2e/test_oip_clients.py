@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SERVED
 from tests.service import Service
 from tests.sounds import encode
 
@@ -101,7 +101,7 @@ def test_triton_asks_what_there_is(triton: Told, exported: Path, who: str) -> No
     assert [tensor["name"] for tensor in told["metadata"]["inputs"]] == ["audio", "waveform"]
     assert [tensor["name"] for tensor in told["metadata"]["outputs"]] == ["emotion", "confidence", "probabilities"]
     assert told["index"][0]["state"] == "READY"
-    labels = json.loads((exported / "1" / "model.json").read_text())["metadata"]["labels"]
+    labels = json.loads((exported / SERVED / "model.json").read_text())["metadata"]["labels"]
     assert told["config"]["parameters"]["labels"]["string_value"].split(",") == labels
 
 

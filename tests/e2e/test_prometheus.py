@@ -14,7 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SERVED
 from tests.service import free_port, running
 from tests.sounds import encode, voice
 
@@ -51,7 +51,7 @@ def test_the_exact_increments_of_a_success_and_a_failure(tmp_path: Path) -> None
         and name.startswith("timbre_")
         and not name.endswith(("_bucket", "_sum", "_oldest_seconds"))
     }
-    who = (("variant", "stable"), ("version", "1"))
+    who = (("variant", "stable"), ("version", SERVED))
     http = ("transport", "http")
     expected: dict[Any, float] = {
         ("timbre_requests_total", ("code", "ok"), http, *who): 1,
@@ -63,8 +63,8 @@ def test_the_exact_increments_of_a_success_and_a_failure(tmp_path: Path) -> None
         ("timbre_input_seconds_count",): 1,
         ("timbre_input_level_dbfs_count",): 1,
         ("timbre_input_rate_hz_count",): 1,
-        ("timbre_batch_windows_count", ("version", "1")): 1,
-        ("timbre_batches_total", ("reason", "idle"), ("version", "1")): 1,
+        ("timbre_batch_windows_count", ("version", SERVED)): 1,
+        ("timbre_batches_total", ("reason", "idle"), ("version", SERVED)): 1,
     }
     expected |= {
         ("timbre_stage_seconds_count", ("stage", stage), *who): 1
@@ -120,7 +120,7 @@ def test_a_real_prometheus_scrapes_it_and_answers_readmes_queries(tmp_path: Path
                     httpx.post(f"{service.url}/predict", files={"file": b"nothing"})
                 wait_for(prometheus, 'timbre_requests_total{code="ok"} >= 20')
                 (result,) = ask(prometheus, 'timbre_requests_total{code="ok"}')
-                assert result["metric"]["version"] == "1"
+                assert result["metric"]["version"] == SERVED
                 assert float(result["value"][1]) == 20
                 for _, query in promql():
                     ask(prometheus, query)

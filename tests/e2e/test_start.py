@@ -17,7 +17,7 @@ import pytest
 
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SERVED
 from tests.service import Service, free_port, refusal, running, wait_until_ready
 from tests.sounds import encode, voice
 
@@ -29,15 +29,15 @@ def models(exported: Path, tmp_path: Path) -> Path:
 
 
 def test_a_damaged_model_is_refused_by_name(models: Path) -> None:
-    (models / "1" / "model.onnx").write_bytes(b"damaged")
+    (models / SERVED / "model.onnx").write_bytes(b"damaged")
     result = refusal(models=models)
     assert result.returncode == 1
-    assert result.stderr.startswith(f"Timbre does not start. {models / '1' / 'model.onnx'}: its SHA-256 is")
+    assert result.stderr.startswith(f"Timbre does not start. {models / SERVED / 'model.onnx'}: its SHA-256 is")
     assert "Traceback" not in result.stderr
 
 
 def test_another_schema_is_refused_by_name(models: Path) -> None:
-    path = models / "1" / "model.json"
+    path = models / SERVED / "model.json"
     description = json.loads(path.read_text())
     description["metadata"]["schema_version"] = 2
     path.write_text(json.dumps(description))
@@ -81,14 +81,14 @@ def test_settings_are_honoured(tmp_path: Path) -> None:
 def test_a_model_that_onnx_runtime_cannot_load_is_refused_by_name(models: Path) -> None:
     """Its checksum is right; it is no model all the same."""
     damaged = b"no model"
-    (models / "1" / "model.onnx").write_bytes(damaged)
-    path = models / "1" / "model.json"
+    (models / SERVED / "model.onnx").write_bytes(damaged)
+    path = models / SERVED / "model.json"
     description = json.loads(path.read_text())
     description["sha256"] = hashlib.sha256(damaged).hexdigest()
     path.write_text(json.dumps(description))
     result = refusal(models=models)
     assert result.returncode == 1
-    assert str(models / "1" / "model.onnx") in result.stderr
+    assert str(models / SERVED / "model.onnx") in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -166,10 +166,10 @@ def test_it_runs_under_bentoml_serve_too(tmp_path: Path, exported: Path) -> None
     try:
         wait_until_ready(Service(process, f"http://127.0.0.1:{port}", tmp_path / "log.txt"))
         answer = httpx.post(f"http://127.0.0.1:{port}/predict", files={"file": encode(voice(1.0), 16_000)}, timeout=30)
-        assert answer.json()["model_version"] == "1"
+        assert answer.json()["model_version"] == SERVED
         with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
             told = TimbreStub(channel).Predict(pb.PredictRequest(audio=encode(voice(1.0), 16_000)))
-        assert told.model_version == "1"
+        assert told.model_version == SERVED
     finally:
         process.terminate()
         process.wait(30)

@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 from serving.client import Client, Session
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
+from tests.conftest import SERVED
 from tests.service import Service, environment, free_port, refusal, start_process, until
 from tests.sounds import encode, voice
 
@@ -61,15 +62,15 @@ def channel(service: Service, keys: Path, client: str | None = None) -> grpc.Cha
 
 def ask_everywhere(service: Service, keys: Path, client: str | None = None) -> None:
     context = trusting(keys, client)
-    assert httpx.post(f"{service.url}/predict", files={"file": WAV}, verify=context).json()["model_version"] == "1"
+    assert httpx.post(f"{service.url}/predict", files={"file": WAV}, verify=context).json()["model_version"] == SERVED
     with connect(f"{service.url.replace('http', 'ws')}/v1/listen?rate_hz=16000", ssl=context) as socket:
         assert '"session"' in socket.recv()
     with channel(service, keys, client) as secure:
-        assert TimbreStub(secure).Predict(pb.PredictRequest(audio=WAV), timeout=20).model_version == "1"
+        assert TimbreStub(secure).Predict(pb.PredictRequest(audio=WAV), timeout=20).model_version == SERVED
     pair = {kind: keys / f"{client}.{end}" for kind, end in (("cert", "pem"), ("key", "key"))} if client else {}
     for url in (service.url, f"grpcs://{service.grpc}"):
         with Client(url, ca=keys / "ca.pem", **pair) as timbre:
-            assert timbre.predict(WAV).model_version == "1"
+            assert timbre.predict(WAV).model_version == SERVED
             assert isinstance(next(timbre.listen([], 16_000)), Session)
 
 

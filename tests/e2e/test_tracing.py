@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from serving.proto.timbre.v1 import timbre_pb2, timbre_pb2_grpc
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SERVED
 from tests.service import free_port, refusal, running
 from tests.sounds import encode, voice
 
@@ -83,7 +83,7 @@ def test_a_collector_gets_a_span_per_request_with_its_stages(tmp_path: Path) -> 
     answered, refused, called = [span for span in spans if span.name == "predict"]
     assert (answered.trace_id.hex(), answered.parent_span_id.hex()) == (TRACE, PARENT)
     attributes = {pair.key: pair.value.string_value for pair in answered.attributes}
-    assert attributes == {"timbre.transport": "http", "timbre.variant": "stable", "timbre.version": "1"}
+    assert attributes == {"timbre.transport": "http", "timbre.variant": "stable", "timbre.version": SERVED}
     stages = [span for span in spans if span.parent_span_id == answered.span_id]
     assert [stage.name for stage in stages] == ["decode", "queue", "inference"]
     for stage in stages:

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SERVED
 from tests.service import free_port, until
 from tests.sounds import encode, voice
 
@@ -181,7 +181,7 @@ def test_in_it_is_what_is_locked_and_the_service_and_its_models(image: Image) ->
     assert {path.name for path in (image.root / "app").iterdir()} == {"serving", "exported"}
     left = [path for path in (image.root / "app").rglob("*") if path.name in {"report", "kustomization.yaml", "tests"}]
     assert left == []
-    assert (image.root / "app" / "exported" / "1" / "model.onnx").is_file()
+    assert (image.root / "app" / "exported" / SERVED / "model.onnx").is_file()
     assert not (image.root / "requirements.txt").exists()
 
 
