@@ -46,7 +46,7 @@ def disagreement(out: Path, data: Path) -> Json:
     return results
 
 
-def shares(one: list[str], other: list[str]) -> Json:
+def shares(one: list[str | None], other: list[str | None]) -> Json:
     """How many of the clips the two name differently."""
     differing = sum(a != b for a, b in zip(one, other, strict=True))
     return {"disagree": differing, "share": round(differing / len(one), 4)}

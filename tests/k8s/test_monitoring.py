@@ -136,12 +136,12 @@ SHADOW = 'timbre_shadow_total{result="%s",rollouts_pod_template_hash="new"}'
         ("error-rate", {REQUESTS % "ok": 90, REQUESTS % "empty_audio": 10}, 0.0),
         (
             "disagreement-with-stable",
-            {'shadow_total{result="disagree",%s}': 4, 'shadow_total{result="agree",%s}': 5},
+            {SHADOW % "disagree": 4, SHADOW % "agree": 5},
             None,
         ),
         (
             "disagreement-with-stable",
-            {'shadow_total{result="disagree",%s}': 5, 'shadow_total{result="agree",%s}': 15},
+            {SHADOW % "disagree": 5, SHADOW % "agree": 15},
             0.25,
         ),
     ],
