@@ -353,6 +353,38 @@ def test_nothing_goes_in_or_out_that_is_not_named(overlay: str) -> None:
     assert opened == ([53, 53, 4318] if "tracing" in components(overlay) else [53, 53])
 
 
+@each_overlay
+def test_clients_in_the_cluster_reach_the_headless_service_by_a_label(overlay: str) -> None:
+    """By its port alone, and by the label that README names."""
+    named = [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"timbre-client": "true"}}}]
+    rules = render(overlay).one("NetworkPolicy", "timbre")["spec"]["ingress"]
+    assert [rule["ports"] for rule in rules if rule["from"] == named] == [[{"port": "grpc"}]]
+    assert 'label `timbre-client: "true"`' in (K8S / "README.md").read_text()
+
+
+def test_the_readmes_certificate_has_every_name_that_is_asked_for() -> None:
+    (text,) = re.findall(r"```yaml\n(apiVersion: cert-manager.+?)```", (K8S / "README.md").read_text(), re.DOTALL)
+    certificate = yaml.safe_load(text)
+    rendered = render("cpu+tls")
+    (policy,) = rendered.all("BackendTLSPolicy")
+    headless = rendered.one("Service", "timbre-headless")["metadata"]
+    asked = {policy["spec"]["validation"]["hostname"], f"{headless['name']}.{headless['namespace']}.svc"}
+    assert set(certificate["spec"]["dnsNames"]) == asked
+    _, pod = next(rendered.pods())
+    (secret,) = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+    assert certificate["spec"]["secretName"] == secret
+
+
+def test_the_readme_asks_for_the_gateway_api_that_the_manifests_need() -> None:
+    """Named rules and BackendTLSPolicy v1 are standard from 1.4 on."""
+    rows = [row for row in (K8S / "README.md").read_text().splitlines() if re.match(r"\| `\w+` \|.*Gateway API", row)]
+    wanted = {row.split("`")[1]: re.findall(r"Gateway API (1\.\d)", row) for row in rows}
+    for overlay in ("cpu", "ab", "canary"):
+        rules = [rule for route in render(overlay).all("HTTPRoute", "GRPCRoute") for rule in route["spec"]["rules"]]
+        assert wanted[overlay] == ["1.4" if any("name" in rule for rule in rules) else "1.2"]
+    assert wanted["tls"] == ["1.4"]
+
+
 def probes(rendered: Rendered) -> Iterator[tuple[str, dict[str, Any]]]:
     for _, pod in rendered.pods():
         for name in ("startupProbe", "readinessProbe", "livenessProbe"):
