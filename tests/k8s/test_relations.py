@@ -429,6 +429,36 @@ def test_no_setting_is_written_twice() -> None:
     assert sorted(twice[f"{PREFIX}RUNTIME"]) == ["base/replicas/settings.env", "components/cuda/settings.yaml"]
 
 
+@each_overlay
+def test_what_the_cluster_is_like_is_written_once(overlay: str) -> None:
+    """Where Prometheus answers and how many replicas there may be: in one file, and from there wherever it is asked."""
+    path = K8S / "components" / "common" / "cluster.env"
+    cluster = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+    rendered = render(overlay)
+    bounds = [
+        (int(spec[f"minReplica{end}"]), int(spec[f"maxReplica{end}"]))
+        for resource in rendered.all("HorizontalPodAutoscaler", "ScaledObject", "InferenceService")
+        for spec in [resource["spec"].get("predictor", resource["spec"])]
+        for end in ["Count" if resource["kind"] == "ScaledObject" else "s"]
+    ]
+    assert set(bounds) <= {(int(cluster["min-replicas"]), int(cluster["max-replicas"]))}
+    scales = any(component.startswith("autoscaling") for component in components(overlay))
+    assert bool(bounds) == (scales or overlay.startswith("kserve"))
+    asked = [
+        trigger["metadata"]["serverAddress"]
+        for scaled in rendered.all("ScaledObject")
+        for trigger in scaled["spec"]["triggers"]
+    ]
+    asked += [
+        metric["provider"]["prometheus"]["address"]
+        for template in rendered.all("AnalysisTemplate")
+        for metric in template["spec"]["metrics"]
+    ]
+    assert set(asked) <= {cluster["prometheus"]}
+    written = [file for file in settings_files() if cluster["prometheus"] in file.read_text()]
+    assert written == [path]
+
+
 def test_manifests_are_small() -> None:
     for path in settings_files():
         if path.name != "prometheusrule.yaml":
