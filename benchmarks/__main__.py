@@ -1,4 +1,4 @@
-"""python -m benchmarks offline | beside | profile: each writes JSON, a table and a picture to benchmarks/results."""
+"""python -m benchmarks offline | beside | profile | disagreement: each writes its results to benchmarks/results."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ def profile(out: Out = FOLDER, seconds: int = 15) -> None:
     from benchmarks.profile import profile as measure
 
     print(measure(out, seconds)["shares"])
+
+
+@app.command()
+def disagreement(data: Path, out: Out = FOLDER) -> None:
+    """How often the exported versions differ on RAVDESS (DATA has its folders Actor_08 and Actor_17)."""
+    from benchmarks.disagreement import disagreement as measure
+
+    print(measure(out, data))
 
 
 if __name__ == "__main__":

@@ -19,10 +19,23 @@ fi
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
-mkdir -p build
-# It warns that a flat lock has no graph of dependencies, which is so.
-PYTHONWARNINGS=ignore::UserWarning "${VENV:-.venv}/bin/cyclonedx-py" requirements "requirements/$lock.txt" --pyproject pyproject.toml \
-    --output-reproducible --of JSON -o "build/$name-$version.cdx.json"
 "$builder" build -t "$name:$version" -f Dockerfile "$@" \
     --build-arg "REQUIREMENTS=$lock" --build-arg "VERSION=$version" --build-arg "REVISION=$revision" .
+
+# What came out, and not what was asked for, goes into the bill of materials.
+contents=$(mktemp -d)
+trap 'rm -rf "$contents"' EXIT
+if [ "$builder" = buildah ]; then
+    rootless=()
+    [ "$(id -u)" = 0 ] || rootless=(buildah unshare)
+    "${rootless[@]}" bash -ec 'container=$(buildah from --pull-never "$1"); root=$(buildah mount "$container")
+        cp -r "$root/opt/timbre/lib" "$root/app/exported" "$2"; buildah rm "$container" >/dev/null' - "$name:$version" "$contents"
+else
+    container=$("$builder" create "$name:$version")
+    "$builder" cp "$container:/opt/timbre/lib" "$contents/lib"
+    "$builder" cp "$container:/app/exported" "$contents/exported"
+    "$builder" rm "$container" >/dev/null
+fi
+mkdir -p build
+"${VENV:-.venv}/bin/python" k8s/bill.py "$contents" pyproject.toml "build/$name-$version.cdx.json"
 echo "$name:$version is built by $builder; what is in it stands in build/$name-$version.cdx.json"

@@ -1,11 +1,14 @@
-"""The overlays as a cluster would get them: rendered by kubectl, and asked by kind and name."""
+"""The overlays, alone and with components added, as a cluster would get them: rendered, and asked by kind and name."""
 
 from __future__ import annotations
 
+import copy
 import functools
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,34 @@ COMPONENTS = sorted(folder.name for folder in (K8S / "components").iterdir())
 KUBECTL = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or "kubectl"
 
 Resource = dict[str, Any]
+
+
+def _matrix() -> dict[str, dict[str, str]]:
+    """Overlay -> component, in the order in which they are listed -> "in it", "yes" or "no", as README has it."""
+    table = (K8S / "README.md").read_text().split("| component | `local` |")[1].split("\n\n")[0]
+    head, _, *rows = [re.sub("`", "", row).strip("|").split("|") for row in f"local |{table}".splitlines()]
+    said = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    return {
+        overlay.strip(): {component: cells[place] for component, cells in said.items()}
+        for place, overlay in enumerate(head)
+    }
+
+
+MATRIX = _matrix()
+
+
+def _mixtures() -> list[str]:
+    """OVERLAY+COMPONENT for each one that may be added, and all that may be added at once."""
+    found = []
+    for overlay, said in MATRIX.items():
+        added = [component for component, word in said.items() if word == "yes"]
+        one_scaler = [component for component in added if component != "autoscaling-keda"]
+        found += ["+".join([overlay, component]) for component in added]
+        found += ["+".join([overlay, *one_scaler])]
+    return list(dict.fromkeys(found))
+
+
+MIXTURES = _mixtures()
 
 
 class Rendered(list[Resource]):
@@ -50,5 +81,47 @@ def render_text(folder: Path) -> str:
     return result.stdout
 
 
+def components(overlay: str) -> list[str]:
+    """What an overlay lists, in its order; a mixture lists what is added where the table has it."""
+    name, *added = overlay.split("+")
+    kustomization = yaml.safe_load((K8S / "overlays" / name / "kustomization.yaml").read_text())
+    listed = [Path(path).name for path in kustomization["components"]]
+    if any(component.startswith("autoscaling-") for component in added):
+        listed = [component for component in listed if not component.startswith("autoscaling-")]
+    order = [*MATRIX[name], "common"]
+    return sorted([*listed, *added], key=order.index) if added else listed
+
+
+@functools.cache
+def _workshop() -> tempfile.TemporaryDirectory[str]:
+    """A copy of the manifests, beside whose overlays others can be put."""
+    folder = tempfile.TemporaryDirectory(prefix="timbre-k8s-")
+    shutil.copytree(K8S, Path(folder.name) / "k8s")
+    (Path(folder.name) / "exported").mkdir()
+    for name in ("kustomization.yaml", "routes.yaml"):
+        shutil.copy(ROOT / "exported" / name, Path(folder.name) / "exported")
+    return folder
+
+
+def _folder(overlay: str) -> Path:
+    """The overlay's own; of a mixture a copy of it, with more components in its kustomization.yaml."""
+    if "+" not in overlay:
+        return K8S / "overlays" / overlay
+    made = Path(_workshop().name) / "k8s" / "overlays" / overlay
+    if not made.exists():
+        shutil.copytree(made.with_name(overlay.split("+", maxsplit=1)[0]), made)
+        path = made / "kustomization.yaml"
+        kustomization = yaml.safe_load(path.read_text())
+        kustomization["components"] = [f"../../components/{name}" for name in components(overlay)]
+        path.write_text(yaml.safe_dump(kustomization))
+    return made
+
+
+@functools.cache
+def _rendered(overlay: str) -> Rendered:
+    return Rendered(yaml.load_all(render_text(_folder(overlay)), Loader=yaml.CSafeLoader))
+
+
 def render(overlay: str) -> Rendered:
-    return Rendered(yaml.safe_load_all(render_text(K8S / "overlays" / overlay)))
+    """An overlay, or OVERLAY+COMPONENT+... as one of `MIXTURES`; the caller may change what it gets."""
+    return copy.deepcopy(_rendered(overlay))

@@ -19,6 +19,8 @@ from tests.service import Service, environment, free_port, start_process, until,
 PODS = 16
 """Most pods of one play; each gets a place of its own in the proxy, so that its name is never another's."""
 DRAIN_S = 1.5
+PRE_STOP_S = 1.0
+"""The manifest's preStop sleep, in small."""
 
 # As a gateway does: connections to pods are kept, health is what /readyz says, and a request that could not even be
 # handed over goes to another pod. Such retries are counted, and a step that is not a kill must need none.
@@ -62,6 +64,8 @@ class Pod:
     grpc_port: int
     counted: dict[str, float] = field(default_factory=dict)
     killed_at: float | None = None
+    drained_at: float | None = None
+    ready_at_sigterm: bool = False
 
     def count(self) -> bool:
         """Ask for its metrics; whether it still answers."""
@@ -115,6 +119,11 @@ class Proxy:
         self._say(f"set server grpc/{pod.name} addr 127.0.0.1 port {pod.grpc_port}")
         self._say(f"set server http/{pod.name} state ready")
         self._say(f"set server grpc/{pod.name} state ready")
+
+    def drain(self, pod: Pod) -> None:
+        """An endpoint that is going: what it has it may finish, and nothing new comes."""
+        for door in ("http", "grpc"):
+            self._say(f"set server {door}/{pod.name} state drain")
 
     def remove(self, pod: Pod) -> None:
         """No endpoint any more."""
@@ -180,7 +189,14 @@ class Deployment:
         return pod
 
     def stop(self, pod: Pod) -> None:
-        """SIGTERM: it says that it is not ready, answers, and goes. Its metrics are read until it has gone."""
+        """As a deleted pod: the Service lets go of it while preStop sleeps, then SIGTERM, and it drains and goes.
+
+        Its metrics are read until it has gone.
+        """
+        self._proxy.drain(pod)
+        pod.drained_at = time.monotonic()
+        time.sleep(PRE_STOP_S)
+        pod.ready_at_sigterm = httpx.get(f"{pod.service.url}/readyz", timeout=5).is_success
         pod.service.process.send_signal(signal.SIGTERM)
         while pod.count():
             time.sleep(0.05)

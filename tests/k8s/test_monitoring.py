@@ -13,6 +13,8 @@ import httpx
 import pytest
 import yaml
 
+from serving.errors import RequestError
+from tests.conftest import ROOT
 from tests.k8s.manifests import K8S, OVERLAYS, render, render_text
 from tests.service import running
 from tests.sounds import encode, voice
@@ -110,6 +112,76 @@ def test_prometheus_can_read_every_other_query(tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": named}]}))
     promtool("check", "rules", tmp_path / "rules.yaml")
     assert len(named) > 30
+
+
+def analysis() -> dict[str, dict[str, Any]]:
+    """Name -> metric of the canary's analysis, asked for the pods whose hash is `new`."""
+    metrics = render("canary").one("AnalysisTemplate", "timbre")["spec"]["metrics"]
+    for metric in metrics:
+        asked = metric["provider"]["prometheus"]
+        asked["query"] = asked["query"].replace("{{args.canary}}", "new")
+    return {metric["name"]: metric for metric in metrics}
+
+
+REQUESTS = 'timbre_requests_total{code="%s",rollouts_pod_template_hash="new"}'
+SHADOW = 'timbre_shadow_total{result="%s",rollouts_pod_template_hash="new"}'
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("metric", "series", "expected"),
+    [
+        ("error-rate", {REQUESTS % "ok": 95, REQUESTS % "overloaded": 5}, 0.05),
+        ("error-rate", {REQUESTS % "ok": 75, REQUESTS % "not_ready": 25}, 0.25),
+        ("error-rate", {REQUESTS % "ok": 90, REQUESTS % "empty_audio": 10}, 0.0),
+        (
+            "disagreement-with-stable",
+            {SHADOW % "disagree": 4, SHADOW % "agree": 5},
+            None,
+        ),
+        (
+            "disagreement-with-stable",
+            {SHADOW % "disagree": 5, SHADOW % "agree": 15},
+            0.25,
+        ),
+    ],
+)
+def test_the_analysis_measures(metric: str, series: dict[str, int], expected: float | None, tmp_path: Path) -> None:
+    """Series grow by so much each minute for ten: refusals are errors, bad audio is not, and a few say nothing."""
+    rule = {"record": "measured", "expr": analysis()[metric]["provider"]["prometheus"]["query"]}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "analysis", "rules": [rule]}]}))
+    inputs = [{"series": name, "values": f"0+{step}x10"} for name, step in series.items()]
+    samples = [] if expected is None else [{"labels": "measured", "value": expected}]
+    asked = {"expr": "measured", "eval_time": "10m", "exp_samples": samples}
+    case = {"interval": "1m", "input_series": inputs, "promql_expr_test": [asked]}
+    (tmp_path / "cases.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [case]}))
+    promtool("test", "rules", tmp_path / "cases.yaml")
+
+
+def test_errors_by_our_fault_are_the_same_everywhere_and_all_that_the_service_has() -> None:
+    ours = {error.code for error in refusals(RequestError) if error.http_status >= 500 or error.http_status == 429}
+    text = "\n".join([*(rule["expr"] for rule in rules("record").values()), *queries()])
+    named = [set(codes.split("|")) for codes in re.findall(r'code=~"([^"]+)"', text)]
+    assert len(named) >= 5
+    assert all(codes == ours for codes in named), named
+
+
+def refusals(error: type[RequestError]) -> list[type[RequestError]]:
+    found = error.__subclasses__()
+    return [*found, *(below for one in found for below in refusals(one))]
+
+
+def test_the_limit_of_disagreement_is_the_measured_one() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "disagreement.json").read_text())
+    metric = analysis()["disagreement-with-stable"]
+    assert metric["successCondition"].endswith(f"result[0] <= {measured['limit']}")
+    assert metric["failureCondition"].endswith(f"result[0] > {measured['limit']}")
+    assert metric["provider"]["prometheus"]["query"].strip().endswith(f">= {measured['least_compared']}")
+    # What the exported versions differ by must not stop the one from following the other.
+    assert all(pair["share"] < measured["limit"] for pair in measured["pairs"])
+    assert sorted(path.parent.name for path in (ROOT / "exported").glob("*/model.json")) == sorted(
+        {version for pair in measured["pairs"] for version in pair["versions"]}
+    )
 
 
 def exported_by(text: str) -> set[str]:

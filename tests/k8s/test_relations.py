@@ -20,10 +20,10 @@ from serving.router import Routes
 from serving.server import _FINISH_S
 from serving.settings import PREFIX, Settings
 from tests.conftest import ROOT
-from tests.k8s.manifests import K8S, OVERLAYS, Rendered, render, render_text
+from tests.k8s.manifests import K8S, MATRIX, MIXTURES, OVERLAYS, Rendered, components, render, render_text
 from tests.service import running
 
-each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+each_overlay = pytest.mark.parametrize("overlay", [*OVERLAYS, *MIXTURES])
 
 
 def container(pod: dict[str, Any]) -> dict[str, Any]:
@@ -57,8 +57,9 @@ def test_selectors_match_labels(overlay: str) -> None:
     assert checked >= 3
 
 
-def test_a_deployment_of_a_split_selects_only_its_own_pods() -> None:
-    rendered = render("ab")
+@pytest.mark.parametrize("overlay", [name for name in [*OVERLAYS, *MIXTURES] if name.startswith("ab")])
+def test_a_deployment_of_a_split_selects_only_its_own_pods(overlay: str) -> None:
+    rendered = render(overlay)
     for resource in rendered.all("Deployment", "Service", "PodDisruptionBudget"):
         selector = resource["spec"]["selector"]
         wanted = selector.get("matchLabels", selector).items()
@@ -105,6 +106,62 @@ def backends(rendered: Rendered) -> Iterator[tuple[str, int]]:
             mirrored = [filter_["requestMirror"]["backendRef"] for filter_ in rule.get("filters", [])]
             for backend in [*rule["backendRefs"], *mirrored]:
                 yield backend["name"], backend["port"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_table_of_what_combines_is_true(overlay: str) -> None:
+    """It names every component, and what is in an overlay is listed there, in the table's order."""
+    listed = components(overlay)
+    said = MATRIX[overlay]
+    assert {*said, "common"} == {folder.name for folder in (K8S / "components").iterdir()}
+    assert set(said.values()) <= {"in it", "yes", "no"}
+    assert listed == [*(component for component, word in said.items() if word == "in it"), "common"]
+
+
+GPU = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+
+@each_overlay
+def test_a_component_reaches_every_pod_and_every_service(overlay: str) -> None:
+    """Under whatever name the overlay has them: two Deployments, a Rollout, an InferenceService."""
+    rendered, listed = render(overlay), components(overlay)
+    for _, pod in rendered.pods():
+        settings = rendered.one("ConfigMap", container(pod)["envFrom"][0]["configMapRef"]["name"])["data"]
+        assert (settings[f"{PREFIX}RUNTIME"] == "cuda") == ("cuda" in listed)
+        assert (f"{PREFIX}OTLP_ENDPOINT" in settings) == ("tracing" in listed)
+        assert (f"{PREFIX}TLS_CERT" in settings) == ("tls" in listed)
+        assert ("nvidia.com/gpu.present" in pod["nodeSelector"]) == (GPU in pod["tolerations"]) == ("cuda" in listed)
+    schemes = {get.get("scheme", "HTTP") for _, get in probes(rendered)}
+    assert schemes == {"HTTPS" if "tls" in listed else "HTTP"}
+    for monitor in rendered.all("PodMonitor"):
+        assert [end.get("scheme", "http") for end in monitor["spec"]["podMetricsEndpoints"]] == [
+            "https" if "tls" in listed else "http"
+        ]
+    for service in rendered.all("Service"):
+        spoken = {port["appProtocol"] for port in service["spec"]["ports"]}
+        assert (spoken == {"https"}) == ("tls" in listed), service["metadata"]["name"]
+    policies = rendered.all("BackendTLSPolicy")
+    assert len(policies) == ("tls" in listed)
+    for policy in policies:
+        targets = {target["name"] for target in policy["spec"]["targetRefs"]}
+        assert targets == {service["metadata"]["name"] for service in behind_the_gateway(rendered)}
+
+
+def behind_the_gateway(rendered: Rendered) -> list[dict[str, Any]]:
+    return [service for service in rendered.all("Service") if service["spec"].get("clusterIP") != "None"]
+
+
+@each_overlay
+def test_what_runs_the_pods_is_scaled_and_nothing_else_owns_the_number(overlay: str) -> None:
+    rendered = render(overlay)
+    scalers = rendered.all("HorizontalPodAutoscaler", "ScaledObject")
+    assert len(scalers) == sum(component.startswith("autoscaling-") for component in components(overlay))
+    for scaler in scalers:
+        target = scaler["spec"]["scaleTargetRef"]
+        assert target["kind"] == ("Rollout" if rendered.all("Rollout") else "Deployment")
+        (scaled,) = rendered.all("Rollout") or rendered.all("Deployment")
+        assert (scaled["apiVersion"], scaled["metadata"]["name"]) == (target["apiVersion"], target["name"])
+        assert "replicas" not in scaled["spec"]
 
 
 @each_overlay
@@ -164,8 +221,7 @@ def test_the_routes_are_the_exported_ones(overlay: str) -> None:
 def test_routed_versions_are_exported(overlay: str) -> None:
     for routes in routes_of(render(overlay)).values():
         for version in routes.versions:
-            if not (ROOT / "exported" / version).is_dir():
-                pytest.skip(f"version {version} is not exported yet")
+            assert (ROOT / "exported" / version / "model.onnx").is_file(), version
 
 
 def test_a_split_asks_for_versions_before_it_weighs() -> None:
@@ -218,17 +274,41 @@ def test_a_canary_goes_by_5_25_50_100_and_is_measured_from_its_first_step() -> N
         assert {"successCondition", "failureCondition", "failureLimit", "inconclusiveLimit"} <= metric.keys()
 
 
-def test_the_canarys_routes_compare_it_with_what_was_there() -> None:
-    (routes,) = routes_of(render("canary")).values()
-    assert routes.shadow
-    assert routes.shadow.version != routes.variants[routes.default].version
+def test_every_overlay_means_the_same_version_by_stable_and_one_other_beside_it() -> None:
+    """What exported/routes.yaml routes answers everywhere; what is tried or compared with it is named in one place."""
+    path = ROOT / "exported" / "routes.yaml"
+    exported = Routes.parse(path.read_text(), path)
+    stable = exported.variants[exported.default].version
+    (other,) = re.findall(r"^other=(\S+)$", (K8S / "versions" / "versions.env").read_text(), re.MULTILINE)
+    assert other != stable, f"routes.yaml routes {stable} now: name another in k8s/versions/versions.env"
+    (canary,) = routes_of(render("canary")).values()
+    assert canary.shadow
+    assert (canary.variants[canary.default].version, canary.shadow.version) == (stable, other)
+    split = {name.split("-")[2]: routes for name, routes in routes_of(render("ab")).items()}
+    assert split.pop("stable") == exported
+    assert [variant.version for variant in split.pop("candidate").variants.values()] == [other]
+    assert not split
+    # No third place has a version in it: the two overlays have zeros, which the rendered ones do not.
+    written = [path for path in (K8S / "overlays").rglob("*.yaml") if re.search(r'version: "[1-9]', path.read_text())]
+    assert written == []
+
+
+def test_another_stable_version_goes_everywhere(tmp_path: Path) -> None:
+    for folder in ("k8s", "exported"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("1", "2"))
+    routes = tmp_path / "exported" / "routes.yaml"
+    routes.write_text(re.sub(r'^(  stable: \{version: )"\d+"', r'\1"7"', routes.read_text(), flags=re.MULTILINE))
+    for overlay in ("ab", "canary"):
+        text = render_text(tmp_path / "k8s" / "overlays" / overlay)
+        assert 'stable: {version: "7", weight: 100}' in text
+        assert ('value: "7"' in text) == (overlay == "ab")
 
 
 def test_images_and_versions_agree() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    for overlay in OVERLAYS:
+    for overlay in [*OVERLAYS, *MIXTURES]:
         images = {container(pod)["image"] for _, pod in render(overlay).pods()}
-        assert images == {f"timbre-cuda:{version}" if overlay == "cuda" else f"timbre:{version}"}
+        assert images == {f"timbre-cuda:{version}" if "cuda" in components(overlay) else f"timbre:{version}"}
 
 
 def test_the_readmes_registry_line_changes_every_image(tmp_path: Path) -> None:
@@ -256,7 +336,7 @@ def test_pods_ask_for_nothing_they_do_not_need(overlay: str) -> None:
         assert pod["automountServiceAccountToken"] is False
         for amounts in (only["resources"]["requests"], only["resources"]["limits"]):
             assert {"cpu", "memory", "ephemeral-storage"} <= amounts.keys()
-        assert only["resources"]["limits"].get("nvidia.com/gpu", "0") == ("1" if overlay == "cuda" else "0")
+        assert only["resources"]["limits"].get("nvidia.com/gpu", "0") == ("1" if "cuda" in components(overlay) else "0")
 
 
 @each_overlay
@@ -270,7 +350,39 @@ def test_nothing_goes_in_or_out_that_is_not_named(overlay: str) -> None:
         for rule in policy["spec"].get("egress", [])
         for port in rule["ports"]
     ]
-    assert opened == ([53, 53, 4318] if overlay == "cuda" else [53, 53])
+    assert opened == ([53, 53, 4318] if "tracing" in components(overlay) else [53, 53])
+
+
+@each_overlay
+def test_clients_in_the_cluster_reach_the_headless_service_by_a_label(overlay: str) -> None:
+    """By its port alone, and by the label that README names."""
+    named = [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"timbre-client": "true"}}}]
+    rules = render(overlay).one("NetworkPolicy", "timbre")["spec"]["ingress"]
+    assert [rule["ports"] for rule in rules if rule["from"] == named] == [[{"port": "grpc"}]]
+    assert 'label `timbre-client: "true"`' in (K8S / "README.md").read_text()
+
+
+def test_the_readmes_certificate_has_every_name_that_is_asked_for() -> None:
+    (text,) = re.findall(r"```yaml\n(apiVersion: cert-manager.+?)```", (K8S / "README.md").read_text(), re.DOTALL)
+    certificate = yaml.safe_load(text)
+    rendered = render("cpu+tls")
+    (policy,) = rendered.all("BackendTLSPolicy")
+    headless = rendered.one("Service", "timbre-headless")["metadata"]
+    asked = {policy["spec"]["validation"]["hostname"], f"{headless['name']}.{headless['namespace']}.svc"}
+    assert set(certificate["spec"]["dnsNames"]) == asked
+    _, pod = next(rendered.pods())
+    (secret,) = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+    assert certificate["spec"]["secretName"] == secret
+
+
+def test_the_readme_asks_for_the_gateway_api_that_the_manifests_need() -> None:
+    """Named rules and BackendTLSPolicy v1 are standard from 1.4 on."""
+    rows = [row for row in (K8S / "README.md").read_text().splitlines() if re.match(r"\| `\w+` \|.*Gateway API", row)]
+    wanted = {row.split("`")[1]: re.findall(r"Gateway API (1\.\d)", row) for row in rows}
+    for overlay in ("cpu", "ab", "canary"):
+        rules = [rule for route in render(overlay).all("HTTPRoute", "GRPCRoute") for rule in route["spec"]["rules"]]
+        assert wanted[overlay] == ["1.4" if any("name" in rule for rule in rules) else "1.2"]
+    assert wanted["tls"] == ["1.4"]
 
 
 def probes(rendered: Rendered) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -310,11 +422,41 @@ def test_no_setting_is_written_twice() -> None:
     """A TIMBRE_ name has one value in one file, but for what a component adds to the base."""
     seen: dict[str, list[str]] = {}
     for path in settings_files():
-        for name in re.findall(rf"\b({PREFIX}[A-Z_]+)=", path.read_text()):
+        for name in re.findall(rf"\b({PREFIX}[A-Z_]+)(?:=|: )", path.read_text()):
             seen.setdefault(name, []).append(str(path.relative_to(K8S)))
     twice = {name: where for name, where in seen.items() if len(where) > 1}
     assert twice == {f"{PREFIX}RUNTIME": [*twice.get(f"{PREFIX}RUNTIME", [])]}
-    assert sorted(twice[f"{PREFIX}RUNTIME"]) == ["base/replicas/settings.env", "components/cuda/kustomization.yaml"]
+    assert sorted(twice[f"{PREFIX}RUNTIME"]) == ["base/replicas/settings.env", "components/cuda/settings.yaml"]
+
+
+@each_overlay
+def test_what_the_cluster_is_like_is_written_once(overlay: str) -> None:
+    """Where Prometheus answers and how many replicas there may be: in one file, and from there wherever it is asked."""
+    path = K8S / "components" / "common" / "cluster.env"
+    cluster = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+    rendered = render(overlay)
+    bounds = [
+        (int(spec[f"minReplica{end}"]), int(spec[f"maxReplica{end}"]))
+        for resource in rendered.all("HorizontalPodAutoscaler", "ScaledObject", "InferenceService")
+        for spec in [resource["spec"].get("predictor", resource["spec"])]
+        for end in ["Count" if resource["kind"] == "ScaledObject" else "s"]
+    ]
+    assert set(bounds) <= {(int(cluster["min-replicas"]), int(cluster["max-replicas"]))}
+    scales = any(component.startswith("autoscaling") for component in components(overlay))
+    assert bool(bounds) == (scales or overlay.startswith("kserve"))
+    asked = [
+        trigger["metadata"]["serverAddress"]
+        for scaled in rendered.all("ScaledObject")
+        for trigger in scaled["spec"]["triggers"]
+    ]
+    asked += [
+        metric["provider"]["prometheus"]["address"]
+        for template in rendered.all("AnalysisTemplate")
+        for metric in template["spec"]["metrics"]
+    ]
+    assert set(asked) <= {cluster["prometheus"]}
+    written = [file for file in settings_files() if cluster["prometheus"] in file.read_text()]
+    assert written == [path]
 
 
 def test_manifests_are_small() -> None:

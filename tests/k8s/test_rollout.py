@@ -13,15 +13,15 @@ import httpx
 import pytest
 
 from serving.proto.timbre.v1 import timbre_pb2, timbre_pb2_grpc
+from tests.conftest import ROOT
 from tests.k8s.rollout import Deployment, Load, Pod, Proxy, Request, under
-from tests.models import copy_versions
 from tests.service import until
 from tests.sounds import encode, voice
 
 WAV = encode(voice(1.0), 16_000)
 REPLICAS = 2
 STAGE_S = 2.0
-# A request that began so shortly after a kill may have been on its way into the pod when it died.
+# A request that began so shortly after a pod was killed or let go may have been on its way into it.
 ON_ITS_WAY_S = 0.3
 
 OLD = 'default: stable\nvariants:\n  stable: {version: "1", weight: 100}\n'
@@ -86,9 +86,8 @@ class Grpc(Load):
 
 @pytest.mark.timeout(280)
 def test_a_rollout_from_version_1_to_version_2(tmp_path: Path) -> None:
-    models = copy_versions(tmp_path, "2")
     proxy = Proxy(tmp_path)
-    deployment = Deployment(tmp_path, models, proxy, REPLICAS)
+    deployment = Deployment(tmp_path, ROOT / "exported", proxy, REPLICAS)
     settled: list[tuple[str, float, float]] = []
     retried = 0
 
@@ -135,6 +134,7 @@ def test_a_rollout_from_version_1_to_version_2(tmp_path: Path) -> None:
     assert len(killed) == 2
     assert retried == 0
     assert_only_what_was_being_done_is_lost(requests, killed)
+    assert_nothing_new_comes_after_the_endpoint_has_gone(requests, deployment.past)
     assert_keys_stick(requests, settled)
     assert_counts_add_up(requests, [*deployment.past, *deployment.pods])
     last = [request for request in requests if request.began > settled[-1][1] and not request.failure]
@@ -157,6 +157,17 @@ def assert_only_what_was_being_done_is_lost(requests: list[Request], killed: lis
             ]
             assert culprits, request
             assert request.pod in {"", culprits[0].name}, request
+
+
+def assert_nothing_new_comes_after_the_endpoint_has_gone(requests: list[Request], past: list[Pod]) -> None:
+    """A pod that is stopped hears nothing new while preStop sleeps, yet is ready to the end of it."""
+    stopped = [pod for pod in past if pod.killed_at is None]
+    assert len(stopped) == 2 * REPLICAS
+    for pod in stopped:
+        assert pod.drained_at
+        assert pod.ready_at_sigterm, pod.name
+        late = [r for r in requests if r.pod == pod.name and r.began > pod.drained_at + ON_ITS_WAY_S]
+        assert late == []
 
 
 def assert_keys_stick(requests: list[Request], settled: list[tuple[str, float, float]]) -> None:

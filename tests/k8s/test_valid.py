@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
-import yaml
 
-from serving.settings import PREFIX, Settings
 from tests.conftest import ROOT
-from tests.k8s.manifests import COMPONENTS, K8S, KUBECTL, OVERLAYS, Resource, render, render_text
+from tests.k8s.manifests import COMPONENTS, K8S, KUBECTL, MATRIX, MIXTURES, OVERLAYS, Resource, render, render_text
 
 KUBERNETES = ("1.34", "1.37")
 """The oldest release in which a preStop sleep is stable, and the newest that the validator knows."""
@@ -92,27 +89,20 @@ def test_the_validation_of_custom_resources_refuses_what_does_not_exist() -> Non
         check_custom(route)
 
 
-@pytest.mark.parametrize("autoscaling", ["autoscaling-hpa", "autoscaling-keda"])
-def test_all_components_combine(autoscaling: str, tmp_path: Path) -> None:
-    """All at once, with the one or the other autoscaler: two of them would pull at one Deployment."""
-    others = [name for name in COMPONENTS if not name.startswith("autoscaling") and name != "common"]
-    here = Path(os.path.relpath(K8S, tmp_path))
-    chosen = [autoscaling, *others, "common"]
-    kustomization = {"resources": [str(here / "base")], "components": [str(here / "components" / c) for c in chosen]}
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    kinds: set[str] = set()
-    settings: dict[str, str] = {}
-    for resource in yaml.safe_load_all(render_text(tmp_path)):
-        kinds.add(resource["kind"])
-        settings |= {key: value for key, value in resource.get("data", {}).items() if key.startswith(PREFIX)}
+@pytest.mark.parametrize("mixture", [mixture for mixture in MIXTURES if mixture.count("+") > 1 or "keda" in mixture])
+def test_all_that_an_overlay_takes_is_valid_at_once(mixture: str) -> None:
+    """And with the one autoscaler in place of the other; one component at a time is a part of this."""
+    for resource in render(mixture):
         if not is_custom(resource):
             kubernetes_validate.validate(resource, KUBERNETES[-1], strict=True)
         elif SCHEMAS.is_dir():
             check_custom(resource)
-    scaler = {"autoscaling-hpa": "HorizontalPodAutoscaler", "autoscaling-keda": "ScaledObject"}[autoscaling]
-    assert {"Deployment", "PodMonitor", "HTTPRoute", "GRPCRoute", "BackendTLSPolicy", scaler} <= kinds
-    read = Settings.from_environment(settings)
-    assert (read.runtime, bool(read.tls_cert), bool(read.otlp_endpoint)) == ("cuda", True, True)
+
+
+def test_every_component_is_added_somewhere() -> None:
+    added = {component for mixture in MIXTURES for component in mixture.split("+")[1:]}
+    assert added == set(next(iter(MATRIX.values())))
+    assert {mixture.split("+")[0] for mixture in MIXTURES} == set(OVERLAYS)
 
 
 @pytest.mark.skipif(not CHECKOV.is_file(), reason="needs checkov: make .venv-checks/.ready")
