@@ -221,7 +221,7 @@ def test_idle_streams_do_not_hold_up_a_stop(tmp_path: Path) -> None:
         many = TimbreStub(channel).PredictMany.future(nothing())
         streams = [TimbreStub(channel).Listen(nothing()), GRPCInferenceServiceStub(channel).ModelStreamInfer(nothing())]
         reflected = ServerReflectionStub(channel).ServerReflectionInfo(nothing())
-        assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == "1"
+        assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == SERVED
         began = time.monotonic()
         assert service.stop() == 0
         assert time.monotonic() - began < GRACE_S / 2
@@ -279,7 +279,7 @@ def test_the_index_has_on_request_only_what_is_ready(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "version", "ready"),
-    [("timbre", "", True), ("timbre", "1", True), ("timbre", "9", False), ("tone", "", False)],
+    [("timbre", "", True), ("timbre", SERVED, True), ("timbre", "9", False), ("tone", "", False)],
 )
 def test_a_model_that_is_unknown_is_not_ready(service: Service, name: str, version: str, ready: bool) -> None:
     with grpc.insecure_channel(service.grpc) as channel:
