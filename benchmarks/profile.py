@@ -112,5 +112,6 @@ def plot(shares: dict[str, float], cpu_ms: float, path: Path) -> None:
     bars = axes.barh([name for name, _ in rows], [share * cpu_ms for _, share in rows])
     axes.bar_label(bars, [f" {share:.0%}" for _, share in rows], fontsize=8)
     axes.set(xlabel="processor time per request, ms")
+    axes.margins(x=0.1)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
