@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from serving.artifact import Artifact, versions
 from serving.batcher import Batcher, Limits
-from serving.errors import ArtifactError, RoutesError
+from serving.errors import RoutesError, TimbreError
 from serving.metrics import Metrics
 from serving.router import Routes
 from serving.runtime import Runtime
@@ -85,13 +85,20 @@ class Registry:
                 text = await asyncio.to_thread(self._read)
                 if text != self._seen:
                     await self._swap(text)
-            except (ArtifactError, RoutesError) as error:
+            except TimbreError as error:
                 self._refuse(str(error))
+            except Exception as error:  # whatever a file can do, the next one is looked at
+                logger.exception("%s could not be followed", self._file)
+                self._refuse(f"{self._file} could not be followed: {type(error).__name__}: {error}.")
 
     def sick(self) -> list[str]:
-        """Why a routed version cannot answer now: one sentence each. Runs a forward pass where the last one failed."""
-        reasons = []
-        for loaded in self.fleet.versions.values():
+        """Why a routed version cannot answer now: one sentence each. Runs a forward pass where the last one failed.
+
+        A version that is only a shadow answers nobody and is not asked.
+        """
+        fleet, reasons = self.fleet, []
+        for version in dict.fromkeys(variant.version for variant in fleet.routes.variants.values()):
+            loaded = fleet.versions[version]
             if loaded.batcher.healthy:
                 continue
             try:

@@ -78,13 +78,13 @@ class Routes(BaseModel):
         """
         try:
             return Routes.model_validate(yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise RoutesError(f"{source} is not YAML: {' '.join(str(error).split())}.") from error
         except ValidationError as error:
             faults = "; ".join(
                 f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors()
             )
             raise RoutesError(f"{source}: {faults}.") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date of no calendar; a thousand brackets
+            raise RoutesError(f"{source} is not YAML: {' '.join(str(error).split())}.") from error
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,23 @@ def test_a_changed_file_is_in_force_soon_and_a_bad_one_never(models: Path, tmp_p
         assert client.get("/models").json()["problem"] == ""
 
 
+@pytest.mark.parametrize("text", ["default: 2026-13-45", "default: !!int x", "[" * 3000], ids=["date", "tag", "depth"])
+def test_a_file_that_no_parser_likes_is_told_and_the_next_one_followed(models: Path, tmp_path: Path, text: str) -> None:
+    routes = tmp_path / "routes.yaml"
+    routes.write_text('default: a\nvariants: {a: {version: "1", weight: 1}}')
+    with (
+        running(tmp_path / "log.txt", models=models, routes=routes) as service,
+        httpx.Client(base_url=service.url, timeout=30) as client,
+    ):
+        routes.write_text(text)
+        assert until(lambda: metric(client, "timbre_routes_current") == 0)
+        assert "is not YAML" in client.get("/models").json()["problem"]
+        assert metric(client, "timbre_load_failures_total") == 1
+        routes.write_text('default: b\nvariants: {b: {version: "2", weight: 1}}')
+        assert until(lambda: ask(client).json()["model_version"] == "2")
+        assert metric(client, "timbre_routes_current") == 1
+
+
 def test_no_request_fails_while_versions_are_swapped(models: Path, tmp_path: Path) -> None:
     routes = tmp_path / "routes.yaml"
     one = 'default: a\nvariants: {a: {version: "%s", weight: 1}}'

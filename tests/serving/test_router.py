@@ -38,6 +38,9 @@ def test_the_file_as_in_readme() -> None:
     ("text", "message"),
     [
         ("default: [", "not YAML"),
+        ("default: 2026-13-45", "not YAML"),
+        ("default: !!int x", "not YAML"),
+        ("[" * 3000, "not YAML"),
         ("", "the file: Input should be"),
         ("default: stable\nvariants: {}", "at least 1"),
         (TEXT.replace("default: stable", "default: other"), "default names 'other'"),
