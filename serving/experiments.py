@@ -119,8 +119,11 @@ def _agreement(agree: int, disagree: int) -> dict[str, Any]:
 
 
 def _comparison(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Whether two variants agree with feedback equally often; None unless exactly two have any."""
-    told = [row for row in rows if row["feedback"]["told"]]
+    """Whether two variants agree with feedback equally often; None unless exactly two in force have any.
+
+    What was pinned by its asker, or answered by a version that a variant no longer has, is no sample of either.
+    """
+    told = [row for row in rows if row["feedback"]["told"] and row["weight"] is not None]
     if len(told) != 2:
         return None
     from scipy.stats import chi2_contingency, fisher_exact

@@ -72,14 +72,15 @@ class Feedback:
                 f"{emotion[:40]!r} is not an emotion that is known here; {', '.join(labels)} are.",
                 emotions=list(labels),
             )
-        issued = self._read(request_id)
+        issued, payload = self._read(request_id)
         agreed = issued.emotion == emotion
-        counted = self._seen.add(request_id)
+        counted = self._seen.add(payload)  # what was signed: base64 has several spellings of one signature
         if counted:
             self._metrics.feedback.labels(issued.variant, issued.version, "agree" if agreed else "disagree").inc()
         return Verdict(issued, agreed, counted)
 
-    def _read(self, request_id: str) -> Issued:
+    def _read(self, request_id: str) -> tuple[Issued, str]:
+        """What the id says, and the signed text that says it."""
         try:
             payload = self._signer.unsign(request_id, max_age=_VALID_S).decode()
         except SignatureExpired:
@@ -92,7 +93,7 @@ class Feedback:
                 "each other's only where they share TIMBRE_SECRET."
             ) from None
         variant, version, emotion, _ = payload.split(".")
-        return Issued(variant, version, unquote(emotion))
+        return Issued(variant, version, unquote(emotion)), payload
 
 
 class Seen:
@@ -110,9 +111,9 @@ class Seen:
         shared = os.environ.get(MULTIPROCESS_DIR)
         return Seen(Path(shared) / "feedback" if shared else None)
 
-    def add(self, request_id: str) -> bool:
+    def add(self, payload: str) -> bool:
         """Whether it is new."""
-        digest = hashlib.blake2b(request_id.encode(), digest_size=16).digest()
+        digest = hashlib.blake2b(payload.encode(), digest_size=16).digest()
         if self._folder:
             try:
                 (self._folder / digest.hex()).touch(exist_ok=False)

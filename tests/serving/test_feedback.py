@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import string
 import time
 from pathlib import Path
 
@@ -36,6 +38,13 @@ def test_an_id_counts_once_and_no_id_comes_twice() -> None:
     assert first != second
     assert feedback.take(first, "happy", LABELS).counted
     assert not feedback.take(first, "sad", LABELS).counted
+    for spelling in [
+        *(first[:-1] + last for last in string.ascii_letters + string.digits),
+        first + "!!",
+        first + "%%%",
+    ]:
+        with contextlib.suppress(InvalidFeedback):
+            assert not feedback.take(spelling, "sad", LABELS).counted, spelling
     assert feedback.take(second, "sad", LABELS).counted
 
 
@@ -95,7 +104,7 @@ def told(**counts: tuple[int, int]) -> dict[str, object]:
     metrics = Metrics()
     feedback = make(metrics=metrics)
     for variant, (agree, disagree) in counts.items():
-        version = ROUTES.variants[variant].version
+        version = ROUTES.variants[variant].version if variant in ROUTES.variants else "3"
         for n in range(agree + disagree):
             feedback.take(feedback.issue(variant, version, "sad"), "sad" if n < agree else "happy", LABELS)
     return experiments(metrics, ROUTES)
@@ -123,6 +132,12 @@ def test_two_variants_are_compared() -> None:
     # z = 0.2 / sqrt(0.7 * 0.3 * 2 / 100) = 3.086, two-sided
     assert comparison["p_value"] == pytest.approx(0.002028, abs=2e-5)
     assert comparison["significant"]
+
+
+def test_what_was_pinned_takes_no_part_in_the_comparison() -> None:
+    with_pinned = told(stable=(80, 20), candidate=(60, 40), pinned=(1, 9))
+    assert [row["variant"] for row in with_pinned["variants"]] == ["candidate", "pinned", "stable"]  # type: ignore[attr-defined]
+    assert with_pinned["comparison"] == told(stable=(80, 20), candidate=(60, 40))["comparison"]
 
 
 def test_few_labels_are_compared_exactly() -> None:
