@@ -246,6 +246,8 @@ class Batcher:
             self._queue.remove(item)
             self._wait_more(-item.waiting)
             item.taken = len(item.windows)
+        if not self._queue:
+            self._wait_for_nobody()
 
     def _pump(self) -> None:
         """Let batches go while there is a lane for them."""
@@ -275,6 +277,12 @@ class Batcher:
             self._start()
             self._pump()
 
+    def _wait_for_nobody(self) -> None:
+        self._alone_since = None
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
     def _start(self) -> None:
         now = self._clock()
         waited_s = 0.0 if self._alone_since is None else now - self._alone_since
@@ -282,10 +290,7 @@ class Batcher:
         windows = sum(part.stop - part.start for part in parts)
         full = windows >= self._limits.batch_windows
         self._watcher.released(windows, "full" if full else "waited" if self._alone_since is not None else "idle")
-        self._alone_since = None
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
+        self._wait_for_nobody()
         self._free -= 1
         task = asyncio.get_running_loop().create_task(self._serve(parts, windows))
         self._work.add(task)
@@ -333,6 +338,8 @@ class Batcher:
             self._fail(parts[0].item, error)
             return
         for part in parts:
+            if part.item.answer.done():
+                continue  # too late, or nobody wants it any more
             try:
                 self._give(part, await self._run(lambda part=part: _gather([part])))  # type: ignore[misc]
                 self.healthy = True

@@ -238,6 +238,26 @@ def test_a_bad_item_fails_alone() -> None:
     run_virtually(main())
 
 
+def test_what_nobody_waits_for_is_not_run_again_when_its_batch_fails() -> None:
+    async def main() -> None:
+        model = Model()
+        batcher, _ = make(model, batch=8)
+        first = asyncio.create_task(batcher.submit(windows(0)))
+        await asyncio.sleep(0)
+        gone = asyncio.create_task(batcher.submit(windows(1)))
+        bad = asyncio.create_task(batcher.submit(windows(BAD)))
+        stays = asyncio.create_task(batcher.submit(windows(3)))
+        await first
+        await asyncio.sleep(0.5)  # the three are running
+        gone.cancel()
+        with pytest.raises(ValueError, match="a bad window"):
+            await bad
+        assert (await stays).probabilities.tolist() == [[6]]
+        assert model.batches == [[0], [1, BAD, 3], [BAD], [3]]
+
+    run_virtually(main())
+
+
 def test_health_follows_the_last_batch() -> None:
     async def main() -> None:
         batcher, _ = make(Model())
@@ -293,6 +313,25 @@ def test_waiting_is_learned_where_a_batch_costs_much_before_its_first_window() -
     without, _ = run_stream(Model(fixed_s=4e-3, each_s=1e-5), 3e-4, wait_s=0)
     assert mean_delay(answers) < 1.05 * mean_delay(without)
     assert max(answer.batch_s for answer in answers) <= 5e-3 + 1e-9
+
+
+def test_who_waited_and_left_is_no_reason_to_think_that_the_next_one_has_waited() -> None:
+    async def main() -> None:
+        model = Model(fixed_s=4e-3, each_s=1e-5)
+        batcher, seen = make(model, batch=64, wait_s=5e-3, queue=10_000)
+        for size in (1, 2, 4, 8):
+            batcher.learn(size, model.fixed_s + model.each_s * size)
+        await stream(batcher, 3e-4, 300)
+        batches = len(model.batches)
+        waits = asyncio.create_task(batcher.submit(windows(1)))
+        await asyncio.sleep(1e-5)
+        waits.cancel()
+        await asyncio.sleep(2)
+        assert len(model.batches) == batches  # it was held back for company, and nobody ran it
+        await batcher.submit(windows(2))
+        assert seen.reasons[-1] == "idle"
+
+    run_virtually(main())
 
 
 @pytest.mark.parametrize(("fixed_s", "each_s", "gap_s"), [(1e-4, 2e-3, 2.5e-3), (1e-4, 2e-3, 1e-3), (4e-3, 1e-5, 0.1)])
