@@ -67,6 +67,7 @@ class Shadowing:
             self._task.cancel()
 
     async def _work(self) -> None:
+        await asyncio.sleep(_LOOK_S)  # the answer that was just found is not on its way yet
         while self._waiting:
             echo = self._waiting[0]
             result = await self._hear(echo)

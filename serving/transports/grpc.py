@@ -138,7 +138,7 @@ def _options(options: pb.Options) -> tuple[str | None, str | None, float]:
     if not 0 <= options.min_confidence <= 1:
         raise InvalidRequest(f"min_confidence must be a number from 0 to 1; got {options.min_confidence:g}.")
     version = options.model_version if options.HasField("model_version") else None
-    return version, options.key if options.HasField("key") else None, options.min_confidence
+    return version, options.key or None, options.min_confidence
 
 
 async def _at_most(requests: AsyncGenerator[pb.PredictRequest, None]) -> AsyncGenerator[pb.PredictRequest, None]:

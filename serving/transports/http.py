@@ -159,7 +159,7 @@ class HttpTransport:
             upload,
             TRANSPORT,
             headers.get(VERSION_HEADER),
-            headers.get(KEY_HEADER),
+            headers.get(KEY_HEADER) or None,
             min_confidence,
             traceparent=headers.get(PARENT),
         )
