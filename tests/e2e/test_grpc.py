@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -325,6 +326,12 @@ def test_there_may_be_no_grpc(tmp_path: Path) -> None:
         assert "grpc" not in Path(f"/proc/{service.process.pid}/maps").read_text()
 
 
+def accepts(address: str) -> bool:
+    host, port = address.split(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
 def test_it_says_that_it_is_starting(tmp_path: Path) -> None:
     """Before there is a model calls are refused as unavailable, and health says so."""
     from tests.service import environment, start_process, wait_until_ready
@@ -334,9 +341,8 @@ def test_it_says_that_it_is_starting(tmp_path: Path) -> None:
     env = environment(port=free_port(), grpc_port=free_port(), drain_s=0, models=models)
     service = start_process(tmp_path / "log.txt", env)
     try:
+        assert until(lambda: accepts(service.grpc))  # a channel that came too early tries again when all is loaded
         with grpc.insecure_channel(service.grpc) as channel:
-            ready = grpc.channel_ready_future(channel)
-            ready.result(timeout=60)
             assert health(channel) == Status.NOT_SERVING
             with pytest.raises(grpc.RpcError) as error:
                 TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV))
