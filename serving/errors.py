@@ -211,6 +211,11 @@ class Stopping(RequestError):
 
     code, http_status, grpc_status = "stopping", 503, "UNAVAILABLE"
 
+    @staticmethod
+    def ends_stream() -> Stopping:
+        """What the other end of a stream hears that is ended by the stop."""
+        return Stopping("The service is stopping. Connect again: another replica goes on.", retry_after_s=1)
+
 
 def refusal(code: str, message: str, **details: Any) -> RequestError | UnexpectedAnswer:
     """The error that a service has told by its code word, for clients to raise."""

@@ -25,7 +25,7 @@ from serving.errors import (
 )
 from serving.messages import ErrorMessage, Measurement, Message, SessionMessage, UtteranceEnd, UtteranceStart
 from serving.metrics import Metrics
-from serving.ordered import in_order
+from serving.ordered import in_order, next_of
 from serving.pipeline import Ask, Pipeline, Waveform
 from serving.registry import Loaded
 from serving.router import choose
@@ -292,7 +292,7 @@ class _Patience:
             left_s = max(0.0, min(bounds.idle_s, self._ends_at - self._clock()))
             await asyncio.wait({waited, self._told_to_stop}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if self._told_to_stop.done():
-                raise Stopping("The service is stopping. Connect again: another replica goes on.", retry_after_s=1)
+                raise Stopping.ends_stream()
             if self._clock() >= self._ends_at:
                 raise StreamTooLong(f"The stream has lasted {bounds.max_s:g} s. Begin another.", max_s=bounds.max_s)
             if not waited.done():
@@ -309,7 +309,7 @@ class _Patience:
 async def _watched(frames: AsyncIterator[bytes], patience: _Patience, rate_hz: int) -> AsyncGenerator[bytes, None]:
     """The frames, until they end, fail or are overdue."""
     longest = 2 * round(_LONGEST_FRAME_S * rate_hz)
-    while (frame := await patience.wait(_next(frames))) is not None:
+    while (frame := await patience.wait(next_of(frames))) is not None:
         if len(frame) % 2 or len(frame) > longest:
             raise InvalidFrame(
                 f"A frame of {len(frame)} bytes came; it holds 16-bit mono samples, {longest} bytes at most.",
@@ -317,10 +317,6 @@ async def _watched(frames: AsyncIterator[bytes], patience: _Patience, rate_hz: i
                 max_bytes=longest,
             )
         yield frame
-
-
-async def _next(frames: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(frames, None)
 
 
 def _refusal(error: RequestError, utterance: int) -> ErrorMessage:

@@ -1,4 +1,4 @@
-"""Many questions, several at a time, answers in the order of the questions."""
+"""Streams of questions: several at a time, answered in their order."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+async def next_of(items: AsyncIterator[T]) -> T | None:
+    """The next item, None at the end: as a coroutine, to be waited for beside something else."""
+    return await anext(items, None)
 
 
 async def in_order(

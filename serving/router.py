@@ -64,6 +64,11 @@ class Routes(BaseModel):
         named = [variant.version for variant in self.variants.values()]
         return list(dict.fromkeys([*named, *([self.shadow.version] if self.shadow else [])]))
 
+    @property
+    def default_version(self) -> str:
+        """The version of the default variant."""
+        return self.variants[self.default].version
+
     @staticmethod
     def only(version: str) -> Routes:
         """All traffic to one version."""

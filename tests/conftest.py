@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+
+from serving.router import Routes
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
-_ROUTES: dict[str, Any] = yaml.safe_load((ROOT / "exported" / "routes.yaml").read_text())
-SERVED: str = _ROUTES["variants"][_ROUTES["default"]]["version"]
+_ROUTES = ROOT / "exported" / "routes.yaml"
+SERVED = Routes.parse(_ROUTES.read_text(), _ROUTES).default_version
 """The version that a service answers with unless told otherwise; its one owner is exported/routes.yaml."""
 
 

@@ -108,8 +108,7 @@ def chosen_version(models: Path, wanted: str | None) -> str:
     there = versions(models)
     routes = models / ROUTES_FILE
     if wanted is None and routes.is_file():
-        parsed = Routes.parse(routes.read_text(), routes)
-        wanted = parsed.variants[parsed.default].version
+        wanted = Routes.parse(routes.read_text(), routes).default_version
     if wanted is not None and wanted not in there:
         raise UsageError(f"{models} holds no version {wanted!r}; it holds {', '.join(there)}.")
     return wanted or there[-1]

@@ -177,7 +177,7 @@ class HttpTransport:
     async def health(self) -> Health:
         """Whether the service answers, and with which version."""
         routes = self._lifecycle.get().registry.fleet.routes
-        return Health(status="ok", model_version=routes.variants[routes.default].version)
+        return Health(status="ok", model_version=routes.default_version)
 
     async def models(self) -> Models:
         """The loaded versions, how traffic goes, and what each exported file says of itself."""

@@ -14,6 +14,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from serving.errors import InternalError, RequestError, Stopping
+from serving.ordered import next_of
 from serving.tracing import PARENT
 
 logger = logging.getLogger("timbre")
@@ -79,12 +80,12 @@ async def until_stopped(requests: AsyncIterator[Asked], stopping: asyncio.Event)
     coming: asyncio.Future[Asked | None] | None = None
     try:
         while True:
-            coming = asyncio.ensure_future(_next(requests))
+            coming = asyncio.ensure_future(next_of(requests))
             await asyncio.wait({coming, told}, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done():
                 await asyncio.wait({coming}, timeout=_SILENT_S)
             if not coming.done():
-                raise Stopping("The service is stopping. Connect again: another replica goes on.", retry_after_s=1)
+                raise Stopping.ends_stream()
             if (request := coming.result()) is None:
                 return
             yield request
@@ -92,10 +93,6 @@ async def until_stopped(requests: AsyncIterator[Asked], stopping: asyncio.Event)
         told.cancel()
         if coming is not None:
             coming.cancel()
-
-
-async def _next(requests: AsyncIterator[Asked]) -> Asked | None:
-    return await anext(requests, None)
 
 
 def waits_s(context: Context) -> float | None:

@@ -226,9 +226,7 @@ def test_routed_versions_are_exported(overlay: str) -> None:
 
 def test_a_split_asks_for_versions_before_it_weighs() -> None:
     rendered = render("ab")
-    version_of = {
-        name.split("-")[2]: routes.variants[routes.default].version for name, routes in routes_of(rendered).items()
-    }
+    version_of = {name.split("-")[2]: routes.default_version for name, routes in routes_of(rendered).items()}
     assert set(version_of) == {"stable", "candidate"}
     for kind in ("HTTPRoute", "GRPCRoute"):
         *pinned, split = rendered.one(kind, "timbre")["spec"]["rules"]
@@ -278,12 +276,12 @@ def test_every_overlay_means_the_same_version_by_stable_and_one_other_beside_it(
     """What exported/routes.yaml routes answers everywhere; what is tried or compared with it is named in one place."""
     path = ROOT / "exported" / "routes.yaml"
     exported = Routes.parse(path.read_text(), path)
-    stable = exported.variants[exported.default].version
+    stable = exported.default_version
     (other,) = re.findall(r"^other=(\S+)$", (K8S / "versions" / "versions.env").read_text(), re.MULTILINE)
     assert other != stable, f"routes.yaml routes {stable} now: name another in k8s/versions/versions.env"
     (canary,) = routes_of(render("canary")).values()
     assert canary.shadow
-    assert (canary.variants[canary.default].version, canary.shadow.version) == (stable, other)
+    assert (canary.default_version, canary.shadow.version) == (stable, other)
     split = {name.split("-")[2]: routes for name, routes in routes_of(render("ab")).items()}
     assert split.pop("stable") == exported
     assert [variant.version for variant in split.pop("candidate").variants.values()] == [other]

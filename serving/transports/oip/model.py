@@ -185,7 +185,7 @@ class Model:
         if name != NAME:
             raise NotFound(f"There is no model {name[:40]!r}; {NAME!r} is the only one.")
         if not version:
-            return fleet.versions[fleet.routes.variants[fleet.routes.default].version]
+            return fleet.versions[fleet.routes.default_version]
         if version not in fleet.versions:
             loaded = list(fleet.versions)
             raise UnknownVersion(
