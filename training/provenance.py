@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+_WHERE_TO = ("--out", "--runs")
+"""Options that say where results are written, which is nothing about where they come from."""
 
 
 def provenance(seed: int | None = None) -> dict[str, Any]:
@@ -28,13 +30,19 @@ def provenance(seed: int | None = None) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line as it can be typed again from the repository's root."""
+    """The command line as it can be typed again from the repository's root, less the options of _WHERE_TO."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py":
         start = ["python", "-m", program.parent.name]
     else:
         start = [os.path.relpath(program, ROOT) if program.is_relative_to(ROOT) else program.name]
-    return shlex.join([*start, *sys.argv[1:]])
+    given = sys.argv[1:]
+    asked = [
+        word
+        for before, word in zip(["", *given], given, strict=False)
+        if before not in _WHERE_TO and word.partition("=")[0] not in _WHERE_TO
+    ]
+    return shlex.join([*start, *asked])
 
 
 def commit() -> str:
