@@ -20,8 +20,8 @@ serve: $(VENV)/.serving ## answer on http://localhost:3000 with the committed mo
 extras: $(VENV)/.serving ## install what single commands of `python -m serving` need beside: Parquet, Ray, pictures, microphone
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/extras.txt
 
-test: $(VENV)/.dev ## run every test
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## run every test, as many files at a time as there are cores, four at most
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev ## style, types and import rules
 	$(BIN)/ruff check .

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,22 @@ SHARED = ROOT.parent / "shared"
 _ROUTES = ROOT / "exported" / "routes.yaml"
 SERVED = Routes.parse(_ROUTES.read_text(), _ROUTES).default_version
 """The version that a service answers with unless told otherwise; its one owner is exported/routes.yaml."""
+
+
+@pytest.fixture(autouse=True)
+def _machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where several processes share the tests, one that is marked ``alone`` waits for the others and they for it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    shared = tmp_path_factory.getbasetemp().parent  # of all processes of this run
+    alone = request.node.get_closest_marker("alone") is not None
+    with (shared / "gate").open("w") as gate, (shared / "machine").open("w") as machine:
+        fcntl.flock(gate, fcntl.LOCK_EX)  # held by who waits to be alone, so that the others let it come to its turn
+        fcntl.flock(machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if not alone:
+            fcntl.flock(gate, fcntl.LOCK_UN)
+        yield  # closing lets go of both
 
 
 def _shared(name: str) -> Path:

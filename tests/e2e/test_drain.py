@@ -105,6 +105,7 @@ class Load:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.alone
 def test_ten_replicas_stop_and_not_one_request_fails(tmp_path: Path) -> None:
     ports = [free_port(), free_port()]
 

@@ -189,6 +189,7 @@ lines = pytest.mark.parametrize("line", [SocketLine, GrpcLine])
 
 
 @lines
+@pytest.mark.alone
 def test_a_stream_may_be_twice_as_fast(service: Service, spoken: dict[int, Clip], line: type[Line]) -> None:
     """Every message is there, every measurement too: as many as there are hops in the utterances."""
     at_twice = asyncio.run(converse(line, service, spoken[16_000], speed=2)).messages
@@ -203,6 +204,7 @@ def test_a_stream_may_be_twice_as_fast(service: Service, spoken: dict[int, Clip]
 
 
 @lines
+@pytest.mark.alone
 def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int, Clip], line: type[Line]) -> None:
     """Twenty voices in real time: 150 ms from the frame to the measurement for 19 of 20, where the machine has time.
 
@@ -386,6 +388,7 @@ HANDSHAKE = (
 )
 
 
+@pytest.mark.alone
 def test_a_slow_reader_of_a_socket_is_dropped(talkative: Service, spoken: dict[int, Clip]) -> None:
     """Speech comes in and nothing is read: little is kept for it, and soon it is told and closed."""
     frames = frames_of(spoken[16_000])[15:35]

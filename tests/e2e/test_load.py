@@ -60,6 +60,7 @@ def slow(models: Path, tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
+@pytest.mark.alone
 def test_beyond_the_permits_requests_are_refused_at_once_and_the_others_answered(slow: Service) -> None:
     started = time.monotonic()
     responses = send(slow.url, 40)
@@ -104,6 +105,7 @@ def test_what_a_client_that_left_had_asked_for_is_not_computed(models: Path, tmp
         assert "Traceback" not in service.log.read_text()
 
 
+@pytest.mark.alone
 def test_a_long_recording_does_not_hold_up_short_ones(models: Path, tmp_path: Path) -> None:
     with running(tmp_path / "log.txt", models=models) as service:
 

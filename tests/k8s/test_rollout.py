@@ -85,6 +85,7 @@ class Grpc(Load):
 
 
 @pytest.mark.timeout(280)
+@pytest.mark.alone
 def test_a_rollout_from_version_1_to_version_2(tmp_path: Path) -> None:
     proxy = Proxy(tmp_path)
     deployment = Deployment(tmp_path, ROOT / "exported", proxy, REPLICAS)
