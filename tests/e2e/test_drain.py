@@ -104,7 +104,6 @@ class Load:
                     self.failed.append(f"{response.status_code} {response.text}")
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.alone
 def test_ten_replicas_stop_and_not_one_request_fails(tmp_path: Path) -> None:
     ports = [free_port(), free_port()]

@@ -84,7 +84,6 @@ class Grpc(Load):
             channel.close()
 
 
-@pytest.mark.timeout(280)
 @pytest.mark.alone
 def test_a_rollout_from_version_1_to_version_2(tmp_path: Path) -> None:
     proxy = Proxy(tmp_path)
