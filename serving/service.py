@@ -37,14 +37,17 @@ def create_service(
     http: HttpTransport,
     read_settings: Callable[[], Settings],
     failed: Callable[[TimbreError], None],
+    loaded: Callable[[], None] = lambda: None,
 ) -> Any:
     """The BentoML service.
 
     Args:
-        lifecycle: gets the parts when they are loaded; until then transports answer that the service is starting.
+        lifecycle: gets the parts when they are loaded, unless it has them; until then transports answer that the
+            service is starting.
         http: the application that is mounted.
         read_settings: called when the service starts, not before.
         failed: is told when nothing can be loaded, or the gRPC port is taken.
+        loaded: is told when everything can be answered.
     """
 
     # BentoML's access log costs more than a small request does, and its metrics grow a series for every path that
@@ -67,7 +70,7 @@ def create_service(
             """Answer at once that it is starting, and load."""
             lifecycle.opened()
             self._doors = contextlib.AsyncExitStack()
-            self._work = asyncio.create_task(_load_and_keep(lifecycle, read_settings, failed, self._doors))
+            self._work = asyncio.create_task(_load_and_keep(lifecycle, read_settings, failed, loaded, self._doors))
 
         @bentoml.on_shutdown
         async def close(self) -> None:
@@ -91,12 +94,13 @@ async def _load_and_keep(
     lifecycle: Lifecycle,
     read_settings: Callable[[], Settings],
     failed: Callable[[TimbreError], None],
+    loaded: Callable[[], None],
     doors: contextlib.AsyncExitStack,
 ) -> None:
     """Load, open, and then follow routes.yaml and keep house until cancelled."""
     try:
         settings = read_settings()
-        loading = asyncio.create_task(asyncio.to_thread(Parts.build, settings))
+        loading = asyncio.create_task(asyncio.to_thread(lambda: lifecycle.parts or Parts.build(settings)))
         server = await _open_grpc(settings, lifecycle, doors)
         parts = await loading
     except TimbreError as error:
@@ -105,6 +109,7 @@ async def _load_and_keep(
     lifecycle.parts = parts
     if server is not None:
         await server.tell()
+    loaded()
     fleet = parts.registry.fleet
     logger.info(
         "Version %s on %s answers at %s", ", ".join(fleet.versions), parts.registry.runtime.device, parts.settings.url
