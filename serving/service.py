@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import bentoml
 
-from serving.errors import TimbreError
+from serving.errors import StartFault, TimbreError
 from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.settings import Settings
@@ -76,10 +76,10 @@ def create_service(
         async def close(self) -> None:
             """Everything in flight over HTTP has been answered; what is over gRPC will be."""
             lifecycle.stop()
-            await self._doors.aclose()
-            self._work.cancel()
+            self._work.cancel()  # first: a start that is not over yet shall open no more doors
             with contextlib.suppress(asyncio.CancelledError):
                 await self._work
+            await self._doors.aclose()
             if lifecycle.parts:
                 await lifecycle.parts.pipeline.close()
 
@@ -99,26 +99,34 @@ async def _load_and_keep(
 ) -> None:
     """Load, open, and then follow routes.yaml and keep house until cancelled."""
     try:
-        settings = read_settings()
-        loading = asyncio.create_task(asyncio.to_thread(lambda: lifecycle.parts or Parts.build(settings)))
-        server = await _open_grpc(settings, lifecycle, doors)
-        parts = await loading
+        parts = await _start(lifecycle, read_settings(), doors)
     except TimbreError as error:
         failed(error)
         return
-    lifecycle.parts = parts
-    if server is not None:
-        await server.tell()
+    except Exception as error:  # whatever it is, nobody shall wait for a start that has failed
+        logger.exception("The start failed")
+        failed(StartFault(f"{type(error).__name__}: {error}. The log says where."))
+        return
     loaded()
-    fleet = parts.registry.fleet
-    logger.info(
-        "Version %s on %s answers at %s", ", ".join(fleet.versions), parts.registry.runtime.device, parts.settings.url
-    )
-    if note := parts.registry.runtime.note:
-        logger.info("On the CPU, because there is %s", note)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(parts.registry.watch())
         tasks.create_task(_keep_house(lifecycle, parts))
+
+
+async def _start(lifecycle: Lifecycle, settings: Settings, doors: contextlib.AsyncExitStack) -> Parts:
+    """Load, and open the gRPC port meanwhile."""
+    loading = asyncio.create_task(asyncio.to_thread(lambda: lifecycle.parts or Parts.build(settings)))
+    server = await _open_grpc(settings, lifecycle, doors)
+    lifecycle.parts = parts = await loading
+    if server is not None:
+        await server.tell()
+    runtime = parts.registry.runtime
+    logger.info(
+        "Version %s on %s answers at %s", ", ".join(parts.registry.fleet.versions), runtime.device, settings.url
+    )
+    if runtime.note:
+        logger.info("On the CPU, because there is %s", runtime.note)
+    return parts
 
 
 async def _open_grpc(settings: Settings, lifecycle: Lifecycle, doors: contextlib.AsyncExitStack) -> GrpcServer | None:
@@ -144,7 +152,10 @@ async def _keep_house(lifecycle: Lifecycle, parts: Parts) -> None:
         for version, loaded in parts.registry.fleet.versions.items():
             parts.metrics.queue_oldest.labels(version).set(loaded.batcher.oldest_s())
         if turn % _CLEAN_EVERY == 0:
-            await asyncio.to_thread(parts.seen.clean)
+            try:
+                await asyncio.to_thread(parts.seen.clean)
+            except OSError:  # a full disk is no reason to look no more
+                logger.exception("Request ids that have expired could not be thrown away")
         await asyncio.sleep(_HOUSEKEEPING_S)
 
 
