@@ -11,7 +11,7 @@ import numpy as np
 
 from serving import audio
 from serving.aggregate import prediction, whole_clip
-from serving.batcher import Batched
+from serving.batches import Batched
 from serving.errors import DeadlineExceeded, InternalError, Overloaded, RequestError
 from serving.feedback import Feedback
 from serving.formats import QUICK_BYTES, Samples, Source, is_quick, open_source, source_of_samples

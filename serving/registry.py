@@ -10,7 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from serving.artifact import Artifact, versions
-from serving.batcher import Batcher, Limits
+from serving.batcher import Batcher
+from serving.batches import Limits
 from serving.errors import RoutesError, TimbreError
 from serving.metrics import Metrics
 from serving.router import Routes
