@@ -90,6 +90,7 @@ class Metrics:
         self.inflight = self._gauge("inflight", "Requests being answered.", "livesum")
         self.permits = self._gauge("permits", "Requests that may be answered at a time.", "livesum")
         self.rejects = self._counter("rejects", "Requests refused for lack of room, by what was full.", "reason")
+        self.upload_bytes = self._gauge("upload_bytes", "Bytes of request bodies in memory.", "livesum")
 
         self.streams = self._gauge("streams", "Live streams.", "livesum", "transport")
         self.stream_ends = self._counter(
