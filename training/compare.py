@@ -141,33 +141,33 @@ def _chosen(known: dict[str, Any], wanted: Sequence[str], what: str) -> dict[str
     return {name: known[name] for name in known if not wanted or name in wanted}
 
 
-def _recipe(row: Row, split: str) -> TrainConfig:
+def recipe(row: Row, split: str) -> TrainConfig:
     """The row's recipe on one split."""
-    recipe = row.recipe
+    told = row.recipe
     if split.startswith("fold"):
-        return dataclasses.replace(recipe, split="actor", fold=int(split.removeprefix("fold")))
+        return dataclasses.replace(told, split="actor", fold=int(split.removeprefix("fold")))
     # What is learned from is examined too where the split is at random, so corpora are the split's choice.
-    song = tuple(corpus for corpus in recipe.corpora if corpus == "ravdess_song")
+    song = tuple(corpus for corpus in told.corpora if corpus == "ravdess_song")
     if split == JOINED:
         corpora, share = ("ravdess", *song, "tess"), 1.0
     else:
-        corpora, share = ("ravdess", *song), recipe.tess_share
-    return dataclasses.replace(recipe, split="random", corpora=corpora, tess_share=share, merge_calm=split == JOINED)
+        corpora, share = ("ravdess", *song), told.tess_share
+    return dataclasses.replace(told, split="random", corpora=corpora, tess_share=share, merge_calm=split == JOINED)
 
 
 def _settings(row: Row, split: str) -> Json:
     """What a cell came from: another recipe, another cell."""
-    return _recipe(row, split).to_json() | ({"taught_by": row.teachers} if row.teachers else {})
+    return recipe(row, split).to_json() | ({"taught_by": row.teachers} if row.teachers else {})
 
 
 def _cell(config: CompareConfig, row: Row, split: str) -> Json:
-    recipe = dataclasses.replace(_recipe(row, split), data=config.data, runs=config.runs)
+    told = dataclasses.replace(recipe(row, split), data=config.data, runs=config.runs)
     started = time.monotonic()
     teachers = [
-        _trained(dataclasses.replace(recipe, name=f"{row.name}-{split}-teacher{seed}", seed=seed))
+        _trained(dataclasses.replace(told, name=f"{row.name}-{split}-teacher{seed}", seed=seed))
         for seed in range(1, row.teachers + 1)
     ]
-    run = _trained(dataclasses.replace(recipe, name=f"{row.name}-{split}", teachers=tuple(teachers)))
+    run = _trained(dataclasses.replace(told, name=f"{row.name}-{split}", teachers=tuple(teachers)))
     seconds = time.monotonic() - started
     settings, model = load_model(run)
     parts = used(settings, Split.load(run / "split.json", corpus_clips(settings, config.data)))
