@@ -155,7 +155,9 @@ class Live:
     def _admit(self) -> None:
         if self._open > self._bounds.streams:
             raise Overloaded(
-                f"{self._bounds.streams} live streams are open already. Try again in a while.", retry_after_s=5
+                f"{self._bounds.streams} live streams are open already. Try again in a while.",
+                retry_after_s=5,
+                reason="streams",
             )
 
     async def _told(self, send: Callable[[Message], Awaitable[None]], message: Message) -> None:

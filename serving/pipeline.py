@@ -11,7 +11,7 @@ import numpy as np
 
 from serving import audio
 from serving.aggregate import prediction, whole_clip
-from serving.batcher import Batched
+from serving.batches import Batched
 from serving.errors import DeadlineExceeded, InternalError, Overloaded, RequestError
 from serving.feedback import Feedback
 from serving.formats import QUICK_BYTES, Samples, Source, is_quick, open_source, source_of_samples
@@ -173,14 +173,16 @@ class Pipeline:
     def overloaded(self) -> Overloaded:
         """The refusal of a request for which there is no permit."""
         return Overloaded(
-            f"{self._permits} requests are being answered already. Try again in a second.", retry_after_s=1
+            f"{self._permits} requests are being answered already. Try again in a second.",
+            retry_after_s=1,
+            reason="permits",
         )
 
     def refused(self, error: RequestError, transport: str, choice: Choice | None = None) -> None:
         """Count a request that is refused, here or before it got here."""
         self._count(error.code, transport, choice)
         if isinstance(error, Overloaded):
-            self._metrics.rejects.labels("permits" if self.full else "queue").inc()
+            self._metrics.rejects.labels(error.details["reason"]).inc()
 
     async def close(self) -> None:
         """Finish what was begun and let go of the models."""
