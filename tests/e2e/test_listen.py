@@ -144,9 +144,7 @@ def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int,
         assert len(late) >= 40
         left = 1 - (all_s - ours_s) / took_s / cores
         slowest = np.quantile(late, 0.95)
-        print(
-            f"measurements after their frames: median {np.median(late):.3f} s, 95 % {slowest:.3f} s; {left:.0%} of cores"
-        )
+        print(f"after its frame: median {np.median(late):.3f} s, 95 % {slowest:.3f} s; {left:.0%} of the cores")
         if slowest < 0.15 / min(max(left, 0.01), 1.0):
             return
     pytest.fail("three times no 19 of 20 measurements were in time")
