@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.commands.options import FAILED, AsJson, Ca, Confidence, Version, exit_codes
+from serving.commands.options import FAILED, AsJson, Ca, Cert, Confidence, Key, Version, exit_codes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,8 @@ def listen(
     file: Recording = None,
     url: Service = "http://localhost:3000",
     ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
     as_json: AsJson = False,
     version: Version = None,
     min_confidence: Confidence = 0.0,
@@ -36,10 +38,10 @@ def listen(
     Exit code 1 where an utterance was refused.
     """
     from serving.commands.sounds import microphone
-    from serving.commands.sources import connect
+    from serving.commands.sources import certificates, connect
 
     refused: list[UtteranceFailed] = []
-    with exit_codes(), connect(url, ca) as client:
+    with exit_codes(), connect(url, certificates(ca, cert, key)) as client:
         frames, rate_hz = microphone() if file is None else _recording(file)
         heard = client.listen(frames, rate_hz, version=version, min_confidence=min_confidence)
         messages = _noting(heard, refused)
