@@ -15,7 +15,6 @@ from serving.detector import Listener
 from serving.errors import (
     IdleTimeout,
     InvalidFrame,
-    NoSpeech,
     Overloaded,
     RequestError,
     SlowReader,
@@ -149,8 +148,7 @@ class Live:
         watched = _watched(frames, patience, listen.rate_hz)
         async with aclosing(in_order(stream.events(watched), stream.message, _AT_A_TIME)) as messages:
             async for message in messages:
-                if message is not None:
-                    await self._told(send, message)
+                await self._told(send, message)
 
     def _admit(self) -> None:
         if self._open > self._bounds.streams:
@@ -214,8 +212,8 @@ class _Stream:
         for event in cutter.finish():
             yield event
 
-    async def message(self, event: Event) -> Message | None:
-        """What is said of an event; None where a hop holds nothing to speak of."""
+    async def message(self, event: Event) -> Message:
+        """What is said of an event."""
         match event:
             case Started():
                 return UtteranceStart(utterance=event.utterance, start_s=self._seconds(event.start))
@@ -234,11 +232,9 @@ class _Stream:
         )
         return Cutter(Listener(rate_hz), cut)
 
-    async def _measurement(self, event: Measured) -> Message | None:
+    async def _measurement(self, event: Measured) -> Message:
         try:
             told = (await self._pipeline.predict(self._ask(event, provisional=True))).prediction
-        except NoSpeech:
-            return None
         except RequestError as error:
             return _refusal(error, event.utterance)
         return Measurement(
