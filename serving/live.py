@@ -15,6 +15,7 @@ from serving.detector import Listener
 from serving.errors import (
     IdleTimeout,
     InvalidFrame,
+    InvalidRequest,
     Overloaded,
     RequestError,
     SlowReader,
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 _MAX_RATE_HZ = 48 * 1000
 _LONGEST_FRAME_S = 1.0
+_LEAST_HOP_S = 0.1  # the shortest clip that is heard; each measurement is a forward pass
 _AT_A_TIME = 8  # messages of one stream that may wait to be computed or read, before its frames are not taken any more
 
 
@@ -51,13 +53,18 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Listen:
-    """What a client asks of a stream; see :class:`serving.pipeline.Ask`."""
+    """What a client asks of a stream; see :class:`serving.pipeline.Ask`.
+
+    Attributes:
+        hop_s: between two measurements, seconds; the model's own hop where None.
+    """
 
     transport: str
     rate_hz: int
     version: str | None = None
     key: str | None = None
     min_confidence: float = 0.0
+    hop_s: float | None = None
 
 
 class Live:
@@ -95,6 +102,7 @@ class Live:
         Raises:
             Overloaded: there are as many streams as may be.
             UnsupportedAudio: a rate out of range. UnknownVersion: the pinned version is not loaded.
+            InvalidRequest: a hop shorter than any clip may be, or longer than a window.
             InvalidFrame: a frame is not such samples.
             IdleTimeout, StreamTooLong, Stopping: what was begun has been answered.
             SlowReader: the client does not read.
@@ -144,6 +152,11 @@ class Live:
         fleet = self._pipeline.registry.fleet
         loaded = fleet.versions[choose(fleet.routes, listen.version, listen.key).version]
         stream = _Stream(self._pipeline, listen, loaded, self._bounds.utterance_s)
+        if not _LEAST_HOP_S <= stream.session.hop_s <= stream.session.window_s:
+            raise InvalidRequest(
+                f"hop_s is {stream.session.hop_s:g}; measurements come every {_LEAST_HOP_S:g} to "
+                f"{stream.session.window_s:g} s."
+            )
         await self._told(send, stream.session)
         watched = _watched(frames, patience, listen.rate_hz)
         async with aclosing(in_order(stream.events(watched), stream.message, _AT_A_TIME)) as messages:
@@ -183,6 +196,8 @@ class _Stream:
     def __init__(self, pipeline: Pipeline, listen: Listen, loaded: Loaded, utterance_s: float) -> None:
         self._pipeline, self._listen, self._utterance_s = pipeline, listen, utterance_s
         self._metadata = loaded.session.metadata
+        windows = self._metadata.windows
+        self._hop_s = windows.hop_samples / windows.rate_hz if listen.hop_s is None else listen.hop_s
 
     @property
     def session(self) -> SessionMessage:
@@ -191,7 +206,7 @@ class _Stream:
         return SessionMessage(
             rate_hz=self._listen.rate_hz,
             model_version=self._metadata.version,
-            hop_s=windows.hop_samples / windows.rate_hz,
+            hop_s=self._hop_s,
             window_s=windows.window_samples / windows.rate_hz,
             emotions=list(self._metadata.labels),
         )
@@ -226,7 +241,7 @@ class _Stream:
         rate_hz, windows = self._listen.rate_hz, self._metadata.windows
         cut = Cut(
             rate_hz,
-            hop=round(windows.hop_samples * rate_hz / windows.rate_hz),
+            hop=round(self._hop_s * rate_hz),
             window=round(windows.window_samples * rate_hz / windows.rate_hz),
             longest=round(self._utterance_s * rate_hz),
         )

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import grpc
 import httpx
@@ -251,22 +252,22 @@ TAKE_FILES: list[Ask] = [
 ]  # fmt: skip
 TAKE_SAMPLES: list[Ask] = [grpc_samples, oip_json_samples, oip_grpc_samples]
 
-Talk = Callable[[Service, list[bytes], int], Iterator[dict[str, Any]]]
+Talk = Callable[..., Iterator[dict[str, Any]]]
 
 
-def websocket(service: Service, frames: list[bytes], rate_hz: int) -> Iterator[dict[str, Any]]:
+def websocket(service: Service, frames: list[bytes], rate_hz: int, **options: float) -> Iterator[dict[str, Any]]:
     """The messages of a live stream, as JSON says them."""
-    url = service.url.replace("http", "ws", 1)
-    with connect(f"{url}/v1/listen?rate_hz={rate_hz}") as socket:
+    query = urlencode({"rate_hz": rate_hz, **options})
+    with connect(f"{service.url.replace('http', 'ws', 1)}/v1/listen?{query}") as socket:
         for frame in frames:
             socket.send(frame)
         socket.send('{"type": "end"}')
         yield from map(json.loads, socket)
 
 
-def grpc_listen(service: Service, frames: list[bytes], rate_hz: int) -> Iterator[dict[str, Any]]:
+def grpc_listen(service: Service, frames: list[bytes], rate_hz: int, **options: float) -> Iterator[dict[str, Any]]:
     """The messages of a live stream, under the names that they have in JSON."""
-    start = pb.ListenRequest(start=pb.ListenStart(rate_hz=rate_hz))
+    start = pb.ListenRequest(start=pb.ListenStart(rate_hz=rate_hz, **options))
     with grpc.insecure_channel(service.grpc) as channel:
         for message in TimbreStub(channel).Listen(iter([start, *(pb.ListenRequest(frame=frame) for frame in frames)])):
             yield plain(message)

@@ -70,6 +70,28 @@ def test_the_messages_of_a_conversation(service: Service, spoken: dict[int, Clip
             assert message["emotion"] == max(message["all_emotions"], key=message["all_emotions"].__getitem__)
 
 
+@live
+def test_measurements_come_as_often_as_asked(service: Service, spoken: dict[int, Clip], talk: Talk) -> None:
+    seldom = list(talk(service, frames_of(spoken[16_000]), 16_000))
+    first, *messages = talk(service, frames_of(spoken[16_000]), 16_000, hop_s=0.25)
+    assert first["hop_s"] == 0.25
+    for number in (1, 2):
+        start, *measured, end = [message for message in messages if message["utterance"] == number]
+        hops = [(message["end_s"] - start["start_s"]) / 0.25 for message in measured]
+        assert hops == pytest.approx(np.round(hops), abs=1e-3)
+        assert hops[0] <= 2  # half a second
+        # A hop that brought nothing but silence has no measurement.
+        assert len(set(np.round(hops))) >= 0.8 * int((end["end_s"] - start["start_s"]) / 0.25)
+    # What an utterance is, and its answer, do not depend on how often it was looked at.
+    for often, usual in zip(ended(messages), ended(seldom), strict=True):
+        assert (often["start_sample"], often["end_sample"]) == (usual["start_sample"], usual["end_sample"])
+        assert often["prediction"]["all_emotions"] == pytest.approx(usual["prediction"]["all_emotions"], abs=1e-5)
+
+
+def ended(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [message for message in messages if message["type"] == "utterance.end"]
+
+
 def test_messages_are_those_of_the_schema_and_feedback_takes_the_id(service: Service, spoken: dict[int, Clip]) -> None:
     with connect(url(service, rate_hz=16_000, min_confidence=1)) as socket:
         for frame in frames_of(spoken[16_000]):
@@ -156,6 +178,10 @@ def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int,
         ({}, None, "invalid_request", 1008),
         ({"rate_hz": "fast"}, None, "invalid_request", 1008),
         ({"rate_hz": 16_000, "min_confidence": 2}, None, "invalid_request", 1008),
+        ({"rate_hz": 16_000, "hop_s": "often"}, None, "invalid_request", 1008),
+        ({"rate_hz": 16_000, "hop_s": 0.05}, None, "invalid_request", 1008),
+        ({"rate_hz": 16_000, "hop_s": 3.5}, None, "invalid_request", 1008),
+        ({"rate_hz": 16_000, "hop_s": "nan"}, None, "invalid_request", 1008),
         ({"rate_hz": 7_999}, None, "unsupported_audio", 1008),
         ({"rate_hz": 96_000}, None, "unsupported_audio", 1008),
         ({"rate_hz": 16_000, "version": "9"}, None, "unknown_version", 1008),
@@ -184,6 +210,7 @@ START = pb.ListenRequest(start=pb.ListenStart(rate_hz=16_000))
     [
         ([], "invalid_request"),
         ([pb.ListenRequest(frame=b"ab")], "invalid_request"),
+        ([pb.ListenRequest(start=pb.ListenStart(rate_hz=16_000, hop_s=0))], "invalid_request"),
         ([pb.ListenRequest(start=pb.ListenStart(rate_hz=96_000))], "unsupported_audio"),
         ([START, pb.ListenRequest(frame=b"odd")], "invalid_frame"),
         ([START, START], "invalid_frame"),
