@@ -396,6 +396,8 @@ def test_a_wav_whose_recorder_was_killed_is_read() -> None:
     place = whole.index(b"data")
     whole[4:8] = whole[place + 4 : place + 8] = bytes(4)
     assert audio.decode(bytes(whole), RATE_HZ).duration_s == pytest.approx(2.0, abs=0.01)
+    silence_first = whole[: place + 8] + bytes(2000) + whole[place + 8 :]
+    assert audio.decode(bytes(silence_first), RATE_HZ).duration_s == pytest.approx(2.06, abs=0.01)
 
 
 def test_a_header_that_announces_hours_does_not_make_a_second_too_long() -> None:
