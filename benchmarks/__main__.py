@@ -42,6 +42,15 @@ def refusals(out: Out = FOLDER, rounds: int = 3, seconds: float = 6.0) -> None:
 
 
 @app.command()
+def live(out: Out = FOLDER, rounds: int = 3, seconds: float = 30.0) -> None:
+    """How soon measurements of live streams are out, at 1 to 40 streams in real time."""
+    from benchmarks.live import live as measure
+    from benchmarks.live import table
+
+    print(table(measure(out, rounds, seconds)))
+
+
+@app.command()
 def profile(out: Out = FOLDER, seconds: int = 15) -> None:
     """Where a request's time goes, by py-spy."""
     from benchmarks.profile import profile as measure

@@ -158,7 +158,8 @@ async def _start(requests: AsyncIterator[pb.ListenRequest]) -> Listen:
     if first is None or not first.HasField("start"):
         raise InvalidRequest("A stream begins with `start`, which tells the rate of the frames.")
     version, key, min_confidence = _options(first.start.options)
-    return Listen(TRANSPORT, first.start.rate_hz, version, key, min_confidence)
+    hop_s = first.start.hop_s if first.start.HasField("hop_s") else None
+    return Listen(TRANSPORT, first.start.rate_hz, version, key, min_confidence, hop_s)
 
 
 async def _frames(requests: AsyncIterator[pb.ListenRequest]) -> AsyncIterator[bytes]:
