@@ -18,7 +18,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
@@ -259,7 +259,6 @@ class HttpTransport:
         app.add_route("/metrics", self._metrics, include_in_schema=False)
         app.add_route("/docs", _docs, include_in_schema=False)
         app.mount("/docs/assets", StaticFiles(directory=_swagger_assets()))
-        app.add_route("/", _to_docs, include_in_schema=False)
         app.router.routes.extend(others)
         # Last, for whatever nothing above takes.
         app.router.routes.append(Route("/{path:path}", _Unmatched()))
@@ -375,10 +374,6 @@ async def _answer_nobody(_: Request, __: Exception) -> Response:
 async def _answer_fault(_: Request, __: Exception) -> Response:
     """A fault of ours. The server logs the exception, which goes on its way after this answer."""
     return _refusal(InternalError("The service failed on this request; its log says why. Trying again may help."))
-
-
-async def _to_docs(_: Request) -> Response:
-    return RedirectResponse("docs")
 
 
 async def _docs(_: Request) -> HTMLResponse:
