@@ -58,6 +58,7 @@ class Settings(BaseModel):
     routes: str = Field(
         "", description=f"File that says which versions answer; {ROUTES_FILE} in TIMBRE_MODELS where empty."
     )
+    ui: Literal["on", "off"] = Field("on", description="The web page at /: on, or off.")
     runtime: Literal["auto", "cpu", "cuda"] = Field("auto", description="What models run on: auto, cpu or cuda.")
     threads: Annotated[int, Field(ge=0, le=256)] = Field(
         0, description="CPU threads inside one forward pass; 0 for one, with as many passes at a time as cores."
