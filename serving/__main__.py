@@ -1,4 +1,4 @@
-"""python -m serving serve | predict | listen | timeline | score | models"""
+"""python -m serving serve | predict | listen | timeline | score | models | key"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from serving.commands.key import key
 from serving.commands.listen import listen
 from serving.commands.models import models
 from serving.commands.options import FAILED, USAGE
@@ -43,7 +44,7 @@ def worker(socket_number: int) -> None:
     _run(lambda settings: run(settings, listener))
 
 
-for command in (predict, listen, timeline, score, models):
+for command in (predict, listen, timeline, score, models, key):
     app.command()(command)
 
 

@@ -102,6 +102,10 @@ async def _load_and_keep(
     except TimbreError as error:
         failed(error)
         return
+    except Exception as error:
+        logger.exception("Loading failed")
+        failed(TimbreError(f"A fault of ours: {type(error).__name__}: {error}."))
+        return
     lifecycle.parts = parts
     if server is not None:
         await server.tell()
@@ -109,6 +113,8 @@ async def _load_and_keep(
     logger.info(
         "Version %s on %s answers at %s", ", ".join(fleet.versions), parts.registry.runtime.device, parts.settings.url
     )
+    if settings.warning:
+        logger.warning(settings.warning)
     if note := parts.registry.runtime.note:
         logger.info("On the CPU, because there is %s", note)
     async with asyncio.TaskGroup() as tasks:
@@ -138,6 +144,7 @@ async def _keep_house(lifecycle: Lifecycle, parts: Parts) -> None:
         parts.metrics.ready.set(await lifecycle.why_not_ready() is None)
         for version, loaded in parts.registry.fleet.versions.items():
             parts.metrics.queue_oldest.labels(version).set(loaded.batcher.oldest_s())
+        await asyncio.to_thread(parts.guard.follow)
         if turn % _CLEAN_EVERY == 0:
             await asyncio.to_thread(parts.seen.clean)
         await asyncio.sleep(_HOUSEKEEPING_S)

@@ -19,9 +19,10 @@ from collections.abc import Sequence
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from serving.logs import log_to_stderr
 from serving.metrics import MULTIPROCESS_DIR
 from serving.parts import Parts
-from serving.server import check_grpc_port, listen, log_to_stderr
+from serving.server import check_grpc_port, listen
 from serving.settings import PREFIX, Settings
 from serving.tls import tls_context
 
@@ -42,7 +43,7 @@ def run_workers(settings: Settings, command: Sequence[str] = (sys.executable, "-
         SettingsError: the TLS files are not what they should be.
         TimbreError: nothing can be loaded; no worker is started.
     """
-    log_to_stderr()
+    log_to_stderr(settings.log)
     Parts.build(settings)  # once here, so that what cannot start is told once and not by each worker for ever
     tls_context(settings)
     check_grpc_port(settings)

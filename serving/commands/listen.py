@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.commands.options import AsJson, Ca, Confidence, Version, exit_codes
+from serving.commands.options import ApiKey, AsJson, Ca, Confidence, Version, exit_codes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,7 @@ def listen(
     file: Recording = None,
     url: Service = "http://localhost:3000",
     ca: Ca = None,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
     version: Version = None,
     min_confidence: Confidence = 0.0,
@@ -34,7 +35,7 @@ def listen(
     from serving.commands.sounds import microphone, recording
     from serving.commands.sources import connect
 
-    with exit_codes(), connect(url, ca) as client:
+    with exit_codes(), connect(url, ca, api_key) as client:
         frames, rate_hz = microphone() if file is None else recording(file)
         messages = client.listen(frames, rate_hz, version=version, min_confidence=min_confidence)
         try:

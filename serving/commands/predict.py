@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.commands.options import FAILED, MODELS, AsJson, Ca, Confidence, Models, Url, Version, exit_codes
+from serving.commands.options import FAILED, MODELS, ApiKey, AsJson, Ca, Confidence, Models, Url, Version, exit_codes
 from serving.errors import told
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def predict(
     as_json: AsJson = False,
     url: Url = None,
     ca: Ca = None,
+    api_key: ApiKey = None,
     models: Models = MODELS,
     version: Version = None,
     min_confidence: Confidence = 0.0,
@@ -33,7 +34,7 @@ def predict(
     from serving.commands.telling import tables, watched, why
 
     with exit_codes():
-        heard = watched(Source(url, models, version, ca).hear(files, min_confidence), len(files), "Hearing")
+        heard = watched(Source(url, models, version, ca, api_key).hear(files, min_confidence), len(files), "Hearing")
         if as_json:
             failures = 0
             for file, answer in zip(files, heard, strict=True):

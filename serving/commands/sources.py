@@ -22,12 +22,13 @@ Heard = Prediction | Exception
 
 @dataclass(frozen=True)
 class Source:
-    """Where answers come from; ``models`` counts where there is no ``url``, ``ca`` where there is one."""
+    """Where answers come from; ``models`` counts where there is no ``url``, ``ca`` and ``api_key`` where one is."""
 
     url: str | None
     models: Path
     version: str | None
     ca: Path | None = None
+    api_key: str | None = None
 
     def hear(self, files: Sequence[Path], min_confidence: float = 0.0, limits: Limits | None = None) -> Iterator[Heard]:
         """An answer or an error per file, in their order; several at a time.
@@ -42,7 +43,7 @@ class Source:
         if self.url is None:
             yield from self._hear_here(files, min_confidence, limits)
             return
-        with connect(self.url, self.ca) as client:
+        with connect(self.url, self.ca, self.api_key) as client:
             for answer in client.predict_many(
                 files, return_exceptions=True, version=self.version, min_confidence=min_confidence
             ):
@@ -70,11 +71,12 @@ class Source:
                 yield one.result()
 
 
-def connect(url: str, ca: Path | None = None) -> Client:
+def connect(url: str, ca: Path | None = None, api_key: str | None = None) -> Client:
     """A client of that service.
 
     Args:
         ca: an authority of one's own that is trusted, a PEM file; the system's where None.
+        api_key: who asks.
 
     Raises:
         UsageError: the address is of another kind, or the file cannot be used.
@@ -82,7 +84,7 @@ def connect(url: str, ca: Path | None = None) -> Client:
     if ca is not None:
         _check_authority(ca)
     try:
-        return Client(url, ca=ca)
+        return Client(url, ca=ca, api_key=api_key)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.commands.options import FAILED, MODELS, AsJson, Ca, Confidence, Models, Url, Version, exit_codes
+from serving.commands.options import FAILED, MODELS, ApiKey, AsJson, Ca, Confidence, Models, Url, Version, exit_codes
 from serving.errors import UsageError, missing, told
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def timeline(
     as_json: AsJson = False,
     url: Url = None,
     ca: Ca = None,
+    api_key: ApiKey = None,
     models: Models = MODELS,
     version: Version = None,
     min_confidence: Confidence = 0.0,
@@ -41,7 +42,7 @@ def timeline(
         if png is not None:
             _check_picture(png)
         limits = Limits(max_duration_s=max_duration_s)
-        (answer,) = Source(url, models, version, ca).hear([file], min_confidence, limits)
+        (answer,) = Source(url, models, version, ca, api_key).hear([file], min_confidence, limits)
         if isinstance(answer, Exception):
             typer.echo(why(str(file), told(answer)), err=True)
             raise typer.Exit(FAILED)

@@ -7,6 +7,9 @@ asked, fetch URLs that come in file fields, and know no error body but their own
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -29,6 +32,7 @@ from serving.errors import (
     BadSamples,
     DeadlineExceeded,
     EmptyAudio,
+    Forbidden,
     InternalError,
     InvalidFeedback,
     InvalidRequest,
@@ -37,11 +41,13 @@ from serving.errors import (
     NoSpeech,
     NotFound,
     Overloaded,
+    RateLimited,
     RequestError,
     Starting,
     Stopping,
     TooLarge,
     TooManyFiles,
+    Unauthenticated,
     UnknownVersion,
     UnsupportedAudio,
     UnsupportedMediaType,
@@ -53,6 +59,7 @@ from serving.metrics import CONTENT_TYPE
 from serving.pipeline import Ask
 from serving.schemas import ErrorBody, FeedbackIn, FeedbackOut, Health, Models, Prediction
 from serving.tracing import PARENT
+from serving.transports.admission import Admission
 from serving.transports.asgi import Unread, unless_gone
 from serving.transports.body import FIELD, read_upload
 
@@ -97,7 +104,9 @@ _PREDICT_PARAMETERS = [
         "schema": {"type": "string"},
     },
 ]
+_AT_THE_DOOR = (Unauthenticated, Forbidden, RateLimited)
 _REFUSALS_OF_PREDICT = (
+    *_AT_THE_DOOR,
     InvalidRequest,
     MissingFile,
     TooManyFiles,
@@ -230,6 +239,7 @@ class HttpTransport:
                 Exception: _answer_fault,
             },
         )
+        app.add_middleware(Admission, lifecycle=self._lifecycle)
         app.add_api_route(
             "/predict",
             self.predict,
@@ -238,12 +248,12 @@ class HttpTransport:
             responses=_describe(*_REFUSALS_OF_PREDICT),
             openapi_extra={"requestBody": _PREDICT_BODY, "parameters": _PREDICT_PARAMETERS},
         )
-        app.add_api_route("/models", self.models, methods=["GET"], responses=_describe(Starting))
+        app.add_api_route("/models", self.models, methods=["GET"], responses=_describe(*_AT_THE_DOOR, Starting))
         app.add_api_route(
             "/feedback",
             self.feedback,
             methods=["POST"],
-            responses=_describe(InvalidRequest, InvalidFeedback, TooLarge, Starting),
+            responses=_describe(*_AT_THE_DOOR, InvalidRequest, InvalidFeedback, TooLarge, Starting),
             openapi_extra={
                 "requestBody": {
                     "required": True,
@@ -251,8 +261,10 @@ class HttpTransport:
                 }
             },
         )
-        app.add_api_route("/experiments", self.experiments, methods=["GET"], responses=_describe(Starting))
-        app.add_api_route("/health", self.health, methods=["GET"], responses=_describe(Starting))
+        app.add_api_route(
+            "/experiments", self.experiments, methods=["GET"], responses=_describe(*_AT_THE_DOOR, Starting)
+        )
+        app.add_api_route("/health", self.health, methods=["GET"], responses=_describe(*_AT_THE_DOOR, Starting))
         app.add_route("/health", self._head_of_health, methods=["HEAD"], include_in_schema=False)
         app.add_route("/livez", self._livez, include_in_schema=False)
         app.add_route("/readyz", self._readyz, include_in_schema=False)
@@ -383,12 +395,24 @@ async def _to_docs(_: Request) -> Response:
 
 async def _docs(_: Request) -> HTMLResponse:
     """Swagger UI from the copy that BentoML ships: no page of ours loads anything from another host."""
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url="openapi.json",
         title="Timbre API",
         swagger_js_url="docs/assets/swagger-ui-bundle.js",
         swagger_css_url="docs/assets/swagger-ui.css",
         swagger_favicon_url="docs/assets/favicon-light-32x32.png",
+    )
+    page.headers["Content-Security-Policy"] = _policy(bytes(page.body))
+    return page
+
+
+def _policy(page: bytes) -> str:
+    """What Swagger UI's page may load: what comes from this host, and the one script that stands in it."""
+    (script,) = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
 
