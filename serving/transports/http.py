@@ -25,9 +25,11 @@ from serving.parts import Parts
 from serving.pipeline import Ask
 from serving.schemas import FeedbackIn, FeedbackOut, Health, Models, Prediction
 from serving.tracing import PARENT
+from serving.transports.admission import Admission
 from serving.transports.asgi import unless_gone
 from serving.transports.body import read_upload
 from serving.transports.openapi import (
+    AT_THE_DOOR,
     PREDICT_BODY,
     PREDICT_PARAMETERS,
     REFUSALS_OF_PREDICT,
@@ -153,6 +155,7 @@ class HttpTransport:
             redoc_url=None,
             exception_handlers=HANDLERS,
         )
+        app.add_middleware(Admission, lifecycle=self._lifecycle)
         app.add_api_route(
             "/predict",
             self.predict,
@@ -161,12 +164,12 @@ class HttpTransport:
             responses=describe(*REFUSALS_OF_PREDICT),
             openapi_extra={"requestBody": PREDICT_BODY, "parameters": PREDICT_PARAMETERS},
         )
-        app.add_api_route("/models", self.models, methods=["GET"], responses=describe(Starting))
+        app.add_api_route("/models", self.models, methods=["GET"], responses=describe(*AT_THE_DOOR, Starting))
         app.add_api_route(
             "/feedback",
             self.feedback,
             methods=["POST"],
-            responses=describe(InvalidRequest, InvalidFeedback, TooLarge, Starting),
+            responses=describe(*AT_THE_DOOR, InvalidRequest, InvalidFeedback, TooLarge, Starting),
             openapi_extra={
                 "requestBody": {
                     "required": True,
@@ -174,8 +177,8 @@ class HttpTransport:
                 }
             },
         )
-        app.add_api_route("/experiments", self.experiments, methods=["GET"], responses=describe(Starting))
-        app.add_api_route("/health", self.health, methods=["GET"], responses=describe(Starting))
+        app.add_api_route("/experiments", self.experiments, methods=["GET"], responses=describe(*AT_THE_DOOR, Starting))
+        app.add_api_route("/health", self.health, methods=["GET"], responses=describe(*AT_THE_DOOR, Starting))
         app.add_route("/health", self._head_of_health, methods=["HEAD"], include_in_schema=False)
         app.add_route("/livez", self._livez, include_in_schema=False)
         app.add_route("/readyz", self._readyz, include_in_schema=False)
