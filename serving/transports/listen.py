@@ -93,18 +93,20 @@ async def _asked(socket: WebSocket) -> Listen:
     """The query's parameters.
 
     Raises:
-        InvalidRequest: the rate is missing, or one is not what it should be.
+        InvalidRequest: the rate is missing, or one of them is not what it should be.
     """
     query = socket.query_params
     try:
         rate_hz, min_confidence = int(query["rate_hz"]), float(query.get("min_confidence", "0"))
+        hop_s = float(query["hop_s"]) if "hop_s" in query else None
     except (KeyError, ValueError):
-        rate_hz, min_confidence = 0, -1.0
+        rate_hz, min_confidence, hop_s = 0, -1.0, None
     if not 0 <= min_confidence <= 1:
         raise InvalidRequest(
-            f"{PATH} takes ?rate_hz= as a whole number of samples a second, and &min_confidence= from 0 to 1."
+            f"{PATH} takes ?rate_hz= as a whole number of samples a second, &min_confidence= from 0 to 1, and &hop_s= "
+            "as seconds between two measurements."
         )
-    return Listen(TRANSPORT, rate_hz, query.get("version"), query.get("key"), min_confidence)
+    return Listen(TRANSPORT, rate_hz, query.get("version"), query.get("key"), min_confidence, hop_s)
 
 
 async def _frames(socket: WebSocket) -> AsyncIterator[bytes]:

@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 import httpx
 import pytest
@@ -70,7 +72,8 @@ def test_beyond_the_permits_requests_are_refused_at_once_and_the_others_answered
     assert len(refused) + codes(responses)["ok"] == 40
     assert refused
     for response in refused:
-        assert response.json()["error"]["code"] == "overloaded"
+        error = response.json()["error"]
+        assert (error["code"], error["reason"]) == ("overloaded", "permits")
         assert response.headers["retry-after"] == "1"
     # All were sent at once: whoever is refused hears of it long before those that are admitted are answered.
     assert max(response.elapsed.total_seconds() for response in refused) < all_s
@@ -78,6 +81,64 @@ def test_beyond_the_permits_requests_are_refused_at_once_and_the_others_answered
         assert metric(client, "timbre_rejects_total", reason="permits") == len(refused)
         assert metric(client, "timbre_permits") == 4
         assert metric(client, "timbre_inflight") == 0
+
+
+async def crowd(url: str, clients: int, seconds: float) -> tuple[list[float], list[float]]:
+    """So many clients for so long; seconds to the answer of who was admitted, and of who was refused."""
+    admitted: list[float] = []
+    refused: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def client(session: httpx.AsyncClient) -> None:
+        while (sent := time.perf_counter()) < end:
+            response = await session.post("/predict", content=WAV, headers={"Content-Type": "audio/wav"})
+            took_s = time.perf_counter() - sent
+            if response.is_success:
+                admitted.append(took_s)
+            else:
+                assert response.status_code == 429
+                refused.append(took_s)
+                await asyncio.sleep(0.1)  # a tenth of what it is asked to wait
+
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=httpx.Limits(max_connections=None)) as session:
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+    return admitted, refused
+
+
+@pytest.mark.alone
+def test_refusals_are_quick_and_whoever_is_admitted_keeps_his_latency(models: Path, tmp_path: Path) -> None:
+    """Ratios within one run; what they are in milliseconds stands in benchmarks/results."""
+    permits = 4
+    with running(tmp_path / "log.txt", models=models, max_inflight=permits, max_batch=1, timeout_s=120) as service:
+        lone = [answer.elapsed.total_seconds() for answer in send(service.url, 1, repeat=5)]
+        quiet: list[float] = []
+        busy: list[float] = []
+        refused: list[float] = []
+        for _ in range(2):  # in turn, so that whatever else the machine does falls on both
+            without, nobody = asyncio.run(crowd(service.url, permits, seconds=3))
+            assert nobody == []
+            quiet += without
+            admitted, turned_away = asyncio.run(crowd(service.url, 4 * permits, seconds=3))
+            busy += admitted
+            refused += turned_away
+    assert median(refused) < median(lone) / 4
+    # Without permits, four times as many would wait four times as long.
+    assert median(busy) < 2 * median(quiet)
+
+
+def test_a_full_queue_is_told_as_such_even_where_it_takes_the_last_permit(models: Path, tmp_path: Path) -> None:
+    with (
+        running(tmp_path / "log.txt", models=models, max_inflight=2, max_queue=1, max_batch=1) as service,
+        httpx.Client(base_url=service.url, timeout=60) as client,
+        ThreadPoolExecutor(1) as another,
+    ):
+        long = another.submit(send, service.url, 1, LONG)  # it may be longer than the queue, since it waits alone
+        assert until(lambda: metric(client, "timbre_queue_windows", version="2") > 0)
+        (refused,) = send(service.url, 1)
+        assert refused.json()["error"]["reason"] == "queue"
+        assert metric(client, "timbre_rejects_total", reason="queue") == 1
+        assert metric(client, "timbre_rejects_total", reason="permits") == 0
+        assert long.result()[0].is_success
 
 
 def test_a_deadline_that_passes_is_told_and_its_work_is_dropped(models: Path, tmp_path: Path) -> None:

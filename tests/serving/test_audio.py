@@ -297,6 +297,8 @@ def test_silent_windows_leave_a_gap() -> None:
     sound = np.concatenate([voice(4.0), gap, voice(4.0)])
     starts = audio.windows(sound, SPEC).starts / RATE_HZ
     assert starts.tolist() == [0.0, 1.5, 3.0, 12.0, 13.5, 15.0]
+    every = audio.windows(sound, SPEC, silent_too=True).starts / RATE_HZ
+    assert every.tolist() == np.arange(0, 15.1, 1.5).tolist()
 
 
 @cache

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batcher import Batched, Batcher, Gather, Limits, Reason
+from serving.batcher import Batcher
+from serving.batches import Batched, Gather, Limits, Reason
 from serving.errors import DeadlineExceeded, Overloaded, Stopping
 from tests.virtual import run_virtually
 

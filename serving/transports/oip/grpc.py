@@ -90,12 +90,14 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
 
     async def _infer(self, request: pb.ModelInferRequest, timeout_s: float | None) -> pb.ModelInferResponse:
         parts = self._lifecycle.get()
-        try:
-            infer = _parse(request, parts.settings.max_upload_bytes)
-        except RequestError as error:
-            parts.pipeline.refused(error, TRANSPORT)
-            raise
-        return _answer(request, await self._model.infer(infer, TRANSPORT, timeout_s))
+        with parts.uploads.holding() as take:
+            try:
+                take(request.ByteSize())
+                infer = _parse(request, parts.settings.max_upload_bytes)
+            except RequestError as error:
+                parts.pipeline.refused(error, TRANSPORT)
+                raise
+            return _answer(request, await self._model.infer(infer, TRANSPORT, timeout_s))
 
 
 def _parse(request: pb.ModelInferRequest, max_bytes: int) -> Infer:
