@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from typing import IO, Literal
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -25,11 +26,9 @@ native = logging.getLogger("timbre.native")
 class JsonLines(logging.Formatter):
     """One object a line: time (UTC), level, logger, message, and the traceback where there is one."""
 
-    converter = time.gmtime
-
     def format(self, record: logging.LogRecord) -> str:
         told = {
-            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{record.msecs:03.0f}Z",
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),

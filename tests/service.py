@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,11 +80,27 @@ def running(log_file: Path, python: str = sys.executable, **settings: str | floa
             raise RuntimeError(f"the service did not stop cleanly:\n{log_file.read_text()}")
 
 
-def start_process(log: Path, env: dict[str, str], python: str = sys.executable) -> Service:
-    """The process, not waited for."""
+def start_process(
+    log: Path,
+    env: dict[str, str],
+    python: str = sys.executable,
+    prefix: Sequence[str] = (),
+    limits: Callable[[], None] | None = None,
+) -> Service:
+    """The process, not waited for.
+
+    Args:
+        prefix: a command that runs the rest as its arguments.
+        limits: called in the process before it is the service.
+    """
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [python, "-m", "serving", "serve"], cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT
+            [*prefix, python, "-m", "serving", "serve"],
+            cwd=ROOT,
+            env=env,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            preexec_fn=limits,  # noqa: PLW1509 - sets a limit, takes no lock
         )
     port, grpc_port = env["TIMBRE_PORT"], env.get("TIMBRE_GRPC_PORT")
     scheme = "https" if env.get("TIMBRE_TLS_CERT") else "http"

@@ -76,11 +76,8 @@ PREDICT_PARAMETERS = [
         "schema": {"type": "string"},
     },
 ]
-AT_THE_DOOR = (Unauthenticated, Forbidden, RateLimited)
-"""What every path refuses with, where the service wants API keys."""
-
+_AT_THE_DOOR: tuple[type[RequestError], ...] = (Unauthenticated, Forbidden, RateLimited)
 REFUSALS_OF_PREDICT = (
-    *AT_THE_DOOR,
     InvalidRequest,
     MissingFile,
     TooManyFiles,
@@ -103,9 +100,9 @@ REFUSALS_OF_PREDICT = (
 
 
 def describe(*errors: type[RequestError]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses: one per status, its description listing the codes."""
+    """OpenAPI responses: one per status, its description listing the codes, those of API keys among them."""
     codes: dict[int, list[str]] = {}
-    for error in errors:
+    for error in (*_AT_THE_DOOR, *errors):
         codes.setdefault(error.http_status, []).append(error.code)
     return {
         status: {"model": ErrorBody, "description": ", ".join(f"`{code}`" for code in words)}
@@ -127,7 +124,7 @@ async def docs(_: Request) -> HTMLResponse:
 
 
 def _policy(page: bytes) -> str:
-    """What Swagger UI's page may load: what comes from this host, and the one script that stands in it."""
+    """What the page may load: what comes from this host, and the one script that stands in it."""
     (script,) = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
     return (

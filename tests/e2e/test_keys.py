@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -123,7 +124,7 @@ def test_grpc_wants_the_same(locked: Service) -> None:
     with grpc.insecure_channel(locked.grpc) as channel:
         timbre, inference = TimbreStub(channel), GRPCInferenceServiceStub(channel)
         start = pb.ListenRequest(start=pb.ListenStart(rate_hz=16_000))
-        calls = {
+        calls: dict[str, Callable[..., Any]] = {
             "Predict": lambda **how: timbre.Predict(pb.PredictRequest(audio=WAV), **how),
             "PredictMany": lambda **how: timbre.PredictMany(iter([pb.PredictRequest(audio=WAV)]), **how),
             "Listen": lambda **how: list(timbre.Listen(iter([start]), **how)),
@@ -145,9 +146,9 @@ def test_grpc_wants_the_same(locked: Service) -> None:
         assert serving.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def first_message(service: Service, **how: object) -> str:
+def first_message(service: Service, **how: Any) -> str:
     url = service.url.replace("http", "ws", 1)
-    with connect(f"{url}/v1/listen?rate_hz=16000", **how) as socket:  # type: ignore[arg-type]
+    with connect(f"{url}/v1/listen?rate_hz=16000", **how) as socket:
         return str(socket.recv())
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
+from tests.models import add_version, copy_versions, costly
 from tests.service import Service, metric, running, until
 from tests.sounds import encode, voice
 
@@ -164,7 +165,7 @@ def test_calls_that_are_too_large_endless_or_cancelled(impatient: Service) -> No
         stub = TimbreStub(channel)
         with pytest.raises(grpc.RpcError) as error:
             stub.Predict(pb.PredictRequest(audio=bytes(60 << 20)), timeout=60)
-        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
         def endless() -> Iterator[pb.PredictRequest]:
             while True:
@@ -172,48 +173,55 @@ def test_calls_that_are_too_large_endless_or_cancelled(impatient: Service) -> No
 
         with pytest.raises(grpc.RpcError) as error:
             stub.PredictMany(endless(), timeout=60)
-        assert "too_many_files" in (error.value.details() or "")  # type: ignore[attr-defined]
+        assert "too_many_files" in (error.value.details() or "")
         for _ in range(2000):  # each a stream that is reset at once
             stub.Predict.future(pb.PredictRequest(audio=WAV)).cancel()
         assert stub.Predict(pb.PredictRequest(audio=WAV), timeout=60).all_emotions
 
 
-def rates(url: str, clients: int, seconds: float) -> tuple[Counter[int], float]:
-    """Answers by status, and good ones a second, of so many clients that ask one after the other."""
+def load(url: str, seconds: float, *, clients: int = 0, a_second: float = 0) -> tuple[Counter[int], float]:
+    """Answers by status, and good ones a second: of clients that ask again and again, or of so many asked a second."""
     found: Counter[int] = Counter()
+    begun = time.monotonic()
 
-    async def client(session: httpx.AsyncClient, until_s: float) -> None:
-        while time.monotonic() < until_s:
-            answer = await session.post(f"{url}/predict", content=WAV, headers={"Content-Type": "audio/wav"})
-            found[answer.status_code] += 1
-            if answer.status_code in (429, 503):
-                assert int(answer.headers["retry-after"]) >= 1
-                await asyncio.sleep(0.05)  # who is refused asks again far sooner than he was told
+    async def one(session: httpx.AsyncClient) -> None:
+        answer = await session.post(f"{url}/predict", content=WAV, headers={"Content-Type": "audio/wav"})
+        found[answer.status_code] += 1
+        if answer.status_code in (429, 503):
+            assert int(answer.headers["retry-after"]) >= 1
+
+    async def client(session: httpx.AsyncClient) -> None:
+        while time.monotonic() < begun + seconds:
+            await one(session)
 
     async def everybody() -> None:
-        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None)) as session:
-            end = time.monotonic() + seconds
-            await asyncio.gather(*(client(session, end) for _ in range(clients)))
+        async with (
+            httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None)) as session,
+            asyncio.TaskGroup() as tasks,
+        ):
+            for _ in range(clients):
+                tasks.create_task(client(session))
+            for number in range(int(seconds * a_second)):
+                await asyncio.sleep(begun + number / a_second - time.monotonic())
+                tasks.create_task(one(session))
 
     asyncio.run(everybody())
-    return found, found[200] / seconds
+    return found, found[200] / (time.monotonic() - begun)
 
 
 @pytest.mark.alone
-def test_five_times_as_many_as_can_be_answered(tmp_path: Path) -> None:
-    """The load comes from the same cores, and asking costs as much as answering: so few permits, and ratios only."""
-    from tests.models import add_version, copy_versions, costly
-
+def test_five_times_as_much_as_can_be_answered_for_a_minute(tmp_path: Path) -> None:
+    """With a model that costs far more than asking does: the load comes from the same cores."""
     models = copy_versions(tmp_path)
-    add_version(models, "2", costly(10))
+    add_version(models, "2", costly(20))
     with running(tmp_path / "log.txt", models=models, max_inflight=8) as service:
-        rates(service.url, 8, 1)
-        _, capacity = rates(service.url, 8, 5)
-        found, goodput = rates(service.url, 40, 15)
-        assert set(found) <= {200, 429, 503}
-        assert found[429] > 0
-        assert goodput > 0.8 * capacity, (goodput, capacity)
+        load(service.url, 1, clients=8)
+        _, before = load(service.url, 8, clients=8)
+        found, goodput = load(service.url, 60, a_second=5 * before)
         time.sleep(2)
-        after, again = rates(service.url, 8, 5)
+        after, normal = load(service.url, 8, clients=8)
+        assert set(found) == {200, 429}
+        assert found[429] > found[200]
         assert set(after) == {200}
-        assert again > 0.8 * capacity, (again, capacity)
+        # What the machine can has two measurements, since it may have had other work meanwhile.
+        assert goodput > 0.8 * min(before, normal), (before, goodput, normal)
