@@ -60,7 +60,7 @@ def run_workers(settings: Settings, command: Sequence[str] = (sys.executable, "-
         # Workers of one replica must read each other's request ids.
         secret = settings.secret.get_secret_value() or secrets.token_hex(32)
         environment = os.environ | {MULTIPROCESS_DIR: folder, f"{PREFIX}SECRET": secret}
-        return _Workers([_Worker(command, door, environment) for _ in range(settings.workers)]).run()
+        return _Workers([_Worker(command, door, environment) for _ in range(settings.workers)], door).run()
 
 
 def run_worker(settings: Settings, door: int, link: int, *, load_first: bool) -> None:
@@ -148,8 +148,8 @@ class _Worker:
 class _Workers:
     """The processes, each replaced when it dies, until a signal tells to stop."""
 
-    def __init__(self, workers: Sequence[_Worker]) -> None:
-        self._workers = workers
+    def __init__(self, workers: Sequence[_Worker], door: socket.socket) -> None:
+        self._workers, self._door = workers, door
         self._been_ready = self._stopping = False
         self._signals: list[int] = []
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -192,5 +192,6 @@ class _Workers:
     def _pass_signals_on(self) -> None:
         while self._signals:
             number, self._stopping = self._signals.pop(0), True
+            self._door.close()  # else who comes when the workers have closed theirs would wait for nobody
             for worker in self._workers:
                 worker.signal(number)
