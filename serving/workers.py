@@ -31,9 +31,7 @@ from serving.tls import tls_context
 
 logger = logging.getLogger("timbre")
 
-LOAD_FIRST = "--load-first"
-"""Option of a worker that takes no connection before it can answer."""
-
+_LOAD_FIRST = "--load-first"  # option of a worker that takes no connection before it can answer
 _LOOK_S = 0.1
 # Between restarts of one worker, twice as long each time that it dies without having been ready: a fault at start shall
 # not burn the machine.
@@ -115,7 +113,7 @@ class _Worker:
         self._link, link = socket.socketpair()
         self._link.setblocking(False)
         numbers = [self._door.fileno(), link.fileno()]
-        options = [LOAD_FIRST] if load_first else []
+        options = [_LOAD_FIRST] if load_first else []
         with link:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 [*self._command, *map(str, numbers), *options],
