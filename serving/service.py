@@ -22,6 +22,7 @@ from serving.settings import Settings
 from serving.transports.http import HttpTransport
 from serving.transports.listen import ListenTransport
 from serving.transports.oip.http import OipHttpTransport
+from serving.transports.page import PageTransport
 
 if TYPE_CHECKING:
     from serving.grpc_server import GrpcServer
@@ -123,6 +124,8 @@ async def _start(lifecycle: Lifecycle, settings: Settings, doors: contextlib.Asy
     logger.info(
         "Version %s on %s answers at %s", ", ".join(parts.registry.fleet.versions), runtime.device, settings.url
     )
+    if settings.warning:
+        logger.warning(settings.warning)
     if runtime.note:
         logger.info("On the CPU, because there is %s", runtime.note)
     return parts
@@ -150,6 +153,7 @@ async def _keep_house(lifecycle: Lifecycle, parts: Parts) -> None:
         parts.metrics.ready.set(await lifecycle.why_not_ready() is None)
         for version, loaded in parts.registry.fleet.versions.items():
             parts.metrics.queue_oldest.labels(version).set(loaded.batcher.oldest_s())
+        await asyncio.to_thread(parts.guard.follow)
         if turn % _CLEAN_EVERY == 0:
             try:
                 await asyncio.to_thread(parts.seen.clean)
@@ -160,7 +164,8 @@ async def _keep_house(lifecycle: Lifecycle, parts: Parts) -> None:
 
 def http_transport(lifecycle: Lifecycle) -> HttpTransport:
     """Everything that is answered on the HTTP port."""
-    return HttpTransport(lifecycle, [*OipHttpTransport(lifecycle).routes, *ListenTransport(lifecycle).routes])
+    others = (OipHttpTransport(lifecycle), ListenTransport(lifecycle), PageTransport(lifecycle))
+    return HttpTransport(lifecycle, [route for other in others for route in other.routes])
 
 
 def _stop_worker(error: TimbreError) -> None:
