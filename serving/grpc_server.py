@@ -133,6 +133,7 @@ class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]  # nor h
 def _options(settings: Settings) -> list[tuple[str, int]]:
     """Channel arguments of gRPC core."""
     age_ms = round(1e3 * settings.grpc_age_s)
+    pong_ms = round(1e3 * min(_PONG_S, settings.grpc_ping_s))
     return [
         ("grpc.max_receive_message_length", settings.max_upload_bytes + _SPARE_BYTES),
         ("grpc.max_send_message_length", -1),
@@ -140,7 +141,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_ms", age_ms),
         ("grpc.max_connection_age_grace_ms", round(1e3 * (settings.listen_max_s + settings.timeout_s))),
         ("grpc.keepalive_time_ms", round(1e3 * settings.grpc_ping_s)),
-        ("grpc.keepalive_timeout_ms", round(1e3 * min(_PONG_S, settings.grpc_ping_s))),
+        ("grpc.keepalive_timeout_ms", pong_ms),
+        ("grpc.http2.ping_timeout_ms", pong_ms),  # which is a minute else, whatever the line above says
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 1000 * _PONG_S),
         # Several workers share the port, and the kernel gives each connection to one; else a port in use is an error.

@@ -292,7 +292,7 @@ def test_a_quiet_connection_is_kept_and_a_dead_one_is_closed(tmp_path: Path) -> 
     """It is asked whether it lives: who answers stays, who does not is let go."""
     with running(tmp_path / "log.txt", grpc_ping_s=1) as service:
         host, port = service.grpc.split(":")
-        with socket.create_connection((host, int(port)), timeout=60) as connection:
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
             connection.sendall(PREFACE + frame(SETTINGS, 0))
             pings = 0
             for kind, flags, payload in frames_from(connection):
