@@ -185,3 +185,22 @@ def test_every_alert_has_a_runbook() -> None:
         text = readme.split(f"\n### {name}\n")[1].split("\n#")[0]
         assert len(text.split()) > 25, name
         assert rule["labels"]["severity"] in {"critical", "warning"}
+
+
+def test_the_runbooks_numbers_are_the_rules() -> None:
+    """Which share of failures burns how fast, and what is slow: each a product or a limit of what the rules say."""
+    said = {
+        name: float(rule["expr"].removeprefix("vector(").removesuffix(")"))
+        for name, rule in rules("record").items()
+        if rule["expr"].startswith("vector(")
+    }
+    runbooks = (K8S / "README.md").read_text().split("\n## Alerts\n")[1]
+    for alert, rate in {"TimbreErrorsBurnFast": "critical", "TimbreErrorsBurnSlowly": "warning"}.items():
+        share = said[f"timbre:burn:{rate}"] * said["timbre:errors:budget"]
+        assert f"Over {share:.0%}".replace("%", " %") in runbooks.split(f"### {alert}\n")[1].split("###")[0]
+    assert f"{1 / (said['timbre:burn:critical'] * said['timbre:slow:budget']):.0f}" == "7"
+    assert "one answer in seven took over half a second" in runbooks
+    assert said["timbre:burn:warning"] * said["timbre:slow:budget"] == 0.06
+    assert "Six answers in a hundred took over half a second" in runbooks
+    limits = set(re.findall(r'le="([^"]+)"', "".join(rule["expr"] for rule in rules("record").values())))
+    assert limits == {"0.5"}
