@@ -132,7 +132,8 @@ def visit(browser: Browser, service: Service) -> Iterator[Visitor]:
         visit = Visit(context.new_page())
         visits.append(visit)
         context.on("request", lambda request: visit.requested.append(request.url))
-        context.on("requestfinished", lambda request: visit.finished.append(request))
+        # Playwright takes no built-in method.
+        context.on("requestfinished", lambda request: visit.finished.append(request))  # noqa: PLW0108
         visit.page.on("websocket", lambda socket: visit.requested.append(socket.url))
         visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
         visit.page.on(
