@@ -1,4 +1,4 @@
-"""python -m benchmarks offline | beside | profile | disagreement: each writes its results to benchmarks/results."""
+"""python -m benchmarks COMMAND: each writes its results to benchmarks/results."""
 
 from __future__ import annotations
 
@@ -30,6 +30,24 @@ def beside(out: Out = FOLDER, rounds: int = 3, seconds: float = 6.0) -> None:
     from benchmarks.beside import table
 
     print(table(measure(out, rounds, seconds)["summary"]))
+
+
+@app.command()
+def refusals(out: Out = FOLDER, rounds: int = 3, seconds: float = 6.0) -> None:
+    """More clients than permits: how soon they are refused, and the latency of those admitted."""
+    from benchmarks.refusals import refusals as measure
+    from benchmarks.refusals import table
+
+    print(table(measure(out, rounds, seconds)["summary"]))
+
+
+@app.command()
+def live(out: Out = FOLDER, rounds: int = 3, seconds: float = 30.0) -> None:
+    """How soon measurements of live streams are out, at 1 to 40 streams in real time."""
+    from benchmarks.live import live as measure
+    from benchmarks.live import table
+
+    print(table(measure(out, rounds, seconds)))
 
 
 @app.command()

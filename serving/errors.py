@@ -36,6 +36,10 @@ class RuntimeUnavailable(TimbreError):
     """``TIMBRE_RUNTIME`` asks for a device that cannot be used; the service does not start."""
 
 
+class StartFault(TimbreError):
+    """Something nobody has thought of went wrong at start; the service does not start, and the log has the rest."""
+
+
 class Unreachable(TimbreError):
     """A client gets no connection to the service, or it broke before the answer was whole.
 
@@ -165,7 +169,10 @@ class InvalidFeedback(RequestError):
 
 
 class Overloaded(RequestError):
-    """More work than the service takes at a time."""
+    """More work than the service takes at a time.
+
+    Its detail ``reason`` says what is full: permits, queue, uploads, streams.
+    """
 
     code, http_status, grpc_status = "overloaded", 429, "RESOURCE_EXHAUSTED"
 

@@ -16,7 +16,6 @@ from serving.errors import (
     IdleTimeout,
     InvalidFrame,
     InvalidRequest,
-    NoSpeech,
     Overloaded,
     RequestError,
     SlowReader,
@@ -162,13 +161,14 @@ class Live:
         watched = _watched(frames, patience, listen.rate_hz)
         async with aclosing(in_order(stream.events(watched), stream.message, _AT_A_TIME)) as messages:
             async for message in messages:
-                if message is not None:
-                    await self._told(send, message)
+                await self._told(send, message)
 
     def _admit(self) -> None:
         if self._open > self._bounds.streams:
             raise Overloaded(
-                f"{self._bounds.streams} live streams are open already. Try again in a while.", retry_after_s=5
+                f"{self._bounds.streams} live streams are open already. Try again in a while.",
+                retry_after_s=5,
+                reason="streams",
             )
 
     async def _told(self, send: Callable[[Message], Awaitable[None]], message: Message) -> None:
@@ -227,8 +227,8 @@ class _Stream:
         for event in cutter.finish():
             yield event
 
-    async def message(self, event: Event) -> Message | None:
-        """What is said of an event; None where a hop holds nothing to speak of."""
+    async def message(self, event: Event) -> Message:
+        """What is said of an event."""
         match event:
             case Started():
                 return UtteranceStart(utterance=event.utterance, start_s=self._seconds(event.start))
@@ -247,11 +247,9 @@ class _Stream:
         )
         return Cutter(Listener(rate_hz), cut)
 
-    async def _measurement(self, event: Measured) -> Message | None:
+    async def _measurement(self, event: Measured) -> Message:
         try:
             told = (await self._pipeline.predict(self._ask(event, provisional=True))).prediction
-        except NoSpeech:
-            return None
         except RequestError as error:
             return _refusal(error, event.utterance)
         return Measurement(

@@ -13,6 +13,7 @@ from serving.registry import Registry
 from serving.runtime import Runtime, choose_runtime, fall_back
 from serving.settings import Settings
 from serving.tracing import Tracing
+from serving.uploads import Uploads
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Parts:
     registry: Registry
     feedback: Feedback
     seen: Seen
+    uploads: Uploads
     pipeline: Pipeline
     live: Live
 
@@ -63,7 +65,8 @@ class Parts:
             settings.listen_send_s,
         )
         live = Live(pipeline, metrics, settings.limits, bounds)
-        return Parts(settings, metrics, registry, feedback, seen, pipeline, live)
+        uploads = Uploads(settings.max_held_bytes, metrics)
+        return Parts(settings, metrics, registry, feedback, seen, uploads, pipeline, live)
 
 
 def _load(settings: Settings, runtime: Runtime, metrics: Metrics) -> Registry:

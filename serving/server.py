@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import AddressError, TimbreError
 from serving.lifecycle import Lifecycle
+from serving.parts import Parts
 from serving.service import create_service, http_transport
 from serving.settings import Settings
 from serving.tls import tls_context
@@ -30,11 +32,19 @@ _MESSAGE_BYTES = 1 << 18  # of a WebSocket; the longest frame of live audio has 
 _FINISH_S = 30  # what is in flight at a stop has so long; a client that does not send its body would hold us for ever
 
 
-def run(settings: Settings, listener: socket.socket | None = None) -> None:
+def run(
+    settings: Settings,
+    listener: socket.socket | None = None,
+    *,
+    load_first: bool = False,
+    loaded: Callable[[], None] = lambda: None,
+) -> None:
     """Answer until told to stop.
 
     Args:
         listener: a socket that listens already, shared with other workers; one of our own where None.
+        load_first: load before the first connection is taken, since others can answer it meanwhile.
+        loaded: is told when everything can be answered.
 
     Raises:
         AddressError: a port is taken, or the address is not this machine's.
@@ -42,10 +52,10 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
         TimbreError: nothing can be loaded.
     """
     log_to_stderr()
-    lifecycle = Lifecycle()
+    lifecycle = Lifecycle(Parts.build(settings) if load_first else None)
     http = http_transport(lifecycle)
     server = _Server(settings, lifecycle)
-    service = create_service(lifecycle, http, lambda: settings, server.fail)
+    service = create_service(lifecycle, http, lambda: settings, server.fail, loaded)
     server.config.app = _Front(service.to_asgi(), http.app)
     server.run(sockets=[listener or listen(settings)])
     if server.failure:

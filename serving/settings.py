@@ -91,6 +91,9 @@ class Settings(BaseModel):
         SecretStr(""), description="Signs request ids for feedback; the same on all replicas. Empty: a random one."
     )
     max_upload_mib: Annotated[int, Field(ge=1, le=1024)] = Field(25, description="Largest request body, MiB.")
+    max_held_mib: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
+        256, description="Most MiB of request bodies in memory in one process; more are refused with 429."
+    )
     upload_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
         60.0, description="Longest time for a request's body to arrive, seconds."
     )
@@ -142,6 +145,10 @@ class Settings(BaseModel):
     @property
     def max_upload_bytes(self) -> int:
         return self.max_upload_mib << 20
+
+    @property
+    def max_held_bytes(self) -> int:
+        return self.max_held_mib << 20
 
     @property
     def limits(self) -> Limits:

@@ -140,5 +140,7 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in listed] + [grand for child in listed for grand in children(int(child))]
+    """Of all its threads, and theirs."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    listed = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return listed + [grand for child in listed for grand in children(child)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 from fractions import Fraction
 from typing import cast
 
@@ -11,9 +10,9 @@ import av
 import numpy as np
 import numpy.typing as npt
 import soundfile
-import soxr
 
 from benchmarks.sounds import Sound as Sound
+from benchmarks.sounds import speech as speech
 from benchmarks.sounds import voice as voice
 
 
@@ -40,17 +39,3 @@ def encode_av(sound: Sound, rate_hz: int, container: str, codec: str) -> bytes:
             file.mux(stream.encode(converted))
         file.mux(stream.encode(None))
     return out.getvalue()
-
-
-def speech(text: str, rate_hz: int, pitch: int = 50) -> Sound:
-    """Somebody says it, float32 (T,), peak 0.5: by espeak-ng, which what is no voice cannot stand in for.
-
-    Raises:
-        FileNotFoundError: espeak-ng is not installed.
-    """
-    command = ["espeak-ng", "-v", "en", "-p", str(pitch), "--stdout", text]
-    said = subprocess.run(command, capture_output=True, check=True).stdout
-    sound, source_hz = soundfile.read(io.BytesIO(said), dtype="float32")
-    resampled: Sound = soxr.resample(sound, source_hz, rate_hz)
-    scaled: Sound = 0.5 * resampled / np.abs(resampled).max()
-    return scaled

@@ -13,11 +13,11 @@ from urllib.parse import urlencode
 import grpc
 import httpx
 import numpy as np
-from google.protobuf.json_format import MessageToDict
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from websockets.sync.client import connect
 
+from benchmarks.streams import plain
 from serving.proto.inference import inference_pb2 as oip
 from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.proto.timbre.v1 import timbre_pb2 as pb
@@ -273,16 +273,6 @@ def grpc_listen(
     with grpc.insecure_channel(service.grpc) as channel:
         for message in TimbreStub(channel).Listen(iter([start, *(pb.ListenRequest(frame=frame) for frame in frames)])):
             yield plain(message)
-
-
-def plain(message: pb.ListenResponse) -> dict[str, Any]:
-    """A message of the stream as JSON has it."""
-    kind = message.WhichOneof("message")
-    assert kind is not None
-    fields = MessageToDict(
-        getattr(message, kind), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return {"type": kind.replace("_", "."), **fields}
 
 
 LIVE: list[Talk] = [websocket, grpc_listen]

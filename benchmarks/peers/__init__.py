@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 def timbre(**settings: object) -> Iterator[Server]:
     """This service with one version, as ``make serve`` starts it."""
     port = free_port()
-    env = clean_environment(port=port, drain_s=0, **settings)
+    env = clean_environment(**{"port": port, "grpc_port": free_port(), "drain_s": 0, **settings})
     with serving([sys.executable, "-m", "serving", "serve"], port, env) as server:
         yield server
 

@@ -44,7 +44,7 @@ class AsyncClient:
         ca, cert, key: files for https:// and grpcs://: an authority of one's own, a client's certificate and its key.
 
     Raises:
-        ValueError: the address is of another kind.
+        ValueError: the address is of another kind, or a certificate comes without its key.
         OSError: a file cannot be read.
     """
 

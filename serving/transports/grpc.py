@@ -92,12 +92,14 @@ class GrpcTransport(TimbreServicer):
 
     async def _predict(self, request: pb.PredictRequest, context: Context) -> Answer:
         parts = self._lifecycle.get()
-        try:
-            ask = _ask(request, parts.settings.max_upload_bytes, waits_s(context), traceparent(context))
-        except RequestError as error:
-            parts.pipeline.refused(error, TRANSPORT)
-            raise
-        return await parts.pipeline.predict(ask)
+        with parts.uploads.holding() as take:
+            try:
+                take(request.ByteSize())
+                ask = _ask(request, parts.settings.max_upload_bytes, waits_s(context), traceparent(context))
+            except RequestError as error:
+                parts.pipeline.refused(error, TRANSPORT)
+                raise
+            return await parts.pipeline.predict(ask)
 
 
 def _looked_at(writing: asyncio.Future[None]) -> None:

@@ -24,8 +24,8 @@ from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.pipeline import Upload
 from serving.report import report
-from serving.transports.asgi import Unread
 from serving.transports.body import read_upload
+from serving.transports.refusals import refusal_of
 
 _FOLDER = Path(__file__).parents[1] / "ui"
 
@@ -96,17 +96,16 @@ class PageTransport:
         """An upload as the model hears it, as WAV: browsers do not play everything that is read here."""
         parts = self._parts(request.scope)
         pipeline, settings = parts.pipeline, parts.settings
-        try:
-            if pipeline.full:
-                raise pipeline.overloaded()
-            upload = await read_upload(request, settings.max_upload_bytes, settings.upload_timeout_s)
-        except RequestError as error:
-            if getattr(request.state, "body_read", False):
-                raise
-            return Unread(error.body(), error.http_status)
-        fleet = parts.registry.fleet
-        rate_hz = fleet.versions[fleet.routes.default_version].session.metadata.windows.rate_hz
-        wav = await asyncio.to_thread(_as_wav, upload, rate_hz, settings.limits)
+        with parts.uploads.holding() as take:
+            try:
+                if pipeline.full:
+                    raise pipeline.overloaded()
+                upload = await read_upload(request, settings.max_upload_bytes, settings.upload_timeout_s, take)
+            except RequestError as error:
+                return refusal_of(request, error)
+            fleet = parts.registry.fleet
+            rate_hz = fleet.versions[fleet.routes.default_version].session.metadata.windows.rate_hz
+            wav = await asyncio.to_thread(_as_wav, upload, rate_hz, settings.limits)
         return Response(wav, media_type="audio/wav")
 
     def _parts(self, scope: Scope) -> Parts:

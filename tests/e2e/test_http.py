@@ -45,6 +45,12 @@ def head(*headers: str) -> bytes:
 CHUNK = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
 
 
+def test_that_it_fell_back_to_the_cpu_is_told(client: httpx.Client) -> None:
+    models = client.get("/models").json()
+    assert metric(client, "timbre_runtime_fallback") == (models["device"] == "cpu")  # the runtime is auto
+    assert bool(models["note"]) == (models["device"] == "cpu")
+
+
 def test_the_answer_keeps_its_contract(client: httpx.Client) -> None:
     response = post(client, WAV, "a voice.wav")
     assert response.status_code == 200
