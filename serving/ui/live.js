@@ -58,7 +58,8 @@ class LiveView {
     this.button.textContent = "Stop";
     this.button.classList.add("on");
     this.status.textContent = "Listening. Talk.";
-    this.session.over.then(() => this.session && this.#stop()); // the service may end it too
+    const { session } = this;
+    session.over.then(() => this.session === session && this.#stop()); // the service may end it too
   }
 
   async #stop() {
