@@ -9,7 +9,7 @@ ARGS ?=
 SERVING ?= serving
 
 .DEFAULT_GOAL := help
-.PHONY: help serve extras test lint format proto ui lock image image-cuda rollout-test data train evaluate compare export clean
+.PHONY: help serve extras test fuzz soak licences lint format proto ui lock image image-cuda rollout-test data train evaluate compare export clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,15 @@ extras: $(VENV)/.serving ## install what single commands of `python -m serving` 
 
 test: $(VENV)/.dev ## run every test, as many files at a time as there are cores, four at most
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+fuzz: $(VENV)/.dev ## look for input that breaks decoding, messages and routes.yaml, ten minutes each; ARGS="3600" for an hour each
+	@for target in decode messages routes; do $(BIN)/python -m tests.fuzz $$target $(or $(ARGS),600) || exit 1; done
+
+soak: $(VENV)/.dev ## half an hour of good and hostile traffic: memory, descriptors and threads stay flat; ARGS="--minutes 3"
+	$(BIN)/python -m tests.soak $(ARGS)
+
+licences: $(VENV)/.dev ## write down anew whose licences the dependencies have: requirements/licences.json
+	$(BIN)/python -m tests.licences
 
 lint: $(VENV)/.dev ## style, types and import rules
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""python -m serving serve | predict | listen | timeline | score | models"""
+"""python -m serving serve | predict | listen | timeline | score | models | key"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from serving.commands.key import key
 from serving.commands.listen import listen
 from serving.commands.models import models
 from serving.commands.options import FAILED, USAGE
@@ -40,7 +41,7 @@ def worker(door: int, link: int, load_first: bool = False) -> None:
     _run(lambda settings: run_worker(settings, door, link, load_first=load_first))
 
 
-for command in (predict, listen, timeline, score, models):
+for command in (predict, listen, timeline, score, models, key):
     app.command()(command)
 
 

@@ -146,6 +146,12 @@ class UploadTimeout(RequestError):
     code, http_status, grpc_status = "upload_timeout", 408, "DEADLINE_EXCEEDED"
 
 
+class HeadTooLarge(RequestError):
+    """The request line and headers of a request are more than any client sends."""
+
+    code, http_status, grpc_status = "head_too_large", 431, "RESOURCE_EXHAUSTED"
+
+
 class Starting(RequestError):
     code, http_status, grpc_status = "starting", 503, "UNAVAILABLE"
 
@@ -166,6 +172,24 @@ class InvalidFeedback(RequestError):
     """Feedback on a request that was not answered here, or of an emotion that the model does not know."""
 
     code, http_status, grpc_status = "invalid_feedback", 422, "INVALID_ARGUMENT"
+
+
+class Unauthenticated(RequestError):
+    """No API key came, or one that is not known."""
+
+    code, http_status, grpc_status = "unauthenticated", 401, "UNAUTHENTICATED"
+
+
+class Forbidden(RequestError):
+    """An API key came that is not for this, or another site's page asks."""
+
+    code, http_status, grpc_status = "forbidden", 403, "PERMISSION_DENIED"
+
+
+class RateLimited(RequestError):
+    """An API key has used up its rate."""
+
+    code, http_status, grpc_status = "rate_limited", 429, "RESOURCE_EXHAUSTED"
 
 
 class Overloaded(RequestError):

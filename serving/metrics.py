@@ -92,6 +92,9 @@ class Metrics:
         self.rejects = self._counter("rejects", "Requests refused for lack of room, by what was full.", "reason")
         self.upload_bytes = self._gauge("upload_bytes", "Bytes of request bodies in memory.", "livesum")
 
+        self.keys = self._counter(
+            "key_requests", "Calls by API key, and what it was told: ok, or the error's code.", "key", "result"
+        )
         self.streams = self._gauge("streams", "Live streams.", "livesum", "transport")
         self.stream_ends = self._counter(
             "stream_ends", "Live streams that are over, by outcome: ok, or the error's code.", "transport", "code"

@@ -8,7 +8,7 @@ cannot start are restarted for ever. Requests go to the transports directly: Ben
 from __future__ import annotations
 
 import asyncio
-import logging
+import functools
 import os
 import signal
 import socket
@@ -20,8 +20,10 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.connection import BoundedHttp, allow_descriptors
 from serving.errors import AddressError, TimbreError
 from serving.lifecycle import Lifecycle
+from serving.logs import log_to_stderr
 from serving.parts import Parts
 from serving.service import create_service, http_transport
 from serving.settings import Settings
@@ -51,7 +53,7 @@ def run(
         SettingsError: the TLS files are not what they should be.
         TimbreError: nothing can be loaded.
     """
-    log_to_stderr()
+    log_to_stderr(settings.log)
     lifecycle = Lifecycle(Parts.build(settings) if load_first else None)
     http = http_transport(lifecycle)
     server = _Server(settings, lifecycle)
@@ -60,13 +62,6 @@ def run(
     server.run(sockets=[listener or listen(settings)])
     if server.failure:
         raise server.failure
-
-
-def log_to_stderr() -> None:
-    """Our own lines, and of uvicorn and BentoML what is a warning at least."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for library in ("uvicorn", "bentoml"):
-        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -126,6 +121,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=_FINISH_S,
+                http=_http(settings.head_timeout_s),  # type: ignore[arg-type]  # called like the class, too
                 ws=_websocket,  # type: ignore[arg-type]  # called like the class that it makes one of
                 ws_max_size=_MESSAGE_BYTES,
             )
@@ -162,6 +158,10 @@ class _Server(uvicorn.Server):
         if self._lifecycle.parts and not self.force_exit:
             await self._lifecycle.parts.live.quiet(_FINISH_S)
         await super().shutdown(sockets)
+
+
+def _http(head_s: float) -> Callable[..., asyncio.Protocol]:
+    return functools.partial(BoundedHttp, head_s=head_s, most=allow_descriptors())
 
 
 def _websocket(**arguments: Any) -> asyncio.Protocol:

@@ -125,6 +125,8 @@ async def _start(lifecycle: Lifecycle, settings: Settings, doors: contextlib.Asy
     logger.info(
         "Version %s on %s answers at %s", ", ".join(parts.registry.fleet.versions), runtime.device, settings.url
     )
+    if settings.warning:
+        logger.warning(settings.warning)
     if runtime.note:
         logger.info("On the CPU, because there is %s", runtime.note)
     return parts
@@ -152,6 +154,7 @@ async def _keep_house(lifecycle: Lifecycle, parts: Parts) -> None:
         parts.metrics.ready.set(await lifecycle.why_not_ready() is None)
         for version, loaded in parts.registry.fleet.versions.items():
             parts.metrics.queue_oldest.labels(version).set(loaded.batcher.oldest_s())
+        await asyncio.to_thread(parts.guard.follow)
         if turn % _CLEAN_EVERY == 0:
             try:
                 await asyncio.to_thread(parts.seen.clean)

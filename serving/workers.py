@@ -24,8 +24,9 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from serving.logs import log_to_stderr
 from serving.metrics import MULTIPROCESS_DIR
-from serving.server import check_grpc_port, listen, log_to_stderr, run
+from serving.server import check_grpc_port, listen, run
 from serving.settings import PREFIX, Settings
 from serving.tls import tls_context
 
@@ -53,7 +54,7 @@ def run_workers(settings: Settings, command: Sequence[str] = (sys.executable, "-
         AddressError: a port is taken, or the address is not this machine's.
         SettingsError: the TLS files are not what they should be.
     """
-    log_to_stderr()
+    log_to_stderr(settings.log)
     tls_context(settings)  # once here, so that it is told once and not by each worker
     check_grpc_port(settings)
     with listen(settings) as door, tempfile.TemporaryDirectory(prefix="timbre-workers-") as folder:

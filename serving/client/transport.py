@@ -62,6 +62,11 @@ class Tls:
         return context
 
 
+def authorization(api_key: str | None) -> dict[str, str]:
+    """The header, or gRPC's metadata, that carries an API key; empty where there is none."""
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+
 class Stream(Protocol):
     """A live stream."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.commands.options import FAILED, AsJson, Ca, Cert, Confidence, Key, Version, exit_codes
+from serving.commands.options import FAILED, ApiKey, AsJson, Ca, Cert, Confidence, Key, Version, exit_codes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,7 @@ def listen(
     ca: Ca = None,
     cert: Cert = None,
     key: Key = None,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
     version: Version = None,
     min_confidence: Confidence = 0.0,
@@ -41,7 +42,7 @@ def listen(
     from serving.commands.sources import certificates, connect
 
     refused: list[UtteranceFailed] = []
-    with exit_codes(), connect(url, certificates(ca, cert, key)) as client:
+    with exit_codes(), connect(url, certificates(ca, cert, key), api_key) as client:
         frames, rate_hz = microphone() if file is None else _recording(file)
         heard = client.listen(frames, rate_hz, version=version, min_confidence=min_confidence)
         messages = _noting(heard, refused)

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.commands.options import FAILED, MODELS, AsJson, Ca, Cert, Confidence, Key, Models, Url, Version, exit_codes
+from serving.commands.options import (
+    FAILED,
+    MODELS,
+    ApiKey,
+    AsJson,
+    Ca,
+    Cert,
+    Confidence,
+    Key,
+    Models,
+    Url,
+    Version,
+    exit_codes,
+)
 from serving.errors import told
 
 if TYPE_CHECKING:
@@ -26,6 +39,7 @@ def predict(
     ca: Ca = None,
     cert: Cert = None,
     key: Key = None,
+    api_key: ApiKey = None,
     models: Models = MODELS,
     version: Version = None,
     min_confidence: Confidence = 0.0,
@@ -35,7 +49,7 @@ def predict(
     from serving.commands.telling import tables, watched, why
 
     with exit_codes():
-        source = Source(url, models, version, certificates(ca, cert, key))
+        source = Source(url, models, version, certificates(ca, cert, key), api_key)
         heard = watched(source.hear(files, min_confidence), len(files), "Hearing")
         if as_json:
             failures = 0

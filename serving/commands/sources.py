@@ -22,12 +22,13 @@ Heard = Prediction | Exception
 
 @dataclass(frozen=True)
 class Source:
-    """Where answers come from; ``models`` counts where there is no ``url``, ``tls`` where there is one."""
+    """Where answers come from; ``models`` counts where there is no ``url``, ``tls`` and ``api_key`` where there is."""
 
     url: str | None
     models: Path
     version: str | None
     tls: Tls
+    api_key: str | None = None
 
     def hear(self, files: Sequence[Path], min_confidence: float = 0.0, limits: Limits | None = None) -> Iterator[Heard]:
         """An answer or an error per file, in their order; several at a time.
@@ -42,7 +43,7 @@ class Source:
         if self.url is None:
             yield from self._hear_here(files, min_confidence, limits)
             return
-        with connect(self.url, self.tls) as client:
+        with connect(self.url, self.tls, self.api_key) as client:
             for answer in client.predict_many(
                 files, return_exceptions=True, version=self.version, min_confidence=min_confidence
             ):
@@ -88,14 +89,14 @@ def certificates(ca: Path | None, cert: Path | None, key: Path | None) -> Tls:
     return tls
 
 
-def connect(url: str, tls: Tls) -> Client:
-    """A client of that service.
+def connect(url: str, tls: Tls, api_key: str | None = None) -> Client:
+    """A client of that service; ``api_key`` says who asks.
 
     Raises:
         UsageError: the address is of another kind.
     """
     try:
-        return Client(url, ca=tls.ca, cert=tls.cert, key=tls.key)
+        return Client(url, ca=tls.ca, cert=tls.cert, key=tls.key, api_key=api_key)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

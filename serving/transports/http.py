@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 
-from serving.errors import InvalidFeedback, InvalidRequest, RequestError, Starting, TooLarge
+from serving.errors import InvalidFeedback, InvalidRequest, RequestError, Starting, TooLarge, UploadTimeout
 from serving.experiments import experiments
 from serving.lifecycle import Lifecycle
 from serving.metrics import CONTENT_TYPE
@@ -25,8 +25,9 @@ from serving.parts import Parts
 from serving.pipeline import Ask
 from serving.schemas import FeedbackIn, FeedbackOut, Health, Models, Prediction
 from serving.tracing import PARENT
+from serving.transports.admission import Admission
 from serving.transports.asgi import unless_gone
-from serving.transports.body import read_upload
+from serving.transports.body import read_upload, read_whole
 from serving.transports.openapi import (
     PREDICT_BODY,
     PREDICT_PARAMETERS,
@@ -114,7 +115,7 @@ class HttpTransport:
     async def feedback(self, request: Request) -> FeedbackOut:
         """Tell the true emotion of an answered request; each id counts once."""
         parts = self._lifecycle.get()
-        told = await _read_small(request, FeedbackIn)
+        told = await _read_small(request, FeedbackIn, parts.settings.upload_timeout_s)
         fleet = parts.registry.fleet
         labels = dict.fromkeys(label for loaded in fleet.versions.values() for label in loaded.session.metadata.labels)
         verdict = parts.feedback.take(told.request_id, told.emotion, tuple(labels))
@@ -153,6 +154,7 @@ class HttpTransport:
             redoc_url=None,
             exception_handlers=HANDLERS,
         )
+        app.add_middleware(Admission, lifecycle=self._lifecycle)
         app.add_api_route(
             "/predict",
             self.predict,
@@ -166,7 +168,7 @@ class HttpTransport:
             "/feedback",
             self.feedback,
             methods=["POST"],
-            responses=describe(InvalidRequest, InvalidFeedback, TooLarge, Starting),
+            responses=describe(InvalidRequest, InvalidFeedback, TooLarge, UploadTimeout, Starting),
             openapi_extra={
                 "requestBody": {
                     "required": True,
@@ -204,18 +206,15 @@ def _share(request: Request, name: str) -> float:
     return value
 
 
-async def _read_small(request: Request, schema: type[Small]) -> Small:
+async def _read_small(request: Request, schema: type[Small], timeout_s: float) -> Small:
     """A JSON body of a few hundred bytes.
 
     Raises:
         TooLarge: it is more than that.
+        UploadTimeout: it does not come in time.
         InvalidRequest: it is not JSON, or not of this schema.
     """
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _SMALL_BYTES:
-            raise TooLarge(f"The body is over {_SMALL_BYTES} bytes.", max_bytes=_SMALL_BYTES)
+    body = await read_whole(request, _SMALL_BYTES, timeout_s, lambda _: None)
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:

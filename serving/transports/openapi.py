@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +19,19 @@ from serving.errors import (
     BadSamples,
     DeadlineExceeded,
     EmptyAudio,
+    Forbidden,
     InternalError,
     InvalidRequest,
     MissingFile,
     NoSpeech,
     Overloaded,
+    RateLimited,
     RequestError,
     Starting,
     Stopping,
     TooLarge,
     TooManyFiles,
+    Unauthenticated,
     UnknownVersion,
     UnsupportedAudio,
     UnsupportedMediaType,
@@ -70,6 +76,7 @@ PREDICT_PARAMETERS = [
         "schema": {"type": "string"},
     },
 ]
+_AT_THE_DOOR: tuple[type[RequestError], ...] = (Unauthenticated, Forbidden, RateLimited)
 REFUSALS_OF_PREDICT = (
     InvalidRequest,
     MissingFile,
@@ -93,9 +100,9 @@ REFUSALS_OF_PREDICT = (
 
 
 def describe(*errors: type[RequestError]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses: one per status, its description listing the codes."""
+    """OpenAPI responses: one per status, its description listing the codes, those of API keys among them."""
     codes: dict[int, list[str]] = {}
-    for error in errors:
+    for error in (*_AT_THE_DOOR, *errors):
         codes.setdefault(error.http_status, []).append(error.code)
     return {
         status: {"model": ErrorBody, "description": ", ".join(f"`{code}`" for code in words)}
@@ -105,12 +112,24 @@ def describe(*errors: type[RequestError]) -> dict[int | str, dict[str, Any]]:
 
 async def docs(_: Request) -> HTMLResponse:
     """Swagger UI from the copy that BentoML ships: no page of ours loads anything from another host."""
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url="openapi.json",
         title="Timbre API",
         swagger_js_url="docs/assets/swagger-ui-bundle.js",
         swagger_css_url="docs/assets/swagger-ui.css",
         swagger_favicon_url="docs/assets/favicon-light-32x32.png",
+    )
+    page.headers["Content-Security-Policy"] = _policy(bytes(page.body))
+    return page
+
+
+def _policy(page: bytes) -> str:
+    """What the page may load: what comes from this host, and the one script that stands in it."""
+    (script,) = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
 

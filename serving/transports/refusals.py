@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from serving.errors import InternalError, MethodNotAllowed, NotFound, RequestError
+from serving.errors import InternalError, MethodNotAllowed, NotFound, RequestError, TooLarge, UploadTimeout
 from serving.transports.asgi import Unread
 
 
@@ -61,10 +61,11 @@ def _wrong_method(request: Request, allowed: str) -> JSONResponse:
     return JSONResponse(error.body(), error.http_status, {"Allow": allowed})
 
 
-async def _answer_refusal(_: Request, error: Exception) -> Response:
+async def _answer_refusal(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestError):
         raise error
-    return refusal(error)
+    # By these a body has been given up before its end.
+    return refusal_of(request, error) if isinstance(error, TooLarge | UploadTimeout) else refusal(error)
 
 
 async def _answer_framework(request: Request, error: Exception) -> Response:

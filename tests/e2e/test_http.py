@@ -186,7 +186,20 @@ def test_the_docs_load_nothing_from_elsewhere(client: httpx.Client) -> None:
 def test_openapi_describes_the_refusals(client: httpx.Client) -> None:
     predict = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
     assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "audio/*", "application/octet-stream"}
-    assert set(predict["responses"]) == {"200", "404", "408", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(predict["responses"]) == {
+        "200",
+        "401",
+        "403",
+        "404",
+        "408",
+        "413",
+        "415",
+        "422",
+        "429",
+        "500",
+        "503",
+        "504",
+    }
     assert "`audio_too_long`" in predict["responses"]["413"]["description"]
 
 
