@@ -375,20 +375,39 @@ def test_score_on_a_ray_cluster_says_the_same(archive: Path, tmp_path: Path) -> 
         head = subprocess.Popen(command, env=os.environ | token | hasty, stdout=out, stderr=subprocess.STDOUT)
         try:
             assert until(lambda: "--block" in log.read_text(), 120), log.read_text()
-            arguments = ("score", archive, "--out", table, "--engine", "ray", "--address")
-            result = timbre(*arguments, f"127.0.0.1:{port}", more=token)
+            place = f"file://{archive}"
+            arguments = ("score", place, "--out", table, "--engine", "ray", "--address", f"127.0.0.1:{port}")
+            result = timbre(*arguments, more=token)
             assert result.returncode == 1, result.stderr
             assert "6 files, 2 of them bad, 0 scored before" in result.stderr
             check_table(table, archive)
-            # The journal is the same, whatever the engine: what one has scored the other does not score again.
+            # It goes on where it was.
             fill(archive, {"new.wav": CLIPS["one.wav"]})
+            result = timbre(*arguments, more=token)
+            assert result.returncode == 1, result.stderr
+            assert "7 files, 2 of them bad, 6 scored before" in result.stderr
+            assert {row["path"]: row["error"] for row in rows(table)}["new.wav"] is None
+            # The journal is the same, whatever the engine: what one has scored the other does not score again.
+            fill(archive, {"newer.wav": CLIPS["one.wav"]})
             assert (
-                "7 files, 2 of them bad, 6 scored before"
-                in told("score", archive, "--out", table, "--workers", "1").stderr
+                "8 files, 2 of them bad, 7 scored before"
+                in told("score", place, "--out", table, "--workers", "1").stderr
             )
         finally:
             head.terminate()
             head.wait(60)
+
+
+def test_score_on_ray_needs_no_cluster(archive: Path, tmp_path: Path) -> None:
+    """Without an address it makes one on this machine, for as long as it takes."""
+    pytest.importorskip("ray", reason="needs Ray, which is not installed here")
+    table = tmp_path / "table.csv"
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:
+        result = timbre("score", archive, "--out", table, "--engine", "ray", more={"RAY_TMPDIR": scratch})
+        assert result.returncode == 1, result.stderr
+        assert "6 files, 2 of them bad, 0 scored before" in result.stderr
+        check_table(table, archive)
+        assert list(Path(scratch).rglob("session_*"))  # it was this one
 
 
 def test_what_is_not_installed_is_told_by_name(archive: Path, tmp_path: Path, service: Service) -> None:
