@@ -101,7 +101,6 @@ class Image:
     """An image that was built, and its files."""
 
     root: Path
-    base: Path
     config: dict[str, object]
     bill: Path
     report: str
@@ -112,14 +111,7 @@ def image() -> Iterator[Image]:
     """`make image` with buildah, in a storage of its own; the base is made here, as no registry need be reachable."""
     with tempfile.TemporaryDirectory(prefix="timbre-image-") as name:
         folder = Path(name)
-        storage = folder / "storage.conf"
-        storage.write_text(f'[storage]\ndriver = "vfs"\nrunroot = "{folder}/run"\ngraphroot = "{folder}/graph"\n')
-        env = {
-            **os.environ,
-            "CONTAINERS_STORAGE_CONF": str(storage),
-            "BUILDAH_ISOLATION": "chroot",
-            "BUILDER": "buildah",
-        }
+        env = {**os.environ, "BUILDAH_ISOLATION": "chroot", "BUILDER": "buildah", **storage_in(folder)}
         env.pop("STORAGE_DRIVER", None)
 
         def buildah(*arguments: str) -> str:
@@ -129,9 +121,8 @@ def image() -> Iterator[Image]:
             return done.stdout.strip()
 
         try:
-            base = make_base(folder / "base")
             scratch = buildah("from", "scratch")
-            buildah("add", "--quiet", scratch, str(base), "/")
+            make_base(Path(buildah("mount", scratch)))
             (tag,) = re.findall(r"^ARG BASE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
             buildah("commit", "--quiet", "--rm", scratch, f"docker.io/library/{tag}")
             bundle = "/etc/ssl/certs/ca-certificates.crt"
@@ -141,24 +132,33 @@ def image() -> Iterator[Image]:
             assert built.returncode == 0, built.stdout + built.stderr
             config = json.loads(buildah("inspect", "--type", "image", f"timbre:{VERSION}"))["OCIv1"]["config"]
             root = Path(buildah("mount", buildah("from", "--pull-never", f"timbre:{VERSION}")))
-            yield Image(root, base, config, ROOT / "build" / f"timbre-{VERSION}.cdx.json", built.stdout)
+            yield Image(root, config, ROOT / "build" / f"timbre-{VERSION}.cdx.json", built.stdout)
         finally:
             buildah("rm", "--all")
             buildah("rmi", "--all", "--force")
 
 
-def make_base(folder: Path) -> Path:
+def storage_in(folder: Path) -> dict[str, str]:
+    """The environment in which buildah keeps all it has in a folder; by overlays where they work, else by copies."""
+    conf = folder / "storage.conf"
+    env = {"CONTAINERS_STORAGE_CONF": str(conf)}
+    for driver in ("overlay", "vfs"):
+        where = f'runroot = "{folder}/run-{driver}"\ngraphroot = "{folder}/graph-{driver}"'
+        conf.write_text(f'[storage]\ndriver = "{driver}"\n{where}\n')
+        if (
+            subprocess.run(["buildah", "info"], env={**os.environ, **env}, capture_output=True, check=False).returncode
+            == 0
+        ):
+            break
+    return env
+
+
+def make_base(folder: Path) -> None:
     """Debian with Python 3.11, nothing more: what stands in for the slim image."""
-    command = [
-        "debootstrap",
-        "--variant=minbase",
-        "--include=python3,python3-venv,ca-certificates",
-        "bookworm",
-        str(folder),
-    ]
+    packages = "--include=python3,python3-venv,ca-certificates"
+    command = ["debootstrap", "--variant=minbase", packages, "bookworm", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
-    return folder
 
 
 def size_bytes(folder: Path) -> int:
