@@ -34,7 +34,8 @@ pytestmark = [
 ]
 SCREENSHOTS = ROOT / "build" / "screenshots"
 PATIENCE_MS = 60_000
-get, post = (functools.partial(ask, timeout=PATIENCE_MS / 1000) for ask in (httpx.get, httpx.post))
+get = functools.partial(httpx.get, timeout=PATIENCE_MS / 1000)
+post = functools.partial(httpx.post, timeout=PATIENCE_MS / 1000)
 MAX_BYTES = 400_000
 FIRST_PAINT_MS = 1000
 PHONE = {"width": 390, "height": 844}
