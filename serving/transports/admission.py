@@ -23,7 +23,8 @@ from serving.transports.asgi import Unread
 
 API_KEY = "x-api-key"
 _BEARER, _BASIC = "bearer", "basic"
-_ASKS = 'Bearer realm="timbre", Basic realm="timbre"'  # by the second a browser asks whoever sits before it
+# By the second a browser asks whoever sits before it; in a line of its own, or Chromium sees the first alone.
+_ASKS = ('Bearer realm="timbre"', 'Basic realm="timbre"')
 
 # What tells nothing but what is in the repository: the page's own files and what the API looks like.
 _PUBLIC = ("/", "/docs", "/docs/*", "/openapi.json", "/ui", "/ui/*")
@@ -156,6 +157,8 @@ def _refusal(error: RequestError, path: str) -> JSONResponse:
     headers = {}
     if (wait_s := error.details.get("retry_after_s")) is not None:
         headers["Retry-After"] = str(wait_s)
+    answer = Unread(body, error.http_status, headers)
     if isinstance(error, Unauthenticated):
-        headers["WWW-Authenticate"] = _ASKS
-    return Unread(body, error.http_status, headers)
+        for challenge in _ASKS:
+            answer.headers.append("WWW-Authenticate", challenge)
+    return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
@@ -21,6 +22,7 @@ import soundfile
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, WebSocket, expect, sync_playwright
 
+from serving.keys import hashed, new_key
 from tests.conftest import ROOT
 from tests.service import Service, running
 from tests.sounds import encode, speech, voice
@@ -32,6 +34,8 @@ pytestmark = [
 ]
 SCREENSHOTS = ROOT / "build" / "screenshots"
 PATIENCE_MS = 60_000
+get = functools.partial(httpx.get, timeout=PATIENCE_MS / 1000)
+post = functools.partial(httpx.post, timeout=PATIENCE_MS / 1000)
 MAX_BYTES = 400_000
 FIRST_PAINT_MS = 1000
 PHONE = {"width": 390, "height": 844}
@@ -96,6 +100,7 @@ class Visit:
     """A page and everything that it asked for and complained of."""
 
     page: Page
+    host: str
     requested: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     finished: list[Request] = field(default_factory=list)
@@ -136,11 +141,11 @@ def visit(browser: Browser, service: Service) -> Iterator[Visitor]:
     contexts: list[BrowserContext] = []
     visits: list[Visit] = []
 
-    def go(view: str = "clips", **options: Any) -> Visit:
+    def go(view: str = "clips", at: Service = service, **options: Any) -> Visit:
         context = browser.new_context(viewport=options.pop("viewport", DESKTOP), **options)
         context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
-        visit = Visit(context.new_page())
+        visit = Visit(context.new_page(), urlsplit(at.url).netloc)
         visits.append(visit)
         context.on("request", lambda request: visit.requested.append(request.url))
         # Playwright takes no built-in method.
@@ -151,22 +156,21 @@ def visit(browser: Browser, service: Service) -> Iterator[Visitor]:
             "console",
             lambda message: visit.complaints.append(message.text) if message.type in ("error", "warning") else None,
         )
-        visit.page.goto(f"{service.url}/#{view}")
+        visit.page.goto(f"{at.url}/#{view}")
         return visit
 
     expect.set_options(timeout=PATIENCE_MS)
     yield go
     for visit in visits:
-        assert {urlsplit(url).netloc for url in visit.requested if not url.startswith(("blob:", "data:"))} == {
-            urlsplit(service.url).netloc
-        }
+        asked = {urlsplit(url).netloc for url in visit.requested if not url.startswith(("blob:", "data:"))}
+        assert asked == {visit.host}
         assert visit.complaints == []
     for context in contexts:
         context.close()
 
 
 def predicted(service: Service, file: Path, **headers: str) -> dict[str, Any]:
-    answer = httpx.post(f"{service.url}/predict", files={"file": (file.name, file.read_bytes())}, headers=headers)
+    answer = post(f"{service.url}/predict", files={"file": (file.name, file.read_bytes())}, headers=headers)
     assert answer.status_code == 200, answer.text
     told: dict[str, Any] = answer.json()
     return told
@@ -352,7 +356,7 @@ def test_versions_are_compared_side_by_side(visit: Visitor, service: Service, cl
 
 def test_feedback_arrives(visit: Visitor, service: Service, clips: list[Path]) -> None:
     def told() -> dict[str, Any]:
-        rows = httpx.get(f"{service.url}/experiments").json()["variants"]
+        rows = get(f"{service.url}/experiments").json()["variants"]
         (row,) = [row for row in rows if row["variant"] == "stable"]
         feedback: dict[str, Any] = row["feedback"]
         return feedback
@@ -372,7 +376,7 @@ def test_feedback_arrives(visit: Visitor, service: Service, clips: list[Path]) -
 def test_a_broken_file_shows_the_services_message(visit: Visitor, service: Service, tmp_path: Path) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"this is no sound at all")
-    error = httpx.post(f"{service.url}/predict", files={"file": (broken.name, broken.read_bytes())}).json()["error"]
+    error = post(f"{service.url}/predict", files={"file": (broken.name, broken.read_bytes())}).json()["error"]
     seen = visit()
     (card,) = seen.choose(broken)
     expect(card.get_by_role("alert")).to_have_text(error["message"])
@@ -535,7 +539,7 @@ def test_it_is_small_and_there_at_once(visit: Visitor, capsys: pytest.CaptureFix
 
 
 def test_what_the_page_may_do_is_said_in_its_headers(service: Service) -> None:
-    answers = [httpx.get(service.url + "/") for _ in range(2)]
+    answers = [get(service.url + "/") for _ in range(2)]
     policies = [answer.headers["content-security-policy"] for answer in answers]
     for answer, policy in zip(answers, policies, strict=True):
         assert "default-src 'none'" in policy
@@ -544,28 +548,43 @@ def test_what_the_page_may_do_is_said_in_its_headers(service: Service) -> None:
         assert f'content="{nonce}"' in answer.text
     assert policies[0] != policies[1]
     for path in ("/ui/models/7", "/ui/models/..%2f1", "/ui/..%2fservice.py", "/ui/%2e%2e/service.py", "/ui/"):
-        assert httpx.get(service.url + path).status_code == 404
-    assert httpx.get(service.url + "/ui/models/7").json()["error"]["code"] == "unknown_version"
-    assert httpx.post(service.url + "/ui/main.js").json()["error"]["code"] == "method_not_allowed"
+        assert get(service.url + path).status_code == 404
+    assert get(service.url + "/ui/models/7").json()["error"]["code"] == "unknown_version"
+    assert post(service.url + "/ui/main.js").json()["error"]["code"] == "method_not_allowed"
     assert (
-        httpx.post(service.url + "/ui/playable", files={"file": b"no sound"}).json()["error"]["code"]
-        == "unsupported_audio"
+        post(service.url + "/ui/playable", files={"file": b"no sound"}).json()["error"]["code"] == "unsupported_audio"
     )
 
 
 def test_any_clip_is_made_playable_as_the_model_hears_it(service: Service) -> None:
     stereo = np.stack([voice(1.0, 44_100)] * 2, axis=1)
     for kind in ("AIFF", "FLAC"):
-        answer = httpx.post(service.url + "/ui/playable", files={"file": encode(stereo, 44_100, kind)})
+        answer = post(service.url + "/ui/playable", files={"file": encode(stereo, 44_100, kind)})
         assert answer.headers["content-type"] == "audio/wav"
         samples, rate_hz = soundfile.read(io.BytesIO(answer.content))
         assert (samples.ndim, rate_hz, len(samples)) == (1, 16_000, 16_000)
 
 
+def test_a_browser_brings_its_api_key(visit: Visitor, clips: list[Path], tmp_path: Path) -> None:
+    """As the password of its own dialog, which Playwright answers."""
+    key = new_key()
+    (tmp_path / "keys.yaml").write_text(
+        f"keys:\n  me: {{sha256: {hashed(key)}, scopes: [predict, models, feedback]}}\n"
+    )
+    with running(tmp_path / "log.txt", api_keys_file=tmp_path / "keys.yaml") as locked:
+        seen = visit(at=locked, http_credentials={"username": "me", "password": key})
+        (card,) = seen.choose(clips[1])
+        expect(card.locator(".answer-word")).not_to_be_empty()
+        card.get_by_role("button", name="Yes").click()
+        expect(card.get_by_text("Thank you")).to_be_visible()
+        seen.page.get_by_role("link", name="Model").click()
+        expect(seen.page.locator("table.confusion")).to_be_visible()
+
+
 def test_where_it_is_off_there_is_nothing(tmp_path: Path) -> None:
     with running(tmp_path / "log.txt", ui="off") as service:
-        assert httpx.get(service.url + "/").headers["location"].endswith("docs")
+        assert get(service.url + "/").headers["location"].endswith("docs")
         for path in ("/ui/main.js", "/ui/models/2"):
-            answer = httpx.get(service.url + path)
+            answer = get(service.url + path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
-        assert httpx.post(service.url + "/ui/playable", files={"file": b""}).status_code == 404
+        assert post(service.url + "/ui/playable", files={"file": b""}).status_code == 404
