@@ -14,13 +14,13 @@ RUN python3 -m venv /opt/timbre \
     /opt/timbre/bin/python -m pip install --quiet --no-compile --no-deps --require-hashes -r /requirements.txt \
  && /opt/timbre/bin/python -m pip uninstall --quiet --yes pip setuptools \
  && find /opt/timbre -type d -name tests -prune -exec rm -r {} + \
- && rm -r /opt/timbre/lib/python3*/site-packages/onnxruntime/transformers \
+ && rm -rf /opt/timbre/lib/python3*/site-packages/onnxruntime/transformers \
           /opt/timbre/lib/python3*/site-packages/onnxruntime/quantization \
           /opt/timbre/lib/python3*/site-packages/onnxruntime/tools
 COPY serving /app/serving
 COPY exported /app/exported
 # Byte code is written here, of what is imported and of no more: the root file system will be read-only.
-RUN cd /app && /opt/timbre/bin/python -c "import serving.__main__, serving.tracing, scipy.stats"
+RUN cd /app && /opt/timbre/bin/python -c "import serving.__main__, serving.tracing, scipy.stats, markdown_it"
 
 FROM ${BASE}
 ARG VERSION=unknown

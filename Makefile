@@ -9,7 +9,7 @@ ARGS ?=
 SERVING ?= serving
 
 .DEFAULT_GOAL := help
-.PHONY: help serve extras test fuzz soak licences lint format proto lock image image-cuda rollout-test data train evaluate compare export clean
+.PHONY: help serve extras test fuzz soak licences lint format proto ui lock image image-cuda rollout-test data train evaluate compare export clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,16 @@ PROTOS := $(shell find serving/proto -name '*.proto')
 proto: $(VENV)/.dev ## generate the stubs of serving/proto anew
 	PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I . --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. $(PROTOS)
 
+LIBRARIES := build/npm/node_modules
+VENDOR ?= serving/ui/vendor
+
+ui: ## take the web page's libraries from npm, as requirements/package-lock.json says, into serving/ui/vendor
+	mkdir -p build/npm $(VENDOR)
+	cp requirements/package.json requirements/package-lock.json build/npm
+	npm ci --prefix build/npm --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved
+	cp $(LIBRARIES)/wavesurfer.js/dist/wavesurfer.esm.js $(LIBRARIES)/uplot/dist/uPlot.iife.min.js $(LIBRARIES)/uplot/dist/uPlot.min.css $(VENDOR)
+	for name in uplot wavesurfer.js; do grep '"version"' $(LIBRARIES)/$$name/package.json | sed "s/.*: \"\(.*\)\".*/$$name \1\n/"; cat $(LIBRARIES)/$$name/LICENSE; echo; done > $(VENDOR)/NOTICE.txt
+
 image: $(VENV)/.dev ## build the image with docker, podman or buildah, and its bill of materials into build/
 	@k8s/image.sh serving timbre $(ARGS)
 
@@ -66,7 +76,7 @@ evaluate: $(VENV)/.dev ## examine a run: ARGS="--run runs/NAME"
 	$(BIN)/python -m training evaluate $(ARGS)
 
 compare: $(VENV)/.dev ## every model family on the same splits, resuming; ARGS="--rows cnn lstm --splits fold0"
-	$(BIN)/python -m training compare $(ARGS)
+	$(BIN)/python -m training compare --folds exported/folds.json $(ARGS)
 
 export: $(VENV)/.dev ## export a run: ARGS="--run runs/NAME --version 1"
 	$(BIN)/python -m training export $(ARGS)

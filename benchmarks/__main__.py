@@ -1,4 +1,4 @@
-"""python -m benchmarks offline | beside | live | profile | disagreement: each writes into benchmarks/results."""
+"""python -m benchmarks COMMAND: each writes its results to benchmarks/results."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ def beside(out: Out = FOLDER, rounds: int = 3, seconds: float = 6.0) -> None:
     """The service beside its peers, in turn, at 1, 8 and 32 clients."""
     from benchmarks.beside import beside as measure
     from benchmarks.beside import table
+
+    print(table(measure(out, rounds, seconds)["summary"]))
+
+
+@app.command()
+def refusals(out: Out = FOLDER, rounds: int = 3, seconds: float = 6.0) -> None:
+    """More clients than permits: how soon they are refused, and the latency of those admitted."""
+    from benchmarks.refusals import refusals as measure
+    from benchmarks.refusals import table
 
     print(table(measure(out, rounds, seconds)["summary"]))
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 _BOUNDARY = "timbre-benchmark"
+_OK, _NO_ROOM = 200, 429
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Load:
     Attributes:
         clients: connections, each with one request under way.
         seconds: measured, after the warm-up.
-        latencies_s: of each answered request.
+        latencies_s: of each request that was answered with 200.
+        refused_s: of each that was refused for lack of room, with 429.
         statuses: how many answers had which HTTP status; 0 is a connection that broke.
         all_requests: answered, the warm-up's too.
         own_cpu_s: processor time that the load generator itself took.
@@ -33,6 +35,7 @@ class Load:
     clients: int
     seconds: float
     latencies_s: list[float] = field(default_factory=list)
+    refused_s: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     all_requests: int = 0
     own_cpu_s: float = 0.0
@@ -46,7 +49,7 @@ class Load:
         if not self.latencies_s:
             raise RuntimeError(f"None of {sum(self.statuses.values())} requests was answered: {dict(self.statuses)}.")
         p50, p90, p99 = (round(float(p) * 1e3, 2) for p in np.percentile(self.latencies_s, [50, 90, 99]))
-        good = sum(count for status, count in self.statuses.items() if status == 200)
+        good = sum(count for status, count in self.statuses.items() if status == _OK)
         return {
             "clients": self.clients,
             "requests": sum(self.statuses.values()),
@@ -73,19 +76,32 @@ def multipart_request(clip: bytes, host: str, path: str = "/predict") -> bytes:
     return head.encode() + body
 
 
-def closed_loop(host: str, port: int, request: bytes, clients: int, seconds: float, warm_s: float = 1.0) -> Load:
+def closed_loop(
+    host: str, port: int, request: bytes, clients: int, seconds: float, warm_s: float = 1.0, pause_s: float = 0.0
+) -> Load:
     """Keep so many clients busy for so long.
 
     Args:
         warm_s: before measuring begins.
+        pause_s: before a client that was refused for lack of room comes again.
     """
-    return asyncio.run(_closed_loop(host, port, request, clients, seconds, warm_s))
+    return asyncio.run(_closed_loop(_Target(host, port, request, pause_s), clients, seconds, warm_s))
 
 
-async def _closed_loop(host: str, port: int, request: bytes, clients: int, seconds: float, warm_s: float) -> Load:
+@dataclass(frozen=True)
+class _Target:
+    """Whom clients ask for what."""
+
+    host: str
+    port: int
+    request: bytes
+    pause_s: float
+
+
+async def _closed_loop(target: _Target, clients: int, seconds: float, warm_s: float) -> Load:
     load = Load(clients, seconds)
     begin = time.perf_counter() + warm_s
-    tasks = [asyncio.create_task(_client(host, port, request, load, begin, begin + seconds)) for _ in range(clients)]
+    tasks = [asyncio.create_task(_client(target, load, begin, begin + seconds)) for _ in range(clients)]
     await asyncio.sleep(warm_s)
     cpu = time.process_time()
     await asyncio.gather(*tasks)
@@ -93,20 +109,24 @@ async def _closed_loop(host: str, port: int, request: bytes, clients: int, secon
     return load
 
 
-async def _client(host: str, port: int, request: bytes, load: Load, begin: float, end: float) -> None:
-    """One connection, opened again when it breaks."""
+async def _client(target: _Target, load: Load, begin: float, end: float) -> None:
+    """One connection, opened again when it breaks or the server closes it."""
     while time.perf_counter() < end:
         try:
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await asyncio.open_connection(target.host, target.port)
             try:
-                while (sent := time.perf_counter()) < end:
-                    writer.write(request)
-                    status = await _answer(reader)
+                closes = False
+                while not closes and (sent := time.perf_counter()) < end:
+                    writer.write(target.request)
+                    status, closes = await _answer(reader)
                     done = time.perf_counter()
                     load.all_requests += 1
                     if sent >= begin and done <= end:
                         load.statuses[status] += 1
-                        load.latencies_s.append(done - sent)
+                        if status in (_OK, _NO_ROOM):
+                            (load.latencies_s if status == _OK else load.refused_s).append(done - sent)
+                    if status == _NO_ROOM:
+                        await asyncio.sleep(target.pause_s)
             finally:
                 writer.close()
         except (OSError, asyncio.IncompleteReadError):
@@ -114,9 +134,9 @@ async def _client(host: str, port: int, request: bytes, load: Load, begin: float
             await asyncio.sleep(0.05)
 
 
-async def _answer(reader: asyncio.StreamReader) -> int:
-    """Read one answer; returns its status."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
+    """Read one answer; returns its status, and whether the connection is closed after it."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]
     await reader.readexactly(int(length))
-    return int(head.split(b" ", 2)[1])
+    return int(head.split(b" ", 2)[1]), b"connection: close" in head

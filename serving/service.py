@@ -22,6 +22,7 @@ from serving.settings import Settings
 from serving.transports.http import HttpTransport
 from serving.transports.listen import ListenTransport
 from serving.transports.oip.http import OipHttpTransport
+from serving.transports.page import PageTransport
 
 if TYPE_CHECKING:
     from serving.grpc_server import GrpcServer
@@ -77,8 +78,7 @@ def create_service(
             """Everything in flight over HTTP has been answered; what is over gRPC will be."""
             lifecycle.stop()
             self._work.cancel()  # first: a start that is not over yet shall open no more doors
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._work
+            await asyncio.wait({self._work})
             await self._doors.aclose()
             if lifecycle.parts:
                 await lifecycle.parts.pipeline.close()
@@ -164,7 +164,8 @@ async def _keep_house(lifecycle: Lifecycle, parts: Parts) -> None:
 
 def http_transport(lifecycle: Lifecycle) -> HttpTransport:
     """Everything that is answered on the HTTP port."""
-    return HttpTransport(lifecycle, [*OipHttpTransport(lifecycle).routes, *ListenTransport(lifecycle).routes])
+    others = (OipHttpTransport(lifecycle), ListenTransport(lifecycle), PageTransport(lifecycle))
+    return HttpTransport(lifecycle, [route for other in others for route in other.routes])
 
 
 def _stop_worker(error: TimbreError) -> None:

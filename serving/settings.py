@@ -89,6 +89,7 @@ class Settings(BaseModel):
     routes: str = Field(
         "", description=f"File that says which versions answer; {ROUTES_FILE} in TIMBRE_MODELS where empty."
     )
+    ui: Literal["on", "off"] = Field("on", description="The web page at /: on, or off.")
     runtime: Literal["auto", "cpu", "cuda"] = Field("auto", description="What models run on: auto, cpu or cuda.")
     threads: Annotated[int, Field(ge=0, le=256)] = Field(
         0, description="CPU threads inside one forward pass; 0 for one, with as many passes at a time as cores."
@@ -153,6 +154,9 @@ class Settings(BaseModel):
     )
     grpc_age_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = Field(
         300.0, description="Age at which gRPC clients are asked to reconnect, so that load spreads, seconds."
+    )
+    grpc_ping_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = Field(
+        30.0, description="Silence after which a gRPC connection is asked whether it lives, seconds."
     )
 
     @model_validator(mode="after")

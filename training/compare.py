@@ -25,6 +25,7 @@ from training.calibrate import BINS, bin_of, reliability, softmax
 from training.config import CLASSICAL, CompareConfig, TrainConfig
 from training.evaluate import decoded, examine, load_model
 from training.export import chosen_temperature, export_graph, used
+from training.folds import write_folds
 from training.graph import INPUT, OUTPUT, torch_model
 from training.metrics import clip_probabilities
 from training.provenance import ROOT, provenance
@@ -138,6 +139,8 @@ def compare(config: CompareConfig) -> Path:
     _write(config.out, results)
     plot(summary(results), config.out / "compare.png")
     (config.out / "compare.md").write_text(table(summary(results)))
+    if config.folds:
+        write_folds(results, config.folds)
     return config.out / "compare.json"
 
 

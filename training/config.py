@@ -273,6 +273,8 @@ class CompareConfig:
     """Where run folders are made."""
     out: Path = ROOT / "training" / "results"
     """Where compare.json, compare.md and compare.png are written."""
+    folds: Path | None = None
+    """Where the table over the folds of actors is written that the web page shows, such as exported/folds.json."""
 
 
 @dataclass(frozen=True)

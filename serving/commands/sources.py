@@ -22,7 +22,7 @@ Heard = Prediction | Exception
 
 @dataclass(frozen=True)
 class Source:
-    """Where answers come from; ``models`` counts where there is no ``url``, ``tls``, ``api_key`` where one is."""
+    """Where answers come from; ``models`` counts where there is no ``url``, ``tls`` and ``api_key`` where there is."""
 
     url: str | None
     models: Path
@@ -90,7 +90,7 @@ def certificates(ca: Path | None, cert: Path | None, key: Path | None) -> Tls:
 
 
 def connect(url: str, tls: Tls, api_key: str | None = None) -> Client:
-    """A client of that service.
+    """A client of that service; ``api_key`` says who asks.
 
     Raises:
         UsageError: the address is of another kind.

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 
@@ -185,7 +185,6 @@ class HttpTransport:
         app.add_route("/metrics", self._metrics, include_in_schema=False)
         app.add_route("/docs", docs, include_in_schema=False)
         app.mount("/docs/assets", StaticFiles(directory=swagger_assets()))
-        app.add_route("/", _to_docs, include_in_schema=False)
         app.router.routes.extend(others)
         # Last, for whatever nothing above takes.
         app.router.routes.append(Route("/{path:path}", Unmatched()))
@@ -224,7 +223,3 @@ async def _read_small(request: Request, schema: type[Small], timeout_s: float) -
         faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
         wanted = ", ".join(schema.model_fields)
         raise InvalidRequest(f"The body must be a JSON object of {wanted}. {faults}.") from error
-
-
-async def _to_docs(_: Request) -> Response:
-    return RedirectResponse("docs")

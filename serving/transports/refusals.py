@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -85,7 +87,7 @@ async def _answer_fault(_: Request, __: Exception) -> Response:
     return refusal(InternalError("The service failed on this request; its log says why. Trying again may help."))
 
 
-HANDLERS = {
+HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     RequestError: _answer_refusal,
     HTTPException: _answer_framework,
     ClientDisconnect: _answer_nobody,

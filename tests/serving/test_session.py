@@ -23,8 +23,8 @@ class Binding:
     """What is bound, and what a run made of it."""
 
     def __init__(self) -> None:
-        self.windows = np.empty(0)
-        self.probabilities = np.empty(0)
+        self.windows: npt.NDArray[np.float32] = np.empty(0, np.float32)
+        self.probabilities: npt.NDArray[np.float32] = np.empty(0, np.float32)
 
     def bind_cpu_input(self, _: str, windows: npt.NDArray[np.float32]) -> None:
         self.windows = windows

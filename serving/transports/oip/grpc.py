@@ -138,6 +138,8 @@ def _answer(request: pb.ModelInferRequest, told: Inferred) -> pb.ModelInferRespo
     answer.parameters["variant"].string_param = told.variant
     for tensor in told.outputs:
         output = answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        for name, value in tensor.parameters.items():
+            output.parameters[name].string_param = value
         if request.raw_input_contents:
             answer.raw_output_contents.append(to_raw(tensor))
         elif isinstance(tensor.data, np.ndarray):

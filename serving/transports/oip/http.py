@@ -228,11 +228,14 @@ def _answer(name: str, asked: _InferIn, told: Inferred) -> Response:
     outputs, chunks = [], []
     for tensor in told.outputs:
         output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        about = dict(tensor.parameters)
         if binary.get(tensor.name, everything):
             chunks.append(to_raw(tensor))
-            output["parameters"] = {_BINARY_SIZE: len(chunks[-1])}
+            about[_BINARY_SIZE] = len(chunks[-1])
         else:
             output["data"] = _to_json(tensor)
+        if about:
+            output["parameters"] = about
         outputs.append(output)
     parameters = {"variant": told.variant}
     said = {"model_name": name, "model_version": told.version, "parameters": parameters, "outputs": outputs}
