@@ -12,6 +12,7 @@ import schemathesis
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schemathesis import BaseSchema
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -38,7 +39,7 @@ quick = settings(deadline=None, max_examples=40, derandomize=True, suppress_heal
 
 
 @pytest.fixture(scope="module")
-def document(service: Service) -> schemathesis.openapi.OpenApiSchema:
+def document(service: Service) -> BaseSchema:
     return schemathesis.openapi.from_url(f"{service.url}/openapi.json")
 
 
@@ -51,12 +52,10 @@ OPERATIONS = [
 
 
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_every_answer_over_http_is_described(
-    service: Service, document: schemathesis.openapi.OpenApiSchema, path: str, method: str
-) -> None:
+def test_every_answer_over_http_is_described(service: Service, document: BaseSchema, path: str, method: str) -> None:
     @given(case=document[path][method].as_strategy())
     @settings(quick, max_examples=15)
-    def ask(case: schemathesis.Case) -> None:
+    def ask(case: schemathesis.Case[Any]) -> None:
         case.call_and_validate(base_url=service.url, checks=CHECKS, timeout=60)
 
     ask()
