@@ -1,122 +1,309 @@
-"""A closed loop of HTTP clients in one event loop: each sends its next request when its last is answered.
+"""Load: a closed loop, whose clients wait for answers, and an open one, whose requests come when they are due.
 
-Written on bare sockets because the load generator shares the cores with what it measures: a request costs it some 60
-microseconds, a tenth of what an HTTP client library takes.
+An open loop's latencies count from the time a request was due, not from when it could be sent, so that a stall of the
+server, or of this program, is in them: it cannot be hidden by what was not sent meanwhile ("coordinated omission").
 """
 
 from __future__ import annotations
 
 import asyncio
+import selectors
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-_BOUNDARY = "timbre-benchmark"
+from benchmarks.histogram import Histogram
+
+OK, BROKEN, UNANSWERED = "ok", "broken", "unanswered"
+"""Outcomes of a request beside the transport's own codes."""
+
+MOST_SHARE = 0.8
+"""Of one core: a generator that takes more has no room to keep time."""
+_TICK_S = 0.02
+_PATIENCE_S = 20.0
+_CONNECTIONS = 512  # of an open loop; select(2) takes twice as many
+
+
+class Connection(Protocol):
+    """One client's connection."""
+
+    async def ask(self, turn: int) -> str:
+        """Send a request, wait for its answer; returns its outcome.
+
+        Raises:
+            OSError, asyncio.IncompleteReadError: the connection broke.
+        """
+
+    async def close(self) -> None:
+        """Let go of it."""
+
+
+class Transport(Protocol):
+    """A way to ask a server."""
+
+    async def connect(self) -> Connection:
+        """A connection of one's own.
+
+        Raises:
+            OSError: nobody is there.
+        """
 
 
 @dataclass
 class Load:
-    """What a closed loop saw.
+    """What was sent and what came of it, after the warm-up.
 
     Attributes:
-        clients: connections, each with one request under way.
-        seconds: measured, after the warm-up.
-        latencies_s: of each answered request.
-        statuses: how many answers had which HTTP status; 0 is a connection that broke.
+        seconds: measured.
+        clients: of a closed loop, each with one request under way.
+        rate: of an open loop, requests per second.
+        latencies_s: of each request that was answered, or given up: of a closed loop from its sending, of an open one
+            from when it was due.
+        outcomes: how many ended how.
         all_requests: answered, the warm-up's too.
-        own_cpu_s: processor time that the load generator itself took.
+        own_cpu_s: processor time that this program took.
+        lags_s: how late this program was: for what was due, or for a timer.
     """
 
-    clients: int
     seconds: float
+    clients: int = 0
+    rate: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
-    statuses: Counter[int] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
     all_requests: int = 0
     own_cpu_s: float = 0.0
+    lags_s: list[float] = field(default_factory=list)
+
+    @property
+    def per_second(self) -> float:
+        """Good answers."""
+        return self.outcomes[OK] / self.seconds
 
     def to_json(self) -> dict[str, Any]:
-        """Requests per second, latencies in ms, errors, and the generator's share of one core.
-
-        Raises:
-            RuntimeError: no request was answered.
-        """
-        if not self.latencies_s:
-            raise RuntimeError(f"None of {sum(self.statuses.values())} requests was answered: {dict(self.statuses)}.")
-        p50, p90, p99 = (round(float(p) * 1e3, 2) for p in np.percentile(self.latencies_s, [50, 90, 99]))
-        good = sum(count for status, count in self.statuses.items() if status == 200)
-        return {
-            "clients": self.clients,
-            "requests": sum(self.statuses.values()),
-            "errors": sum(self.statuses.values()) - good,
-            "per_second": round(good / self.seconds, 1),
-            "p50_ms": p50,
-            "p90_ms": p90,
-            "p99_ms": p99,
-            "generator_core_share": round(self.own_cpu_s / self.seconds, 3),
+        """Requests per second, latencies in ms, errors, the generator's own cost and whether it was the bottleneck."""
+        total = self.outcomes.total()
+        latencies, lags = Histogram(self.latencies_s), Histogram(self.lags_s)
+        told: dict[str, Any] = {"clients": self.clients} if self.clients else {"rate": round(self.rate, 2)}
+        share = self.own_cpu_s / self.seconds
+        return told | {
+            "seconds": self.seconds,
+            "requests": total,
+            "errors": total - self.outcomes[OK],
+            "outcomes": dict(self.outcomes),
+            "per_second": round(self.per_second, 2),
+            **latencies.to_json(),
+            "generator": {
+                "core_share": round(share, 3),
+                "lag_p50_ms": lags.ms(50),
+                "lag_p99_ms": lags.ms(99),
+                "bottleneck": bottleneck(share, lags.ms(99), latencies.ms(50)),
+            },
         }
 
 
-def multipart_request(clip: bytes, host: str, path: str = "/predict") -> bytes:
-    """One upload as curl sends it, head and body."""
-    body = (
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="clip.wav"\r\n'
-        "Content-Type: audio/wav\r\n\r\n"
-    ).encode()
-    body += clip + f"\r\n--{_BOUNDARY}--\r\n".encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: multipart/form-data; boundary={_BOUNDARY}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+def bottleneck(core_share: float, lag_p99_ms: float, latency_p50_ms: float) -> str:
+    """Why a load says more of its generator than of the server; empty where it does not."""
+    if core_share > MOST_SHARE:
+        return f"the load generator took {core_share:.2f} of one core, more than {MOST_SHARE}"
+    if lag_p99_ms > latency_p50_ms:
+        return f"the load generator was {lag_p99_ms:.1f} ms late (p99), more than the median answer took"
+    return ""
 
 
-def closed_loop(host: str, port: int, request: bytes, clients: int, seconds: float, warm_s: float = 1.0) -> Load:
+def poisson(rate: float, seconds: float, seed: int) -> npt.NDArray[np.float64]:
+    """When requests are due, seconds from the start, ascending: gaps are exponential with mean 1 / rate."""
+    rng = np.random.default_rng(seed)
+    due = np.cumsum(rng.exponential(1 / rate, size=max(16, round(2 * rate * seconds) + 64)))
+    return due[due < seconds]
+
+
+def closed_loop(transport: Transport, clients: int, seconds: float, warm_s: float = 0.5) -> Load:
     """Keep so many clients busy for so long.
 
     Args:
         warm_s: before measuring begins.
     """
-    return asyncio.run(_closed_loop(host, port, request, clients, seconds, warm_s))
+    return _run(_closed_loop(transport, clients, seconds, warm_s))
 
 
-async def _closed_loop(host: str, port: int, request: bytes, clients: int, seconds: float, warm_s: float) -> Load:
-    load = Load(clients, seconds)
-    begin = time.perf_counter() + warm_s
-    tasks = [asyncio.create_task(_client(host, port, request, load, begin, begin + seconds)) for _ in range(clients)]
-    await asyncio.sleep(warm_s)
-    cpu = time.process_time()
-    await asyncio.gather(*tasks)
-    load.own_cpu_s = time.process_time() - cpu
+def open_loop(transport: Transport, rate: float, seconds: float, seed: int, warm_s: float = 0.5) -> Load:
+    """Poisson arrivals of that many requests a second, whatever becomes of those before.
+
+    Args:
+        warm_s: before measuring begins.
+    """
+    due = poisson(rate, warm_s + seconds, seed)
+    return _run(arrivals(transport, due, Load(seconds, rate=rate), warm_s))
+
+
+def one_by_one(transport: Transport, seconds: float, least: int = 3) -> Load:
+    """One client for so long, and for so many requests at least; the first one warms up."""
+    return _run(_one_by_one(transport, seconds, least))
+
+
+async def _one_by_one(transport: Transport, seconds: float, least: int) -> Load:
+    load = Load(seconds, clients=1)
+    loop = asyncio.get_running_loop()
+    connection = await transport.connect()
+    await connection.ask(0)
+    cpu, begin = time.process_time(), loop.time()
+    while (sent := loop.time()) - begin < seconds or load.all_requests < least:
+        load.all_requests += 1
+        load.outcomes[await connection.ask(load.all_requests)] += 1
+        load.latencies_s.append(loop.time() - sent)
+    load.own_cpu_s, load.seconds = time.process_time() - cpu, loop.time() - begin
+    await connection.close()
     return load
 
 
-async def _client(host: str, port: int, request: bytes, load: Load, begin: float, end: float) -> None:
-    """One connection, opened again when it breaks."""
-    while time.perf_counter() < end:
-        try:
-            reader, writer = await asyncio.open_connection(host, port)
+async def arrivals(
+    transport: Transport, due_s: Sequence[float] | npt.NDArray[np.float64], load: Load, warm_s: float
+) -> Load:
+    """Send requests when they are due, seconds from now, into ``load``; by the event loop's clock."""
+    loop = asyncio.get_running_loop()
+    pool, tasks, start = _Pool(transport), set[asyncio.Task[None]](), loop.time()
+    cpu = time.process_time()
+    for turn, due in enumerate(due_s):
+        at = start + float(due)
+        if (wait := at - loop.time()) > 0:
+            await asyncio.sleep(wait)
+        if due < warm_s:
+            cpu = time.process_time()
+        else:
+            load.lags_s.append(max(0.0, loop.time() - at))
+        task = asyncio.create_task(_one(pool, turn, at, load, counted=due >= warm_s))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    await asyncio.sleep(max(0.0, start + warm_s + load.seconds - loop.time()))
+    load.own_cpu_s = time.process_time() - cpu
+    if tasks:
+        await asyncio.wait(tasks, timeout=_PATIENCE_S)
+    for task in list(tasks):
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await pool.close()
+    return load
+
+
+async def _one(pool: _Pool, turn: int, due: float, load: Load, *, counted: bool) -> None:
+    outcome = UNANSWERED  # where it is cancelled
+    try:
+        outcome = await pool.ask(turn)
+    finally:
+        load.all_requests += 1
+        if counted:
+            load.outcomes[outcome] += 1
+            load.latencies_s.append(asyncio.get_running_loop().time() - due)
+
+
+class _Pool:
+    """Connections, as many as requests are under way, each with one at a time."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._idle: list[Connection] = []
+        self._room = asyncio.Semaphore(_CONNECTIONS)
+
+    async def ask(self, turn: int) -> str:
+        async with self._room:
+            connection: Connection | None = None
             try:
-                while (sent := time.perf_counter()) < end:
-                    writer.write(request)
-                    status = await _answer(reader)
-                    done = time.perf_counter()
-                    load.all_requests += 1
-                    if sent >= begin and done <= end:
-                        load.statuses[status] += 1
-                        load.latencies_s.append(done - sent)
+                connection = self._idle.pop() if self._idle else await self._transport.connect()
+                outcome = await connection.ask(turn)
+            except (OSError, asyncio.IncompleteReadError):
+                outcome = BROKEN
+            except asyncio.CancelledError:
+                if connection:
+                    await connection.close()
+                raise
+            if connection and outcome != BROKEN:
+                self._idle.append(connection)
+            elif connection:
+                await connection.close()
+            return outcome
+
+    async def close(self) -> None:
+        for connection in self._idle:
+            await connection.close()
+
+
+async def _closed_loop(transport: Transport, clients: int, seconds: float, warm_s: float) -> Load:
+    load = Load(seconds, clients=clients)
+    loop = asyncio.get_running_loop()
+    begin = loop.time() + warm_s
+    tasks = [asyncio.create_task(_client(transport, n, load, begin + seconds)) for n in range(clients)]
+    await asyncio.sleep(warm_s)
+    cpu = time.process_time()
+    watch = asyncio.create_task(_watch_lag(load))
+    answered = await asyncio.gather(*tasks)
+    load.own_cpu_s = time.process_time() - cpu
+    watch.cancel()
+    _count(load, [one for client in answered for one in client], begin, begin + seconds)
+    return load
+
+
+def _count(load: Load, answered: list[_Answered], begin: float, end: float) -> None:
+    """What was sent and answered between begin and end; where nothing was, what was answered last."""
+    inside = [one for one in answered if one.sent >= begin and one.done <= end]
+    if not inside and answered:
+        last = max(one.done for one in answered)
+        inside, load.seconds = [one for one in answered if one.done > end], max(last - begin, load.seconds)
+    for one in inside:
+        load.outcomes[one.outcome] += 1
+        load.latencies_s.append(one.done - one.sent)
+    load.all_requests = len(answered)
+
+
+class _Answered(NamedTuple):
+    """One request of a closed loop; times by the event loop's clock."""
+
+    sent: float
+    done: float
+    outcome: str
+
+
+async def _client(transport: Transport, turn: int, load: Load, end: float) -> list[_Answered]:
+    """One connection, opened again when it breaks."""
+    loop = asyncio.get_running_loop()
+    answered: list[_Answered] = []
+    while loop.time() < end:
+        try:
+            connection = await transport.connect()
+            try:
+                async with asyncio.timeout_at(end + _PATIENCE_S):
+                    await _ask_on(connection, turn, answered, end)
             finally:
-                writer.close()
+                await connection.close()
+        except TimeoutError:
+            load.outcomes[UNANSWERED] += 1
         except (OSError, asyncio.IncompleteReadError):
-            load.statuses[0] += 1
+            load.outcomes[BROKEN] += 1
             await asyncio.sleep(0.05)
+    return answered
 
 
-async def _answer(reader: asyncio.StreamReader) -> int:
-    """Read one answer; returns its status."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]
-    await reader.readexactly(int(length))
-    return int(head.split(b" ", 2)[1])
+async def _ask_on(connection: Connection, turn: int, answered: list[_Answered], end: float) -> None:
+    loop = asyncio.get_running_loop()
+    while (sent := loop.time()) < end:
+        outcome = await connection.ask(turn + len(answered))
+        answered.append(_Answered(sent, loop.time(), outcome))
+
+
+async def _watch_lag(load: Load) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        at = loop.time() + _TICK_S
+        await asyncio.sleep(_TICK_S)
+        load.lags_s.append(max(0.0, loop.time() - at))
+
+
+def _run(main: Any) -> Load:
+    """In a loop whose timers are finer than epoll's and uvloop's, which count whole milliseconds."""
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
+        load: Load = runner.run(main)
+        return load
