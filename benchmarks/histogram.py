@@ -34,11 +34,7 @@ class Histogram:
         """The duration, ms, that so many percent do not exceed; 0 where there are none."""
         return round(self._hdr.get_value_at_percentile(percentile) / 1e3, 3) if len(self) else 0.0
 
-    def mean_ms(self) -> float:
-        """The mean, ms; 0 where there are none."""
-        return round(self._hdr.get_mean_value() / 1e3, 3) if len(self) else 0.0
-
     def to_json(self) -> dict[str, Any]:
         """Percentiles in ms, the largest, and the histogram itself in HDR's own compressed encoding."""
         told: dict[str, Any] = {name: self.ms(percentile) for name, percentile in _PERCENTILES.items()}
-        return told | {"max_ms": self.ms(100.0), "mean_ms": self.mean_ms(), "hdr": self._hdr.encode().decode()}
+        return told | {"max_ms": self.ms(100.0), "hdr": self._hdr.encode().decode()}

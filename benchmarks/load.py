@@ -96,6 +96,7 @@ class Load:
             "errors": total - self.outcomes[OK],
             "outcomes": dict(self.outcomes),
             "per_second": round(self.per_second, 2),
+            "mean_ms": round(float(np.mean(self.latencies_s)) * 1e3, 3) if self.latencies_s else 0.0,
             **latencies.to_json(),
             "generator": {
                 "core_share": round(share, 3),

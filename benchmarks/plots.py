@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.histogram import Histogram
-from benchmarks.parts import offline
 
 Json = dict[str, Any]
 
@@ -115,6 +114,7 @@ def _stages(part: Json, figure: Figure) -> None:
         axes.barh(["roof: no server"], [part["roof"]["decode_ms"]], color="tab:blue")
         axes.barh(["roof: no server"], [part["roof"]["inference_ms"]], left=part["roof"]["decode_ms"], color="tab:red")
     axes.barh(["floor: nothing done"], [part["floor"][0]["mean_ms"]], color="tab:brown")
+    axes.invert_yaxis()
     axes.set(xlabel="mean ms of a request")
     axes.legend(frameon=False, fontsize=8, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.2))
 
@@ -179,6 +179,33 @@ def _replicas(part: Json, figure: Figure) -> None:
     axes.grid(alpha=0.3)
 
 
+def _offline(found: Json, figure: Figure) -> None:
+    """Milliseconds per window against batch size on one thread, and the front end beside librosa."""
+    sizes = list(dict.fromkeys(one["batch"] for one in found["network"]))
+    batches, fronts = figure.subplots(1, 2, width_ratios=(2, 1))
+    for version, precision in dict.fromkeys((one["version"], one["precision"]) for one in found["network"]):
+        mine = [
+            one
+            for one in found["network"]
+            if one["threads"] == 1 and (one["version"], one["precision"]) == (version, precision)
+        ]
+        batches.plot(
+            [one["batch"] for one in mine],
+            [one["ms_per_window"] for one in mine],
+            marker="o",
+            label=f"version {version}, {precision}",
+        )
+    batches.set(xlabel="windows of one forward pass", ylabel="ms per window, one thread", xscale="log", ylim=(0, None))
+    batches.set_xticks(sizes, [str(size) for size in sizes])
+    batches.minorticks_off()
+    batches.legend(frameon=False)
+    batches.grid(alpha=0.3)
+    front = found["front_end"]
+    bars = fronts.bar(["in the graph", "librosa"], [front["ours_ms"], front["librosa_ms"]])
+    fronts.bar_label(bars, fmt="%.2f")
+    fronts.set(title="40 MFCC of 3 s", ylabel="ms, one thread")
+
+
 _PLOTS: dict[str, tuple[float, float, Callable[[Json, Figure], None]]] = {
     "latency": (13, 4, _latency),
     "capacity": (9, 3.5, _capacity),
@@ -188,6 +215,6 @@ _PLOTS: dict[str, tuple[float, float, Callable[[Json, Figure], None]]] = {
     "batching": (11, 3.2, _batching),
     "growth": (9, 3.5, _growth),
     "replicas": (5, 3.5, _replicas),
-    "offline": (9, 3.5, offline.draw),
+    "offline": (9, 3.5, _offline),
 }
 """By part: width and height in inches, and who draws it."""

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parts import offline
 from benchmarks.peers import WHY_BETTER
 from benchmarks.plots import plot
 from benchmarks.pods import capacity_md
 from benchmarks.process import ROOT
+from benchmarks.record import FOLDER
 
 Json = dict[str, Any]
 
@@ -41,6 +41,18 @@ def into_readme(results: Path, readme: Path = _README) -> None:
     before, rest = text.split(_START)
     after = rest.split(_END, 1)[1]
     readme.write_text(before + _START + for_readme(json.loads(results.read_text())) + _END + after)
+
+
+def newest(folder: Path = FOLDER) -> Path:
+    """The latest run's results.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = sorted(path for path in folder.glob("20*.json") if not path.stem.endswith("-soak"))
+    if not found:
+        raise FileNotFoundError(f"{folder} has no results; run `make benchmark`.")
+    return found[-1]
 
 
 def for_readme(found: Json) -> str:
@@ -271,6 +283,30 @@ def replicas_section(part: Json) -> str:
     return text + rows(["replicas", "simulated", "behind HAProxy"], lines)
 
 
+def offline_section(found: Json) -> str:
+    """Parts without a server."""
+    front = found["front_end"]
+    text = (
+        f"Front end (40 MFCC of one 3 s window): {front['ours_ms']:.2f} ms in the graph, {front['librosa_ms']:.2f} ms "
+        f"in librosa, {front['times_as_fast']:.1f} times as fast; they differ by {front['largest_difference']:.1e} at "
+        "most.\n\n"
+    )
+    batches = list(dict.fromkeys(one["batch"] for one in found["network"]))
+    text += "| version | precision | MB | threads | " + " | ".join(f"batch {batch}" for batch in batches) + " |\n"
+    text += "|---|---|---|---|" + "---|" * len(batches) + "\n"
+    cells = {
+        (one["version"], one["precision"], one["megabytes"], one["threads"], one["batch"]): one["ms_per_window"]
+        for one in found["network"]
+    }
+    for key in dict.fromkeys(key[:4] for key in cells):
+        row = " | ".join(f"{cells[*key, batch]:.2f}" for batch in batches)
+        text += f"| {' | '.join(map(str, key))} | {row} |\n"
+    text += "\nms per window, preprocessing included.\n\n| 3 s of | bytes | ms to decode |\n|---|---|---|\n"
+    text += "".join(f"| {one['format']} | {one['bytes']} | {one['ms']:.2f} |\n" for one in found["decode"])
+    text += "\n| 3 s at | ms to resample |\n|---|---|\n"
+    return text + "".join(f"| {one['rate_hz']} Hz | {one['ms']:.2f} |\n" for one in found["resample"])
+
+
 _SECTIONS: tuple[tuple[str, str, Callable[[Json], str]], ...] = (
     ("peers", "Beside its peers", peers_section),
     ("latency", "Latency", latency_table),
@@ -281,5 +317,5 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Json], str]], ...] = (
     ("size", "Start and size", size_section),
     ("growth", "How the cost grows", growth_section),
     ("replicas", "Replicas", replicas_section),
-    ("offline", "Parts without a server", offline.table),
+    ("offline", "Parts without a server", offline_section),
 )

@@ -5,39 +5,28 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 
 from benchmarks.bench import Bench, Json, NotHereError
-from benchmarks.parts import (
-    batching,
-    capacity,
-    growth,
-    latency,
-    offline,
-    peers,
-    profile,
-    replicas,
-    size,
-    stages,
-)
 from benchmarks.record import write
 from training.provenance import commit, machine
 
-PARTS: dict[str, Callable[[Bench], Json]] = {
-    "capacity": capacity.measure,
-    "latency": latency.measure,
-    "growth": growth.measure,
-    "profile": profile.measure,
-    "size": size.measure,
-    "stages": stages.measure,
-    "batching": batching.measure,
-    "replicas": replicas.measure,
-    "peers": peers.measure,
-    "offline": offline.measure,
-}
-"""By name, in their order: the later ones use what the earlier found."""
+PARTS = (
+    "capacity",
+    "latency",
+    "profile",
+    "size",
+    "growth",
+    "stages",
+    "batching",
+    "replicas",
+    "peers",
+    "offline",
+)
+"""Modules of ``benchmarks.parts`` in order: later ones use what earlier found, and long recordings come after size."""
 
 _CHANGED = "+changes"
 
@@ -81,11 +70,13 @@ def run(bench: Bench, out: Path, only: Iterable[str] = (), *, fresh: bool = Fals
 
 
 def _measured(bench: Bench, name: str) -> Json:
+    """One part; loaded when its turn comes, since one of them loads all of training."""
     try:
-        return PARTS[name](bench)
+        found: Json = import_module(f"benchmarks.parts.{name}").measure(bench)
     except NotHereError as reason:
         bench.say(f"left out: {reason}")
         return {"left_out": str(reason)}
+    return found
 
 
 def file_name() -> str:

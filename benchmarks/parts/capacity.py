@@ -12,7 +12,7 @@ CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 _FEW = (8, 32)  # of the other transports: enough to know what their rates are shares of
 P99_MS = 50.0
 _PROBES = 5
-_LOAD_S, _PROBE_S = 2.0, 3.0
+_LOAD_S, _PROBE_S = 1.5, 2.5
 
 
 def measure(bench: Bench) -> Json:
@@ -52,13 +52,18 @@ def probe(way: Transport, rate: float, seconds: float, seed: int) -> Json:
     return open_loop(way, rate, seconds, seed).to_json()
 
 
-def highest_rate(at: Callable[[float], Json], most: float, probes: int = _PROBES) -> float:
+def highest_rate(at: Callable[[float], Json], most: float, probes: int = 0) -> float:
     """By halving: the highest probed rate that is held, 0 where none is.
 
     A rate is held when its p99 is within :data:`P99_MS`, nothing failed, and the generator kept time.
+
+    Args:
+        at: an open loop at a rate.
+        most: higher is not looked.
+        probes: how often; _PROBES where 0.
     """
     low, high = 0.0, most
-    for _ in range(probes):
+    for _ in range(probes or _PROBES):
         rate = (low + high) / 2
         load = at(rate)
         held = 0 < load["p99_ms"] <= P99_MS and not load["errors"] and not load["generator"]["bottleneck"]

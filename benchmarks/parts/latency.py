@@ -7,7 +7,7 @@ from benchmarks.load import open_loop
 
 SHARES = (0.10, 0.25, 0.50, 0.75, 0.90)
 """Of the transport's own capacity."""
-_LOAD_S = 3.0
+_LOAD_S = 2.5
 
 
 def measure(bench: Bench) -> Json:

@@ -14,7 +14,6 @@ import librosa
 import numpy as np
 import onnx
 import onnxruntime
-from matplotlib.figure import Figure
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from threadpoolctl import threadpool_limits
 from torch import nn
@@ -32,7 +31,7 @@ EXPORTED = Path(__file__).parents[2] / "exported"
 _RATES_HZ = (8_000, 16_000, 22_050, 24_414, 32_000, 44_100, 48_000, 96_000)
 BATCHES = (1, 2, 4, 8, 16, 32)
 _CLIP_S = 3.0
-_REPEATS, _LEAST, _CALIBRATION = 40, 5, 4
+_REPEATS, _LEAST, _CALIBRATION = 30, 5, 4
 
 
 def _libsndfile(kind: str, subtype: str) -> Callable[[Sound, int], bytes]:
@@ -213,53 +212,3 @@ def _tensor(window: np.ndarray) -> Any:
     import torch
 
     return torch.from_numpy(window)
-
-
-def table(found: Json) -> str:
-    """Markdown of everything."""
-    front = found["front_end"]
-    text = (
-        f"Front end (40 MFCC of one 3 s window): {front['ours_ms']:.2f} ms in the graph, {front['librosa_ms']:.2f} ms "
-        f"in librosa, {front['times_as_fast']:.1f} times as fast; they differ by {front['largest_difference']:.1e} at "
-        "most.\n\n"
-    )
-    batches = list(dict.fromkeys(one["batch"] for one in found["network"]))
-    text += "| version | precision | MB | threads | " + " | ".join(f"batch {batch}" for batch in batches) + " |\n"
-    text += "|---|---|---|---|" + "---|" * len(batches) + "\n"
-    cells = {
-        (one["version"], one["precision"], one["megabytes"], one["threads"], one["batch"]): one["ms_per_window"]
-        for one in found["network"]
-    }
-    for key in dict.fromkeys(key[:4] for key in cells):
-        row = " | ".join(f"{cells[*key, batch]:.2f}" for batch in batches)
-        text += f"| {' | '.join(map(str, key))} | {row} |\n"
-    text += "\nms per window, preprocessing included.\n\n| 3 s of | bytes | ms to decode |\n|---|---|---|\n"
-    text += "".join(f"| {one['format']} | {one['bytes']} | {one['ms']:.2f} |\n" for one in found["decode"])
-    text += "\n| 3 s at | ms to resample |\n|---|---|\n"
-    return text + "".join(f"| {one['rate_hz']} Hz | {one['ms']:.2f} |\n" for one in found["resample"])
-
-
-def draw(found: Json, figure: Figure) -> None:
-    """Milliseconds per window against batch size on one thread, and the front end beside librosa."""
-    batches, fronts = figure.subplots(1, 2, width_ratios=(2, 1))
-    for version, precision in dict.fromkeys((one["version"], one["precision"]) for one in found["network"]):
-        mine = [
-            one
-            for one in found["network"]
-            if one["threads"] == 1 and (one["version"], one["precision"]) == (version, precision)
-        ]
-        batches.plot(
-            [one["batch"] for one in mine],
-            [one["ms_per_window"] for one in mine],
-            marker="o",
-            label=f"version {version}, {precision}",
-        )
-    batches.set(xlabel="windows of one forward pass", ylabel="ms per window, one thread", xscale="log", ylim=(0, None))
-    batches.set_xticks(BATCHES, [str(batch) for batch in BATCHES])
-    batches.minorticks_off()
-    batches.legend(frameon=False)
-    batches.grid(alpha=0.3)
-    front = found["front_end"]
-    bars = fronts.bar(["in the graph", "librosa"], [front["ours_ms"], front["librosa_ms"]])
-    fronts.bar_label(bars, fmt="%.2f")
-    fronts.set(title="40 MFCC of 3 s", ylabel="ms, one thread")

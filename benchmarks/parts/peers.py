@@ -13,7 +13,7 @@ from benchmarks.peers import PEERS, Peer
 CLIENTS = 8
 RATE = 15.0
 """Of the open loop, requests per second: what the slowest of them can answer on two cores, with room."""
-_LOAD_S, _SAME_S = 2.5, 3.0
+_LOAD_S, _SAME_S = 2.0, 2.5
 
 
 def measure(bench: Bench) -> Json:

@@ -28,7 +28,7 @@ from benchmarks.transports import multipart
 
 REPLICAS = (1, 2, 3, 4)
 ARRIVALS = 20_000
-_LOAD_S, _PROBE_S = 2.0, 2.0
+_LOAD_S, _PROBE_S = 1.5, 2.0
 
 _CONFIG = """
 defaults

@@ -19,7 +19,7 @@ from serving.session import Session
 
 STAGES = ("decode", "queue", "batch", "inference")
 _SHARE = 0.5  # of capacity: busy, and not yet a queue
-_LOAD_S, _FLOOR_S, _ROOF_S = 4.0, 1.5, 3.0
+_LOAD_S, _FLOOR_S, _ROOF_S = 3.0, 1.0, 3.0
 _FLOOR_CLIENTS = (1, 8)
 
 

@@ -80,6 +80,7 @@ def _of_mlserver(port: int) -> dict[str, str]:
         "HTTP_PORT": port,
         "GRPC_PORT": free_port(),
         "METRICS_PORT": free_port(),
+        "METRICS_DIR": environments.FOLDER / "mlserver_onnx" / "metrics",
         "PARALLEL_WORKERS": cores(),
         "DEBUG": "false",
     }

@@ -15,7 +15,7 @@ MACHINE = "Some Processor @ 2.50GHz, 2 cores, Linux x86_64"
 def load(per_second: float, ms: float, **more: Any) -> Json:
     """What ``Load.to_json`` tells."""
     own = {"core_share": 0.05, "lag_p50_ms": 0.1, "lag_p99_ms": 0.4, "bottleneck": ""}
-    latencies = Histogram([ms / 1e3] * 99 + [ms / 250]).to_json()
+    latencies = {"mean_ms": ms, **Histogram([ms / 1e3] * 99 + [ms / 250]).to_json()}
     counts = {"seconds": 2.0, "requests": 100, "errors": 0, "outcomes": {"ok": 100}}
     return {**counts, "per_second": per_second, **latencies, "generator": own, **more}
 
@@ -89,6 +89,23 @@ def results() -> Json:
                     {"replicas": 1, "simulated": held, "measured": {"rate": 90.0}, "why_not_measured": ""},
                     {"replicas": 2, "simulated": held, "measured": None, "why_not_measured": "too few cores"},
                 ],
+            },
+            "offline": {
+                "front_end": {"ours_ms": 2.0, "librosa_ms": 5.0, "times_as_fast": 2.5, "largest_difference": 1e-4},
+                "network": [
+                    {
+                        "version": "2",
+                        "precision": name,
+                        "megabytes": 1.5,
+                        "threads": 1,
+                        "batch": n,
+                        "ms_per_window": 3.0,
+                    }
+                    for name in ("fp32", "int8")
+                    for n in (1, 32)
+                ],
+                "decode": [{"format": "MP3", "bytes": 12_000, "ms": 1.5}],
+                "resample": [{"rate_hz": 48_000, "ms": 0.7}],
             },
             "peers": {
                 "clients": 8,

@@ -6,6 +6,7 @@ import pytest
 from benchmarks.bench import Bench
 from benchmarks.parts import offline
 from benchmarks.parts.offline import EXPORTED, decoding, front_end, precisions, resampling
+from benchmarks.report import offline_section
 from benchmarks.sounds import voice
 from serving.formats import open_source
 from training.spec import AUDIO
@@ -56,4 +57,4 @@ def test_the_networks_are_measured_in_all_there_is(monkeypatch: pytest.MonkeyPat
         for threads in (1, 2)
         for batch in (1, 2)
     }
-    assert "times as fast" in offline.table(found)
+    assert "times as fast" in offline_section(found)
