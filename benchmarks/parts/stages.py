@@ -46,8 +46,9 @@ def staged(target: Target, bench: Bench) -> tuple[Json, Json]:
     sockets, HTTP, the body, the answer, and who else has the cores.
     """
     way = multipart(target.url, bench.data)
+    rate = _SHARE * bench.highest(MULTIPART)
     before = target.samples()
-    load = open_loop(way, _SHARE * bench.highest(MULTIPART), bench.seconds(_LOAD_S), bench.seed, warm_s=0.0).to_json()
+    load = open_loop(way, rate, bench.seconds(_LOAD_S), bench.seed, warm_s=0.0).to_json()
     counted = change(before, target.samples())
     stages = {stage: round(mean_ms(counted, stage), 3) for stage in STAGES}
     whole = mean_ms(counted, "total")

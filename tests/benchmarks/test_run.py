@@ -134,7 +134,7 @@ def test_capacity_and_latency_of_a_running_service(there: Bench, monkeypatch: py
     monkeypatch.setattr(capacity, "CLIENTS", (1, 2))
     monkeypatch.setattr(capacity, "_FEW", (2,))
     monkeypatch.setattr(capacity, "_PROBES", 2)
-    monkeypatch.setattr(latency, "SHARES", (0.25,))
+    monkeypatch.setattr(latency, "SHARES", (0.75,))
     found = capacity.measure(there)
     assert list(found["transports"]) == [MULTIPART, RAW, RPC, OIP]
     for one in found["transports"].values():
@@ -142,10 +142,11 @@ def test_capacity_and_latency_of_a_running_service(there: Bench, monkeypatch: py
         assert all(each["errors"] == 0 for each in one["loads"])
     assert len(found["held"]["probes"]) > 0
     there.found["capacity"] = found
+    there.scale = 0.5
     loads = latency.measure(there)["loads"]
     assert [one["transport"] for one in loads] == [MULTIPART, RAW, RPC, OIP]
     for one in loads:
-        assert one["rate"] == pytest.approx(0.25 * found["transports"][one["transport"]]["highest_seen"], abs=0.01)
+        assert one["rate"] == pytest.approx(0.75 * found["transports"][one["transport"]]["highest_seen"], abs=0.01)
         assert one["errors"] == 0 < one["p50_ms"]
 
 
@@ -247,7 +248,7 @@ def test_the_highest_rate_is_found_by_halving() -> None:
 
 @pytest.mark.parametrize("why", ["late", "errors", "slow", "silent"])
 def test_a_rate_is_not_held_for_any_of_these_reasons(why: str) -> None:
-    bad = {"late": {"generator": {"bottleneck": "late"}}, "errors": {"errors": 1}}
+    bad: Json = {"late": {"generator": {"bottleneck": "late"}}, "errors": {"errors": 1}}
     bad |= {"slow": {"p99_ms": P99_MS + 1}, "silent": {"p99_ms": 0.0}}
     assert highest_rate(lambda rate: {**load(rate, 9.0), "p99_ms": 40.0, **bad[why]}, 160) == 0
 
