@@ -185,6 +185,12 @@ def test_one_client_asks_as_often_as_it_is_told_at_least() -> None:
     assert load.seconds == pytest.approx(sum(load.latencies_s), rel=0.2)
 
 
+def test_a_slow_server_is_credited_with_all_that_it_answers() -> None:
+    """Four clients, 0.2 s an answer: 20 a second, though a fifth of the time is over before the first is back."""
+    load = closed_loop(Takes(0.2), clients=4, seconds=1.0, warm_s=0.3)
+    assert load.per_second == pytest.approx(20, abs=4.1)  # a round of all four more or less
+
+
 def test_a_request_longer_than_the_load_is_counted_when_it_is_answered() -> None:
     load = closed_loop(Takes(0.4), clients=2, seconds=0.1, warm_s=0.0)
     assert load.outcomes == {OK: 2}
