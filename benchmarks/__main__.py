@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def run(
     from benchmarks.report import report
     from benchmarks.run import run as measure
 
+    _stop_tidily()
     bench = Bench(url=url, grpc=grpc, scale=scale, rounds=rounds, seed=seed, say=_progress())
     try:
         path = measure(bench, out, only or (), fresh=fresh)
@@ -70,6 +72,7 @@ def soak(
     from benchmarks.plots import plot_soak
     from benchmarks.soak import soak as measure
 
+    _stop_tidily()
     path = measure(Bench(url=url, grpc=grpc, say=_progress()), out, seconds, share)
     plot_soak(path)
     print(path)
@@ -108,6 +111,16 @@ def disagreement(data: Path, out: Out = FOLDER) -> None:
     from benchmarks.disagreement import disagreement as measure
 
     print(measure(out, data))
+
+
+def _stop_tidily() -> None:
+    """SIGTERM, and Ctrl-C in the background too, end this program as an exception does: what it started is stopped."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
 
 
 def _progress() -> Callable[[str], None]:

@@ -18,7 +18,7 @@ import httpx
 
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
-_START_S, _STOP_S = 120.0, 60.0
+_START_S, _STOP_S = 300.0, 60.0
 
 
 @dataclass(frozen=True)

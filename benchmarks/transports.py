@@ -55,8 +55,10 @@ class HttpConnection:
     async def ask(self, turn: int) -> str:
         self.writer.write(self.requests[turn % len(self.requests)])
         head = await self.reader.readuntil(b"\r\n\r\n")
-        length = head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]
-        await self.reader.readexactly(int(length))
+        _, told, rest = head.lower().partition(b"content-length:")
+        if not told:
+            raise ConnectionError("The answer has no Content-Length; no other way to end one is read here.")
+        await self.reader.readexactly(int(rest.split(b"\r\n", 1)[0]))
         status = int(head.split(b" ", 2)[1])
         return OK if status == 200 else f"http_{status}"
 

@@ -34,7 +34,7 @@ def measure(bench: Bench) -> Json:
         for name in present if turn % 2 == 0 else reversed(present):
             try:
                 rounds[name].append(_once(bench, PEERS[name], turn))
-            except RuntimeError as error:  # it did not start: that is a result too, and no reason to stop
+            except (RuntimeError, OSError, EOFError) as error:  # that is a result too, and no reason to stop
                 rounds[name].append({"failed": str(error)[-500:]})
             bench.say(f"round {turn + 1} of {bench.rounds}, {name}: {_told(rounds[name][-1])}")
     return {

@@ -14,6 +14,7 @@ from benchmarks.parts import peers as module
 from benchmarks.peers import PEERS, WHY_BETTER, Peer, environments, timbre
 from benchmarks.sounds import wav
 from benchmarks.transports import Http, multipart
+from tests.service import until
 
 CLIP = wav(4.2, 48_000)
 OURS = [name for name in PEERS if name not in ("timbre", "classic")]
@@ -26,8 +27,15 @@ def ask(peer: Peer, url: str) -> dict[str, Any]:
     head, _, body = way.requests[0].partition(b"\r\n\r\n")
     path = head.split(b" ")[1].decode()
     kind = head.split(b"Content-Type: ")[1].split(b"\r\n")[0].decode()
-    answer = httpx.post(f"{url}{path}", content=body, headers={"Content-Type": kind}, timeout=300)
-    told: dict[str, Any] = answer.raise_for_status().json()
+    answers: list[httpx.Response] = []
+
+    def answered() -> bool:
+        answers.append(httpx.post(f"{url}{path}", content=body, headers={"Content-Type": kind}, timeout=300))
+        return answers[-1].is_success
+
+    # BentoML's gateway says that it is ready before the service behind it is.
+    assert until(answered, 60), answers[-1].text
+    told: dict[str, Any] = answers[-1].json()
     if "outputs" not in told:
         return told
     values = {output["name"]: output["data"][0] for output in told["outputs"]}  # as MLServer tells it

@@ -6,6 +6,9 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +35,8 @@ from benchmarks.target import MULTIPART, OIP, RAW, RPC, Target
 from benchmarks.transports import multipart
 from tests.benchmarks.made import load
 from tests.benchmarks.servers import answering
-from tests.service import Service, running
+from tests.conftest import ROOT
+from tests.service import Service, children, running, until
 
 Json = dict[str, Any]
 
@@ -317,6 +321,20 @@ def test_a_bound_process_may_use_its_core_only() -> None:
 def test_a_service_elsewhere_has_its_grpc_beside_it() -> None:
     assert Target.at("http://somewhere:3000/", "").grpc == "somewhere:3001"
     assert Target.at("http://somewhere", "other:9").grpc == "other:9"
+
+
+def test_a_run_that_is_told_to_stop_stops_what_it_started_and_goes_on_later(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "run", "--only", "capacity", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    lines = process.stdout
+    assert until(lambda: "1 clients" in lines.readline(), 120)  # the service answers
+    started = children(process.pid)
+    assert started
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=90)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started)
 
 
 def test_every_part_there_is_has_its_turn() -> None:

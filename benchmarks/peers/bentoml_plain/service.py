@@ -27,7 +27,7 @@ class Model:
         return self.hearing.run(windows)
 
 
-@bentoml.service(workers=1, threads=8, logging={"access": {"enabled": False}})
+@bentoml.service(workers=1, logging={"access": {"enabled": False}})
 class Gateway:
     """Files to answers."""
 
