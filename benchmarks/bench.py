@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.clips import Clip, clips
-from benchmarks.load import OK, Transport, closed_loop, one_by_one
+from benchmarks.load import OK, Transport
+from benchmarks.loops import closed_loop, one_by_one
 from benchmarks.peers import timbre
 from benchmarks.target import MULTIPART, Target
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.bench import Bench, Json
-from benchmarks.load import open_loop
+from benchmarks.loops import open_loop
 from benchmarks.record import write
 from benchmarks.run import file_name
 

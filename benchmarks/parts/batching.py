@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.bench import Bench, Json
-from benchmarks.load import closed_loop
+from benchmarks.loops import closed_loop
 from benchmarks.target import MULTIPART, Samples, Target, change, total
 from serving.runtime import choose_runtime
 

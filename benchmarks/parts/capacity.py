@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.bench import Bench, Json
-from benchmarks.load import Transport, closed_loop, open_loop
+from benchmarks.load import Transport
+from benchmarks.loops import closed_loop, open_loop
 from benchmarks.target import MULTIPART
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)

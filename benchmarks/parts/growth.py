@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.bench import Bench, Json
-from benchmarks.load import one_by_one
+from benchmarks.loops import one_by_one
 from benchmarks.parts.stages import STAGES, mean_ms
 from benchmarks.sounds import wav
 from benchmarks.target import MULTIPART, change

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.bench import Bench, Json
-from benchmarks.load import open_loop
+from benchmarks.loops import open_loop
 
 SHARES = (0.10, 0.25, 0.50, 0.75, 0.90)
 """Of the transport's own capacity."""

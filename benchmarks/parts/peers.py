@@ -7,7 +7,7 @@ from statistics import median
 
 from benchmarks.bench import Bench, Json, NotHereError
 from benchmarks.histogram import Histogram
-from benchmarks.load import closed_loop, one_by_one, open_loop
+from benchmarks.loops import closed_loop, one_by_one, open_loop
 from benchmarks.peers import PEERS, Peer
 
 CLIENTS = 8

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks.bench import Bench, Json, NotHereError
-from benchmarks.load import closed_loop
+from benchmarks.loops import closed_loop
 
 _CLIENTS, _RATE_HZ, _LOAD_S = 8, 200, 6.0
 

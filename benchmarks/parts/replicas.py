@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.bench import Bench, Json
-from benchmarks.load import Transport, one_by_one
+from benchmarks.load import Transport
+from benchmarks.loops import one_by_one
 from benchmarks.parts.capacity import P99_MS, highest_rate, probe
 from benchmarks.peers import timbre
 from benchmarks.process import HOST, free_port, wait_until_ready

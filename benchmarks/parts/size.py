@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
+import re
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.bench import Bench, Json
-from benchmarks.load import closed_loop
+from benchmarks.loops import closed_loop
 from benchmarks.peers import EXPORTED, timbre
 from benchmarks.process import ROOT
 from benchmarks.target import MULTIPART, Target, total
@@ -19,6 +22,7 @@ REQUESTS = 10_000
 _MORE = 1_000
 _ROUNDS = 3
 _CLIENTS = 16
+_LOCKED = re.compile(r"^([A-Za-z0-9_.-]+)==", re.MULTILINE)
 
 
 def measure(bench: Bench) -> Json:
@@ -83,13 +87,22 @@ def forget_files() -> None:
 
     What another process has mapped (this one's own libraries) stays; ``read_mb`` tells how cold it was.
     """
-    folders = (Path(sys.prefix) / "lib", Path(sys.base_prefix) / "lib", ROOT / "serving", EXPORTED)
-    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+    for path in filter(Path.is_file, read_by_the_service()):
         handle = os.open(path, os.O_RDONLY)
         try:
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(handle)
+
+
+def read_by_the_service() -> Iterator[Path]:
+    """Files of the standard library, of every locked package, of the service and of its models."""
+    library = Path(os.__file__).parent
+    yield from (path for path in library.rglob("*") if "site-packages" not in path.parts)
+    for name in _LOCKED.findall((ROOT / "requirements" / "serving.txt").read_text()):
+        with contextlib.suppress(PackageNotFoundError):  # of another platform
+            yield from (Path(str(file.locate())) for file in distribution(name).files or ())
+    yield from (path for folder in (ROOT / "serving", EXPORTED) for path in folder.rglob("*"))
 
 
 def _until(target: Target, bench: Bench, requests: int, most: float) -> None:

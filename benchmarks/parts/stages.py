@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.bench import Bench, Json
-from benchmarks.load import closed_loop, open_loop
+from benchmarks.loops import closed_loop, open_loop
 from benchmarks.peers import EXPORTED
 from benchmarks.target import MULTIPART, Samples, Target, change, total
 from benchmarks.transports import get, multipart

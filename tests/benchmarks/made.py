@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.bench import Bench
+from benchmarks.clips import clips
 from benchmarks.histogram import Histogram
 from benchmarks.parts.peers import summary
 
 Json = dict[str, Any]
 
 MACHINE = "Some Processor @ 2.50GHz, 2 cores, Linux x86_64"
+
+
+def quiet(**options: Any) -> Bench:
+    """A short run of two short clips that says nothing."""
+    return Bench(**{"scale": 0.1, "sent": clips()[-2:], "say": lambda _: None, **options})
 
 
 def load(per_second: float, ms: float, **more: Any) -> Json:

@@ -11,18 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.histogram import Histogram
-from benchmarks.load import (
-    BROKEN,
-    OK,
-    UNANSWERED,
-    Load,
-    arrivals,
-    bottleneck,
-    closed_loop,
-    one_by_one,
-    open_loop,
-    poisson,
-)
+from benchmarks.load import BROKEN, OK, UNANSWERED, Load, bottleneck
+from benchmarks.loops import arrivals, closed_loop, one_by_one, open_loop, poisson
 from benchmarks.sounds import wav
 from benchmarks.transports import Http, get, multipart, oip_json, raw
 from tests.benchmarks.servers import Answering, answering

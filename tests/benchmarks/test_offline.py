@@ -6,8 +6,8 @@ import pytest
 from benchmarks.bench import Bench
 from benchmarks.parts import offline
 from benchmarks.parts.offline import EXPORTED, decoding, front_end, precisions, resampling
-from benchmarks.report import offline_section
 from benchmarks.sounds import voice
+from benchmarks.tables import offline_section
 from serving.formats import open_source
 from training.spec import AUDIO
 

@@ -13,6 +13,7 @@ from benchmarks.clips import clips
 from benchmarks.parts import peers as module
 from benchmarks.peers import PEERS, WHY_BETTER, Peer, environments, timbre
 from benchmarks.sounds import wav
+from benchmarks.tables import MEASURES
 from benchmarks.transports import Http, multipart
 from tests.service import until
 
@@ -81,8 +82,6 @@ def test_every_peer_has_an_environment_of_its_own_with_pinned_requirements() -> 
 
 
 def test_why_a_peer_is_better_is_said_of_peers_and_measures_that_there_are() -> None:
-    from benchmarks.report import MEASURES
-
     assert {name for name, _ in WHY_BETTER} <= PEERS.keys()
     assert {measure for _, measure in WHY_BETTER} <= MEASURES.keys()
 

@@ -16,7 +16,8 @@ from benchmarks.check import NotComparableError, check, ratios
 from benchmarks.parts.peers import summary
 from benchmarks.plots import plot, plot_soak
 from benchmarks.pods import capacity_md, memory_mib, pods
-from benchmarks.report import better, for_readme, into_readme, peers_table, report, whole
+from benchmarks.report import for_readme, into_readme, report, whole
+from benchmarks.tables import better, peers_table
 from tests.benchmarks.made import load, once, results
 
 Json = dict[str, Any]
