@@ -12,13 +12,16 @@ from benchmarks.histogram import Histogram
 
 OK, BROKEN, UNANSWERED = "ok", "broken", "unanswered"
 """Outcomes of a request beside the transport's own codes."""
+NO_ROOM = ("http_429", "grpc_resource_exhausted")
 
 MOST_SHARE = 0.8
 """Of one core: a generator that takes more has no room to keep time."""
 
 
 class Connection(Protocol):
-    """One client's connection."""
+    """One client's connection; ``closed`` when the server has said that it is."""
+
+    closed: bool
 
     async def ask(self, turn: int) -> str:
         """Send a request, wait for its answer; returns its outcome.
@@ -50,8 +53,9 @@ class Load:
         seconds: measured.
         clients: of a closed loop, each with one request under way.
         rate: of an open loop, requests per second.
-        latencies_s: of each request that was answered, or given up: of a closed loop from its sending, of an open one
-            from when it was due.
+        latencies_s: of each request that was answered well, or given up: of a closed loop from its sending, of an open
+            one from when it was due.
+        refused_s: of each that was refused for lack of room; quick refusals make no server quicker.
         outcomes: how many ended how.
         all_requests: answered, the warm-up's too.
         own_cpu_s: processor time that this program took.
@@ -62,10 +66,19 @@ class Load:
     clients: int = 0
     rate: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
+    refused_s: list[float] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
     all_requests: int = 0
     own_cpu_s: float = 0.0
     lags_s: list[float] = field(default_factory=list)
+
+    def count(self, outcome: str, seconds: float) -> None:
+        """One request that ended so, after so long."""
+        self.outcomes[outcome] += 1
+        if outcome in (OK, UNANSWERED):
+            self.latencies_s.append(seconds)
+        elif outcome in NO_ROOM:
+            self.refused_s.append(seconds)
 
     @property
     def per_second(self) -> float:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.load import BROKEN, UNANSWERED, Connection, Load, Transport
+from benchmarks.load import BROKEN, NO_ROOM, UNANSWERED, Connection, Load, Transport
 
 _TICK_S = 0.02
 _PATIENCE_S = 20.0
@@ -29,13 +29,14 @@ def poisson(rate: float, seconds: float, seed: int) -> npt.NDArray[np.float64]:
     return due[due < seconds]
 
 
-def closed_loop(transport: Transport, clients: int, seconds: float, warm_s: float = 0.5) -> Load:
+def closed_loop(transport: Transport, clients: int, seconds: float, warm_s: float = 0.5, pause_s: float = 0.0) -> Load:
     """Keep so many clients busy for so long.
 
     Args:
         warm_s: before measuring begins.
+        pause_s: before a client that was refused for lack of room comes again.
     """
-    return _run(_closed_loop(transport, clients, seconds, warm_s))
+    return _run(_closed_loop(transport, clients, seconds, warm_s, pause_s))
 
 
 def open_loop(transport: Transport, rate: float, seconds: float, seed: int, warm_s: float = 0.5) -> Load:
@@ -61,8 +62,10 @@ async def _one_by_one(transport: Transport, seconds: float, least: int) -> Load:
     cpu, begin = time.process_time(), loop.time()
     while (sent := loop.time()) - begin < seconds or load.all_requests < least:
         load.all_requests += 1
-        load.outcomes[await connection.ask(load.all_requests)] += 1
-        load.latencies_s.append(loop.time() - sent)
+        outcome = await connection.ask(load.all_requests)
+        load.count(outcome, loop.time() - sent)
+        if connection.closed:
+            connection = await transport.connect()
     load.own_cpu_s, load.seconds = time.process_time() - cpu, loop.time() - begin
     await connection.close()
     return load
@@ -104,8 +107,7 @@ async def _one(pool: _Pool, turn: int, due: float, load: Load, *, counted: bool)
     finally:
         load.all_requests += 1
         if counted:
-            load.outcomes[outcome] += 1
-            load.latencies_s.append(asyncio.get_running_loop().time() - due)
+            load.count(outcome, asyncio.get_running_loop().time() - due)
 
 
 class _Pool:
@@ -128,7 +130,7 @@ class _Pool:
                 if connection:
                     await connection.close()
                 raise
-            if connection and outcome != BROKEN:
+            if connection and outcome != BROKEN and not connection.closed:
                 self._idle.append(connection)
             elif connection:
                 await connection.close()
@@ -139,11 +141,11 @@ class _Pool:
             await connection.close()
 
 
-async def _closed_loop(transport: Transport, clients: int, seconds: float, warm_s: float) -> Load:
+async def _closed_loop(transport: Transport, clients: int, seconds: float, warm_s: float, pause_s: float) -> Load:
     load = Load(seconds, clients=clients)
     loop = asyncio.get_running_loop()
     begin = loop.time() + warm_s
-    tasks = [asyncio.create_task(_client(transport, n, load, begin + seconds)) for n in range(clients)]
+    tasks = [asyncio.create_task(_client(transport, n, load, begin + seconds, pause_s)) for n in range(clients)]
     await asyncio.sleep(warm_s)
     cpu = time.process_time()
     watch = asyncio.create_task(_watch_lag(load))
@@ -164,8 +166,7 @@ def _count(load: Load, answered: list[_Answered], begin: float, end: float) -> N
         last = max(one.done for one in answered)
         inside, load.seconds = [one for one in answered if one.done > end], max(last - begin, load.seconds)
     for one in inside:
-        load.outcomes[one.outcome] += 1
-        load.latencies_s.append(one.done - one.sent)
+        load.count(one.outcome, one.done - one.sent)
     load.all_requests = len(answered)
 
 
@@ -177,8 +178,8 @@ class _Answered(NamedTuple):
     outcome: str
 
 
-async def _client(transport: Transport, turn: int, load: Load, end: float) -> list[_Answered]:
-    """One connection, opened again when it breaks."""
+async def _client(transport: Transport, turn: int, load: Load, end: float, pause_s: float) -> list[_Answered]:
+    """One connection, opened again when it breaks or the server closes it."""
     loop = asyncio.get_running_loop()
     answered: list[_Answered] = []
     while loop.time() < end:
@@ -186,7 +187,7 @@ async def _client(transport: Transport, turn: int, load: Load, end: float) -> li
             connection = await transport.connect()
             try:
                 async with asyncio.timeout_at(end + _PATIENCE_S):
-                    await _ask_on(connection, turn, answered, end)
+                    await _ask_on(connection, turn, answered, end, pause_s)
             finally:
                 await connection.close()
         except TimeoutError:
@@ -197,11 +198,13 @@ async def _client(transport: Transport, turn: int, load: Load, end: float) -> li
     return answered
 
 
-async def _ask_on(connection: Connection, turn: int, answered: list[_Answered], end: float) -> None:
+async def _ask_on(connection: Connection, turn: int, answered: list[_Answered], end: float, pause_s: float) -> None:
     loop = asyncio.get_running_loop()
-    while (sent := loop.time()) < end:
+    while not connection.closed and (sent := loop.time()) < end:
         outcome = await connection.ask(turn + len(answered))
         answered.append(_Answered(sent, loop.time(), outcome))
+        if outcome in NO_ROOM:
+            await asyncio.sleep(pause_s)
 
 
 async def _watch_lag(load: Load) -> None:

@@ -44,21 +44,24 @@ class Http:
         return HttpConnection(reader, writer, self.requests)
 
 
-@dataclass(frozen=True)
+@dataclass
 class HttpConnection:
     """One that is kept alive."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     requests: Sequence[bytes]
+    closed: bool = False
 
     async def ask(self, turn: int) -> str:
         self.writer.write(self.requests[turn % len(self.requests)])
         head = await self.reader.readuntil(b"\r\n\r\n")
-        _, told, rest = head.lower().partition(b"content-length:")
+        head = head.lower()
+        _, told, rest = head.partition(b"content-length:")
         if not told:
             raise ConnectionError("The answer has no Content-Length; no other way to end one is read here.")
         await self.reader.readexactly(int(rest.split(b"\r\n", 1)[0]))
+        self.closed = b"connection: close" in head
         status = int(head.split(b" ", 2)[1])
         return OK if status == 200 else f"http_{status}"
 
@@ -87,13 +90,14 @@ class Grpc:
         return GrpcConnection(channel, channel.unary_unary(self.method), self.requests)
 
 
-@dataclass(frozen=True)
+@dataclass
 class GrpcConnection:
     """A channel of its own."""
 
     channel: grpc.aio.Channel
     call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
     requests: Sequence[bytes]
+    closed: bool = False
 
     async def ask(self, turn: int) -> str:
         try:

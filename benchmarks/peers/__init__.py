@@ -24,8 +24,9 @@ EXPORTED = ROOT / "exported"
 @contextmanager
 def timbre(bound_to: set[int] | None = None, /, **settings: object) -> Iterator[Server]:
     """This service, as ``make serve`` starts it, with these settings."""
-    port, grpc_port = free_port(), free_port()
-    env = clean_environment(**{"port": port, "grpc_port": grpc_port, "drain_s": 0, **settings})
+    port = free_port()
+    settings = {"port": port, "grpc_port": free_port(), "drain_s": 0, **settings}
+    env, grpc_port = clean_environment(**settings), int(str(settings["grpc_port"]))
     command = [sys.executable, "-m", "serving", "serve"]
     with serving(command, port, env, grpc_port=grpc_port, cores=bound_to) as server:
         yield server

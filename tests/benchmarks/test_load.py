@@ -34,6 +34,7 @@ class Takes:
     seconds: float
     stall: tuple[float, float] = (0.0, 0.0)
     opened: int = 0
+    closed: bool = False
 
     async def connect(self) -> Takes:
         self.opened += 1
