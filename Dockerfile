@@ -14,7 +14,7 @@ RUN python3 -m venv /opt/timbre \
     /opt/timbre/bin/python -m pip install --quiet --no-compile --no-deps --require-hashes -r /requirements.txt \
  && /opt/timbre/bin/python -m pip uninstall --quiet --yes pip setuptools \
  && find /opt/timbre -type d -name tests -prune -exec rm -r {} + \
- && rm -r /opt/timbre/lib/python3*/site-packages/onnxruntime/transformers \
+ && rm -rf /opt/timbre/lib/python3*/site-packages/onnxruntime/transformers \
           /opt/timbre/lib/python3*/site-packages/onnxruntime/quantization \
           /opt/timbre/lib/python3*/site-packages/onnxruntime/tools
 COPY serving /app/serving

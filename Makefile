@@ -9,7 +9,7 @@ ARGS ?=
 SERVING ?= serving
 
 .DEFAULT_GOAL := help
-.PHONY: help serve extras test lint format proto lock image image-cuda rollout-test benchmark \
+.PHONY: help serve extras test fuzz soak licences lint format proto ui lock image image-cuda rollout-test benchmark \
 	benchmark-peers benchmark-soak benchmark-check data train evaluate compare export clean
 
 help: ## show this list
@@ -23,6 +23,15 @@ extras: $(VENV)/.serving ## install what single commands of `python -m serving` 
 
 test: $(VENV)/.dev ## run every test, as many files at a time as there are cores, four at most
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+fuzz: $(VENV)/.dev ## look for input that breaks decoding, messages and routes.yaml, ten minutes each; ARGS="3600" for an hour each
+	@for target in decode messages routes; do $(BIN)/python -m tests.fuzz $$target $(or $(ARGS),600) || exit 1; done
+
+soak: $(VENV)/.dev ## half an hour of good and hostile traffic: memory, descriptors and threads stay flat; ARGS="--minutes 3"
+	$(BIN)/python -m tests.soak $(ARGS)
+
+licences: $(VENV)/.dev ## write down anew whose licences the dependencies have: requirements/licences.json
+	$(BIN)/python -m tests.licences
 
 lint: $(VENV)/.dev ## style, types and import rules
 	$(BIN)/ruff check .
@@ -38,6 +47,16 @@ PROTOS := $(shell find serving/proto -name '*.proto')
 
 proto: $(VENV)/.dev ## generate the stubs of serving/proto anew
 	PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I . --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. $(PROTOS)
+
+LIBRARIES := build/npm/node_modules
+VENDOR ?= serving/ui/vendor
+
+ui: ## take the web page's libraries from npm, as requirements/package-lock.json says, into serving/ui/vendor
+	mkdir -p build/npm $(VENDOR)
+	cp requirements/package.json requirements/package-lock.json build/npm
+	npm ci --prefix build/npm --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved
+	cp $(LIBRARIES)/wavesurfer.js/dist/wavesurfer.esm.js $(LIBRARIES)/uplot/dist/uPlot.iife.min.js $(LIBRARIES)/uplot/dist/uPlot.min.css $(VENDOR)
+	for name in uplot wavesurfer.js; do grep '"version"' $(LIBRARIES)/$$name/package.json | sed "s/.*: \"\(.*\)\".*/$$name \1\n/"; cat $(LIBRARIES)/$$name/LICENSE; echo; done > $(VENDOR)/NOTICE.txt
 
 image: $(VENV)/.dev ## build the image with docker, podman or buildah, and its bill of materials into build/
 	@k8s/image.sh serving timbre $(ARGS)
@@ -78,7 +97,7 @@ evaluate: $(VENV)/.dev ## examine a run: ARGS="--run runs/NAME"
 	$(BIN)/python -m training evaluate $(ARGS)
 
 compare: $(VENV)/.dev ## every model family on the same splits, resuming; ARGS="--rows cnn lstm --splits fold0"
-	$(BIN)/python -m training compare $(ARGS)
+	$(BIN)/python -m training compare --folds exported/folds.json $(ARGS)
 
 export: $(VENV)/.dev ## export a run: ARGS="--run runs/NAME --version 1"
 	$(BIN)/python -m training export $(ARGS)

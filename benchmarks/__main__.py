@@ -1,4 +1,4 @@
-"""python -m benchmarks run | soak | check | report | peers | disagreement: what the service costs, measured."""
+"""python -m benchmarks COMMAND: what the service costs, measured; results are written to benchmarks/results."""
 
 from __future__ import annotations
 
@@ -76,6 +76,24 @@ def soak(
     path = measure(Bench(url=url, grpc=grpc, say=_progress()), out, seconds, share)
     plot_soak(path)
     print(path)
+
+
+@app.command()
+def refusals(out: Out = FOLDER, rounds: int = 3, seconds: float = 6.0) -> None:
+    """More clients than permits: how soon they are refused, and the latency of those admitted."""
+    from benchmarks.refusals import refusals as measure
+    from benchmarks.refusals import table
+
+    print(table(measure(out, rounds, seconds)["summary"]))
+
+
+@app.command()
+def live(out: Out = FOLDER, rounds: int = 3, seconds: float = 30.0) -> None:
+    """How soon measurements of live streams are out, at 1 to 40 streams in real time."""
+    from benchmarks.live import live as measure
+    from benchmarks.live import table
+
+    print(table(measure(out, rounds, seconds)))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from fractions import Fraction
 from typing import cast
 
@@ -10,8 +11,17 @@ import av
 import numpy as np
 import numpy.typing as npt
 import soundfile
+import soxr
 
 Sound = npt.NDArray[np.float32]
+
+_SENTENCES = (
+    "The kids are talking by the door, and nobody has told them to come in.",
+    "Dogs are sitting by the door.",
+    "She said that she would be back before the evening, which was an hour ago, and I have heard nothing since.",
+    "Say the word again.",
+    "It was not what anybody had expected, but there it stood, in the middle of the road, and looked at us.",
+)
 
 
 def voice(seconds: float, rate_hz: int = 16_000, pitch_hz: float = 150.0, seed: int = 0) -> Sound:
@@ -56,3 +66,25 @@ def encode_av(sound: Sound, rate_hz: int, container: str, codec: str) -> bytes:
             file.mux(stream.encode(converted))
         file.mux(stream.encode(None))
     return out.getvalue()
+
+
+def speech(text: str, rate_hz: int, pitch: int = 50) -> Sound:
+    """Somebody says it, float32 (T,), peak 0.5: by espeak-ng, which what is no voice cannot stand in for.
+
+    Raises:
+        FileNotFoundError: espeak-ng is not installed.
+    """
+    command = ["espeak-ng", "-v", "en", "-p", str(pitch), "--stdout", text]
+    said = subprocess.run(command, capture_output=True, check=True).stdout
+    sound, source_hz = soundfile.read(io.BytesIO(said), dtype="float32")
+    resampled: Sound = soxr.resample(sound, source_hz, rate_hz)
+    scaled: Sound = 0.5 * resampled / np.abs(resampled).max()
+    return scaled
+
+
+def monologue(seconds: float, rate_hz: int, pitch: int) -> Sound:
+    """Sentences of several lengths with pauses between them, float32 (T,), exactly so long."""
+    pause = np.zeros(rate_hz, np.float32)
+    said = [part for text in _SENTENCES for part in (speech(text, rate_hz, pitch), pause)]
+    whole: Sound = np.resize(np.concatenate(said), round(seconds * rate_hz))
+    return whole

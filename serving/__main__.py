@@ -1,15 +1,14 @@
-"""python -m serving serve | predict | listen | timeline | score | models"""
+"""python -m serving serve | predict | listen | timeline | score | models | key"""
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import typer
 
+from serving.commands.key import key
 from serving.commands.listen import listen
 from serving.commands.models import models
 from serving.commands.options import FAILED, USAGE
@@ -35,15 +34,14 @@ def serve() -> None:
 
 
 @app.command(hidden=True)
-def worker(socket_number: int) -> None:
-    """One of several processes that `serve` starts; listens on a socket that it was given."""
-    from serving.server import run
+def worker(door: int, link: int, load_first: bool = False) -> None:
+    """One of several processes that `serve` starts; it was given a socket that listens and one to its parent."""
+    from serving.workers import run_worker
 
-    listener = socket.socket(fileno=os.dup(socket_number))
-    _run(lambda settings: run(settings, listener))
+    _run(lambda settings: run_worker(settings, door, link, load_first=load_first))
 
 
-for command in (predict, listen, timeline, score, models):
+for command in (predict, listen, timeline, score, models, key):
     app.command()(command)
 
 
@@ -51,11 +49,10 @@ def _serve(settings: Settings) -> None:
     if settings.workers > 1:
         from serving.workers import run_workers
 
-        run_workers(settings)
-    else:
-        from serving.server import run
+        raise typer.Exit(run_workers(settings))
+    from serving.server import run
 
-        run(settings)
+    run(settings)
 
 
 def _run(action: Callable[[Settings], None]) -> None:

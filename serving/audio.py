@@ -177,7 +177,7 @@ class _Growing:
         return self._room[: self._used]
 
 
-def windows(samples: Samples, spec: WindowSpec) -> Windows:
+def windows(samples: Samples, spec: WindowSpec, *, silent_too: bool = False) -> Windows:
     """Cut mono audio into the model's windows.
 
     Windows start at every hop; where the last one would leave a rest, one more ends exactly at the end, so that every
@@ -186,6 +186,7 @@ def windows(samples: Samples, spec: WindowSpec) -> Windows:
 
     Args:
         samples: float32 (T,) at ``spec.rate_hz``.
+        silent_too: none is left out.
 
     Raises:
         NoSpeech: every window is silent.
@@ -197,6 +198,8 @@ def windows(samples: Samples, spec: WindowSpec) -> Windows:
     starts = np.arange(0, last + 1, spec.hop_samples, dtype=np.int64)
     if starts[-1] != last:
         starts = np.append(starts, last)
+    if silent_too:
+        return Windows(samples, starts, spec.window_samples)
     loud = _loud_windows(samples, starts, spec)
     if not loud.any():
         raise NoSpeech(

@@ -2,7 +2,7 @@
 
 An idle lane runs what there is at once; while all lanes are busy the queue builds up, and the next batch takes what has
 gathered. Where a batch costs much before its first window (CUDA), a little waiting for company can pay: see
-:meth:`_Learned.wait_s`.
+:meth:`serving.learned.Learned.wait_s`.
 """
 
 from __future__ import annotations
@@ -10,152 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
+from serving.batches import Batched, Item, Limits, Part, Rows, Run, Sliceable, Watcher, gather
 from serving.errors import DeadlineExceeded, Overloaded, Stopping
-
-Rows = npt.NDArray[np.float32]
-Gather = Callable[[], Rows]
-"""Copies the windows of a batch together, float32 (n, samples); to be called where the pass runs, not before."""
-
-Run = Callable[[Gather], Awaitable[Rows]]
-"""A forward pass: probabilities float32 (n, classes) of the windows that are gathered."""
-
-Reason = Literal["idle", "full", "waited"]
-"""Why a batch went: the session was idle, the batch was full, or the wait for company was over."""
-
-
-class Sliceable(Protocol):
-    """Windows that are copied only when a slice is taken, such as ``audio.Windows`` or an array (n, samples)."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice, /) -> Rows: ...
-
-
-class Watcher(Protocol):
-    """Is told what the batcher does; ``serving.metrics`` counts it."""
-
-    def queued(self, windows: int) -> None:
-        """So many windows are waiting now."""
-
-    def released(self, windows: int, reason: Reason) -> None:
-        """A batch of so many windows goes to the session."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How a batcher behaves.
-
-    Attributes:
-        lanes: forward passes that may run at a time.
-        batch_windows: most windows of one pass.
-        wait_s: longest wait for company while a lane is free.
-        queue_windows: most windows that may wait; one recording may be longer than that if it waits alone.
-    """
-
-    lanes: int
-    batch_windows: int
-    wait_s: float
-    queue_windows: int
-
-
-@dataclass(frozen=True)
-class Batched:
-    """What became of one item.
-
-    Attributes:
-        probabilities: float32 (n, classes), in the order of its windows.
-        queue_s: from its arrival until its first window went, while the session was busy.
-        batch_s: what it waited for company while a lane was free.
-        inference_s: from its first window's start to its last one's end.
-    """
-
-    probabilities: Rows
-    queue_s: float
-    batch_s: float
-    inference_s: float
-
-
-@dataclass(eq=False)
-class _Item:
-    windows: Sliceable
-    answer: asyncio.Future[Batched]
-    arrived: float
-    taken: int = 0  # windows that have gone to a batch
-    missing: int = 0  # windows without a result yet
-    started: float | None = None
-    batch_s: float = 0.0
-    results: dict[int, Rows] = field(default_factory=dict)  # by first window
-
-    @property
-    def waiting(self) -> int:
-        return len(self.windows) - self.taken
-
-
-@dataclass(frozen=True)
-class _Part:
-    item: _Item
-    start: int
-    stop: int
-
-
-def _gather(parts: list[_Part]) -> Rows:
-    rows = [part.item.windows[part.start : part.stop] for part in parts]
-    return np.concatenate(rows) if len(rows) > 1 else rows[0]
-
-
-class _Learned:
-    """What recent batches cost and how fast windows come; both forget."""
-
-    _FORGET = 0.95  # per batch: about the last 20 count
-    _ARRIVAL = 0.1  # weight of the newest gap
-
-    def __init__(self) -> None:
-        self._sums = np.zeros(5)  # of 1, n, n^2, t, n t
-        self.gap_s = float("inf")
-        self._last: float | None = None
-
-    def arrived(self, now: float) -> None:
-        """An item came."""
-        if self._last is not None:
-            gap = now - self._last
-            known = self.gap_s != float("inf")
-            self.gap_s = self.gap_s + self._ARRIVAL * (gap - self.gap_s) if known else gap
-        self._last = now
-
-    def ran(self, windows: int, seconds: float) -> None:
-        """A batch was run."""
-        n, t = float(windows), seconds
-        self._sums = self._FORGET * self._sums + np.array([1.0, n, n * n, t, n * t])
-
-    def cost_s(self) -> tuple[float, float]:
-        """(a, b) of seconds = a + b * windows, by least squares; a is 0 until sizes have differed enough to tell."""
-        count, n, nn, t, nt = self._sums
-        spread = count * nn - n * n
-        if count == 0:
-            return 0.0, 0.0
-        if spread < 0.1 * count * count:  # variance of the sizes below 0.1
-            return 0.0, max(0.0, t / n)
-        b = max(0.0, (count * nt - n * t) / spread)
-        return max(0.0, (t - b * n) / count), b
-
-    def wait_s(self, windows: int) -> float:
-        """How long to wait for one more item when ``windows`` could go now; 0 where that does not pay.
-
-        Let a batch cost a + b n and the next item come in g. Without waiting, it waits for the batch and pays its own:
-        (a + b n - g) + (a + b). With waiting it pays a + b (n + 1), and each of the n others waits g + b longer. So
-        waiting saves a - g for the one and costs n (g + b): it pays where a > (n + 1) g + n b.
-        """
-        fixed, each = self.cost_s()
-        if fixed <= (windows + 1) * self.gap_s + windows * each:
-            return 0.0
-        return 2 * self.gap_s
+from serving.learned import Learned
 
 
 class Batcher:
@@ -171,10 +32,10 @@ class Batcher:
         self, run: Run, limits: Limits, watcher: Watcher, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self._run, self._limits, self._watcher, self._clock = run, limits, watcher, clock
-        self._queue: deque[_Item] = deque()
+        self._queue: deque[Item] = deque()
         self._waiting = 0  # windows
         self._free = limits.lanes
-        self._learned = _Learned()
+        self._learned = Learned()
         self._timer: asyncio.TimerHandle | None = None
         self._alone_since: float | None = None  # the extra wait has run since then
         self._work: set[asyncio.Task[None]] = set()
@@ -214,9 +75,10 @@ class Batcher:
             raise Overloaded(
                 f"{self._waiting} windows wait already and {self._limits.queue_windows} may. Try again in a moment.",
                 retry_after_s=1,
+                reason="queue",
             )
         answer = asyncio.get_running_loop().create_future()
-        item = _Item(windows, answer, self._clock(), missing=len(windows))
+        item = Item(windows, answer, self._clock(), missing=len(windows))
         self._learned.arrived(item.arrived)
         self._queue.append(item)
         self._wait_more(len(windows))
@@ -240,7 +102,7 @@ class Batcher:
         self._waiting += windows
         self._watcher.queued(self._waiting)
 
-    def _forget(self, item: _Item) -> None:
+    def _forget(self, item: Item) -> None:
         """Take what still waits of an item out of the queue: it is answered, failed, too late, or nobody wants it."""
         if item.waiting:
             self._queue.remove(item)
@@ -296,10 +158,10 @@ class Batcher:
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
-    def _take(self, now: float, waited_s: float) -> list[_Part]:
+    def _take(self, now: float, waited_s: float) -> list[Part]:
         """The next batch: one window of each item in turn, so that a long recording cannot hold up short ones."""
         room = min(self._limits.batch_windows, self._waiting)
-        starts: dict[_Item, int] = {}
+        starts: dict[Item, int] = {}
         for _ in range(room):
             item = self._queue.popleft()
             starts.setdefault(item, item.taken)
@@ -311,12 +173,12 @@ class Batcher:
                 item.started = now
                 item.batch_s = min(waited_s, now - item.arrived)
         self._wait_more(-room)
-        return [_Part(item, start, item.taken) for item, start in starts.items()]
+        return [Part(item, start, item.taken) for item, start in starts.items()]
 
-    async def _serve(self, parts: list[_Part], windows: int) -> None:
+    async def _serve(self, parts: list[Part], windows: int) -> None:
         started = self._clock()
         try:
-            results = await self._run(lambda: _gather(parts))
+            results = await self._run(lambda: gather(parts))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to whom it concerns
             await self._serve_alone(parts, error)
         else:
@@ -331,7 +193,7 @@ class Batcher:
             self._free += 1
             self._pump()
 
-    async def _serve_alone(self, parts: list[_Part], error: Exception) -> None:
+    async def _serve_alone(self, parts: list[Part], error: Exception) -> None:
         """A batch failed: run each item by itself, so that a bad one fails alone."""
         if len(parts) == 1:
             self.healthy = False
@@ -341,13 +203,13 @@ class Batcher:
             if part.item.answer.done():
                 continue  # too late, or nobody wants it any more
             try:
-                self._give(part, await self._run(lambda part=part: _gather([part])))  # type: ignore[misc]
+                self._give(part, await self._run(lambda part=part: gather([part])))  # type: ignore[misc]
                 self.healthy = True
             except Exception as own:  # noqa: BLE001
                 self.healthy = False
                 self._fail(part.item, own)
 
-    def _give(self, part: _Part, rows: Rows) -> None:
+    def _give(self, part: Part, rows: Rows) -> None:
         item = part.item
         item.results[part.start] = rows
         item.missing -= part.stop - part.start
@@ -365,7 +227,7 @@ class Batcher:
             )
         )
 
-    def _fail(self, item: _Item, error: Exception) -> None:
+    def _fail(self, item: Item, error: Exception) -> None:
         if not item.answer.done():
             item.answer.set_exception(error)
         self._forget(item)

@@ -36,6 +36,10 @@ class RuntimeUnavailable(TimbreError):
     """``TIMBRE_RUNTIME`` asks for a device that cannot be used; the service does not start."""
 
 
+class StartFault(TimbreError):
+    """Something nobody has thought of went wrong at start; the service does not start, and the log has the rest."""
+
+
 class Unreachable(TimbreError):
     """A client gets no connection to the service, or it broke before the answer was whole.
 
@@ -142,6 +146,12 @@ class UploadTimeout(RequestError):
     code, http_status, grpc_status = "upload_timeout", 408, "DEADLINE_EXCEEDED"
 
 
+class HeadTooLarge(RequestError):
+    """The request line and headers of a request are more than any client sends."""
+
+    code, http_status, grpc_status = "head_too_large", 431, "RESOURCE_EXHAUSTED"
+
+
 class Starting(RequestError):
     code, http_status, grpc_status = "starting", 503, "UNAVAILABLE"
 
@@ -164,8 +174,29 @@ class InvalidFeedback(RequestError):
     code, http_status, grpc_status = "invalid_feedback", 422, "INVALID_ARGUMENT"
 
 
+class Unauthenticated(RequestError):
+    """No API key came, or one that is not known."""
+
+    code, http_status, grpc_status = "unauthenticated", 401, "UNAUTHENTICATED"
+
+
+class Forbidden(RequestError):
+    """An API key came that is not for this, or another site's page asks."""
+
+    code, http_status, grpc_status = "forbidden", 403, "PERMISSION_DENIED"
+
+
+class RateLimited(RequestError):
+    """An API key has used up its rate."""
+
+    code, http_status, grpc_status = "rate_limited", 429, "RESOURCE_EXHAUSTED"
+
+
 class Overloaded(RequestError):
-    """More work than the service takes at a time."""
+    """More work than the service takes at a time.
+
+    Its detail ``reason`` says what is full: permits, queue, uploads, streams.
+    """
 
     code, http_status, grpc_status = "overloaded", 429, "RESOURCE_EXHAUSTED"
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
+import re
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
 from serving.errors import EmptyAudio, UnsupportedAudio
-
-if TYPE_CHECKING:
-    from av.audio.frame import AudioFrame
-    from av.container import InputContainer
+from serving.isolated import Undecoded, open_isolated
 
 Samples = npt.NDArray[np.float32]
 
@@ -27,15 +24,16 @@ READABLE = "WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, M4A/AAC and WebM"
 _BLOCK_FRAMES = 1 << 16  # 2 MB of float32 at 8 channels: bounds memory, still few calls
 _SALVAGE_FRAMES = 256
 _PCM16_BYTES = 2
+_NOT_ZERO = re.compile(rb"[^\0]")
 QUICK_BYTES = 1 << 20
 """Up to here decoding without resampling takes a fraction of a millisecond."""
 
-_RIFF_CHUNKS = 64  # before the sound; a recorder writes a handful, a stranger as many as fit
+_CHUNKS = 64  # of a WAV or AIFF, blocks before a FLAC's sound; a recorder writes a handful, a stranger as many as fit
+_TAGS = 16  # before the sound, for the same reason
 _RIFF_STREAMED_BYTES = 0x7FFFF000  # who writes WAV to a pipe writes the largest number there is, or nearly
 
 # What libsndfile may find behind one of the magics below; anything else it can read is not let in.
 _SOUNDFILE_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF"})
-_AV_CODECS = frozenset({"aac", "alac", "flac", "mp3", "mp3float", "opus", "vorbis", "pcm_s16le", "pcm_s16be"})
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,10 @@ def open_source(data: bytes) -> Source:
     if not data:
         raise EmptyAudio("The file has no bytes. Send the encoded audio itself.")
     sound = _without_tags(data)
+    if sound[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+        _check_chunks(sound)
+    elif sound[:4] == b"fLaC":
+        _check_metadata(sound)
     if (plain := _plain_wav(sound)) is not None:
         return plain
     reader = _reader_for(sound[:16])
@@ -114,7 +116,7 @@ def _plain_wav(data: bytes) -> Source | None:
         return None
     try:
         file = wave.open(_Bytes(data))  # noqa: SIM115 - what it opened is memory
-    except (wave.Error, EOFError):
+    except (wave.Error, EOFError, RuntimeError):  # the last where a chunk ends outside the file
         return None
     rate_hz, channels, frames = file.getframerate(), file.getnchannels(), file.getnframes()
     if file.getsampwidth() != _PCM16_BYTES or rate_hz == 0 or frames == 0:
@@ -180,9 +182,12 @@ def _is_mp3_frame(head: bytes) -> bool:
 def _without_tags(data: bytes) -> bytes:
     """The file behind its ID3v2 tags and the zeros after them; not every reader passes every one over."""
     start = 0
-    while size := _id3_bytes(data[start : start + 10]):
-        start += size
-        start = len(data) - len(data[start:].lstrip(b"\0"))
+    for _ in range(_TAGS):
+        size = _id3_bytes(data[start : start + 10])
+        if not size:
+            break
+        behind = _NOT_ZERO.search(data, start + size)
+        start = behind.start() if behind else len(data)
     return data[start:] if start else data
 
 
@@ -192,6 +197,39 @@ def _id3_bytes(data: bytes) -> int:
         return 0
     a, b, c, d = data[6:10]
     return 10 + (a << 21 | b << 14 | c << 7 | d)
+
+
+def _check_chunks(data: bytes) -> None:
+    """Whether a RIFF or AIFF file has no more chunks than a recording has; readers look at them one by one.
+
+    Chunks are four letters, a size, and so many bytes, padded to even (Microsoft & IBM 1991).
+
+    Raises:
+        UnsupportedAudio: there are more.
+    """
+    order: Literal["little", "big"] = "big" if data[:4] in (b"FORM", b"RIFX") else "little"
+    place = 12
+    for _ in range(_CHUNKS):
+        size = int.from_bytes(data[place + 4 : place + 8], order)
+        if data[place : place + 4] == b"data" and not size and data[4:8] == bytes(4):
+            return  # its recorder was killed: samples are what follows; see `_finished_riff`
+        place += 8 + size + size % 2
+        if place >= len(data):
+            return
+    raise UnsupportedAudio(f"The file has more than {_CHUNKS} chunks, which no recording has. Encode it again.")
+
+
+def _check_metadata(data: bytes) -> None:
+    """The same for a FLAC file's metadata: blocks behind a bit that marks the last, a type and a size (RFC 9639)."""
+    place = 4
+    for _ in range(_CHUNKS):
+        head = data[place : place + 4]
+        place += 4 + int.from_bytes(head[1:], "big")
+        if place >= len(data) or head[0] & 0x80:
+            return
+    raise UnsupportedAudio(
+        f"The FLAC file has more than {_CHUNKS} blocks before its sound, which no recording has. Encode it again."
+    )
 
 
 class _Bytes(io.BytesIO):
@@ -230,7 +268,7 @@ def _finished_riff(data: bytes) -> bytes:
     if data[:4] != b"RIFF" or data[4:8] != bytes(4):
         return data
     place = 12
-    for _ in range(_RIFF_CHUNKS):
+    for _ in range(_CHUNKS):
         if data[place : place + 4] == b"data":
             break
         size = int.from_bytes(data[place + 4 : place + 8], "little")
@@ -276,52 +314,39 @@ def _reads(file: soundfile.SoundFile, frames: int) -> Iterator[Samples]:
 
 
 def _open_av(data: bytes, demuxer: str, name: str) -> Source:
-    """Open by exactly one FFmpeg demuxer, from memory; nothing is probed and nothing else can be opened.
-
-    Rate and channels are those of the first decoded frame: what the container says of HE-AAC is half the truth.
-    """
-    import av  # here, because it costs 20 MB that a service which only meets WAV need not pay
-
+    """Open by exactly one FFmpeg demuxer, in a process that can reach nothing but these bytes."""
     try:
-        container = av.open(io.BytesIO(data), mode="r", format=demuxer)
-        stream = next(iter(container.streams.audio), None)
-        if stream is None:
-            raise UnsupportedAudio(f"The {name} file has no audio track. Send {READABLE}.", format=name)
-        # There is no codec context for a codec that FFmpeg does not know either.
-        codec = stream.codec_context.name if stream.codec_context else "an unknown codec"
-        if codec not in _AV_CODECS:
-            raise UnsupportedAudio(f"{codec} in {name} is not read. Send {READABLE}.", format=name)
-        frames = container.decode(stream)
-        first = next(frames, None)
-        announced_s = None
-        if stream.duration is not None and stream.time_base is not None:
-            announced_s = float(stream.duration * stream.time_base)
-    except (av.FFmpegError, ValueError, LookupError) as error:
-        raise UnsupportedAudio(f"The {name} file is damaged ({error}). Encode it again and resend.") from error
-    if first is None:
-        if announced_s == 0:
-            raise EmptyAudio(f"The {name} file has a header and no samples.", format=name)
-        raise UnsupportedAudio(f"The {name} file is damaged: nothing in it decodes.", format=name)
-    blocks = _av_blocks(container, first, frames, name)
-    return Source(name, first.sample_rate, first.layout.nb_channels, announced_s, announced_s, blocks)
+        header, blocks = open_isolated(data, demuxer)
+    except Undecoded as error:
+        raise _undecoded(error, name) from error
+    rate_hz, channels, announced_s = header["rate_hz"], header["channels"], header["announced_s"]
+    return Source(name, rate_hz, channels, announced_s, announced_s, _av_blocks(blocks, channels, name))
 
 
-def _av_blocks(
-    container: InputContainer, first: AudioFrame, others: Iterator[AudioFrame], name: str
-) -> Iterator[Samples]:
-    """The frames as float32 blocks (frames, channels), up to the end or to the damage."""
-    import av
-
-    to_float = av.AudioResampler(format="fltp")
-    with container:
+def _av_blocks(blocks: Generator[bytes, None, None], channels: int, name: str) -> Iterator[Samples]:
+    with contextlib.closing(blocks):
         try:
-            for frame in itertools.chain([first], others):
-                if (frame.sample_rate, frame.layout.nb_channels) != (first.sample_rate, first.layout.nb_channels):
-                    raise UnsupportedAudio(
-                        f"The {name} file changes its sample rate or channels midway. Encode it as one recording.",
-                        format=name,
-                    )
-                for planar in to_float.resample(frame):
-                    yield planar.to_ndarray().T.astype(np.float32, copy=False)
-        except (av.FFmpegError, ValueError):
-            return  # cut short or damaged from here on: what came before it counts
+            for block in blocks:
+                yield np.frombuffer(block, np.float32).reshape(-1, channels)
+        except Undecoded as error:
+            raise _undecoded(error, name) from error
+
+
+def _undecoded(error: Undecoded, name: str) -> UnsupportedAudio | EmptyAudio:
+    match error.reason:
+        case "no audio":
+            return UnsupportedAudio(f"The {name} file has no audio track. Send {READABLE}.", format=name)
+        case "codec":
+            return UnsupportedAudio(f"{error.detail} in {name} is not read. Send {READABLE}.", format=name)
+        case "empty":
+            return EmptyAudio(f"The {name} file has a header and no samples.", format=name)
+        case "nothing decodes":
+            return UnsupportedAudio(f"The {name} file is damaged: nothing in it decodes.", format=name)
+        case "changes":
+            return UnsupportedAudio(
+                f"The {name} file changes its sample rate or channels midway. Encode it as one recording.", format=name
+            )
+        case "memory":
+            return UnsupportedAudio(f"The {name} file needs more memory than any recording does. Encode it again.")
+        case _:
+            return UnsupportedAudio(f"The {name} file is damaged ({error.detail}). Encode it again and resend.")

@@ -23,6 +23,7 @@ from serving.proto.timbre.v1.timbre_pb2_grpc import add_TimbreServicer_to_server
 from serving.settings import Settings
 from serving.tls import read_pem
 from serving.transports import grpc as timbre
+from serving.transports.calls import Calls
 from serving.transports.oip import grpc as oip
 from serving.transports.rpc import Context, refuse, until_stopped
 
@@ -40,7 +41,7 @@ class GrpcServer:
 
     def __init__(self, settings: Settings, lifecycle: Lifecycle) -> None:
         self._settings, self._lifecycle = settings, lifecycle
-        self._server = grpc.aio.server(options=_options(settings))
+        self._server = grpc.aio.server(interceptors=[Calls(lifecycle)], options=_options(settings))
         add_TimbreServicer_to_server(timbre.GrpcTransport(lifecycle), self._server)
         add_GRPCInferenceServiceServicer_to_server(oip.OipGrpcTransport(lifecycle), self._server)
         self._health = _Health()
@@ -136,6 +137,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_upload_bytes + _SPARE_BYTES),
         ("grpc.max_send_message_length", -1),
+        # As many as can be answered; what more a client begins waits at the client.
+        ("grpc.max_concurrent_streams", settings.max_inflight + settings.listen_streams),
         # A balancer before several replicas sees new connections only: old ones are asked to go, and may finish.
         ("grpc.max_connection_age_ms", age_ms),
         ("grpc.max_connection_age_grace_ms", round(1e3 * (settings.listen_max_s + settings.timeout_s))),

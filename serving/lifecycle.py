@@ -11,8 +11,8 @@ from serving.parts import Parts
 class Lifecycle:
     """Starting until there are parts; stopping once it has been told so."""
 
-    def __init__(self) -> None:
-        self.parts: Parts | None = None
+    def __init__(self, parts: Parts | None = None) -> None:
+        self.parts = parts
         self.stopping = False
         self.told_to_stop = asyncio.Event()
         """Set in the event loop, a moment after ``stopping``: what waits for a stop waits for this."""

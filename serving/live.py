@@ -15,7 +15,7 @@ from serving.detector import Listener
 from serving.errors import (
     IdleTimeout,
     InvalidFrame,
-    NoSpeech,
+    InvalidRequest,
     Overloaded,
     RequestError,
     SlowReader,
@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 _MAX_RATE_HZ = 48 * 1000
 _LONGEST_FRAME_S = 1.0
+_LEAST_HOP_S = 0.1  # the shortest clip that is heard; each measurement is a forward pass
 _AT_A_TIME = 8  # messages of one stream that may wait to be computed or read, before its frames are not taken any more
 
 
@@ -52,13 +53,18 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Listen:
-    """What a client asks of a stream; see :class:`serving.pipeline.Ask`."""
+    """What a client asks of a stream; see :class:`serving.pipeline.Ask`.
+
+    Attributes:
+        hop_s: between two measurements, seconds; the model's own hop where None.
+    """
 
     transport: str
     rate_hz: int
     version: str | None = None
     key: str | None = None
     min_confidence: float = 0.0
+    hop_s: float | None = None
 
 
 class Live:
@@ -96,6 +102,7 @@ class Live:
         Raises:
             Overloaded: there are as many streams as may be.
             UnsupportedAudio: a rate out of range. UnknownVersion: the pinned version is not loaded.
+            InvalidRequest: a hop shorter than any clip may be, or longer than a window.
             InvalidFrame: a frame is not such samples.
             IdleTimeout, StreamTooLong, Stopping: what was begun has been answered.
             SlowReader: the client does not read.
@@ -145,17 +152,23 @@ class Live:
         fleet = self._pipeline.registry.fleet
         loaded = fleet.versions[choose(fleet.routes, listen.version, listen.key).version]
         stream = _Stream(self._pipeline, listen, loaded, self._bounds.utterance_s)
+        if not _LEAST_HOP_S <= stream.session.hop_s <= stream.session.window_s:
+            raise InvalidRequest(
+                f"hop_s is {stream.session.hop_s:g}; measurements come every {_LEAST_HOP_S:g} to "
+                f"{stream.session.window_s:g} s."
+            )
         await self._told(send, stream.session)
         watched = _watched(frames, patience, listen.rate_hz)
         async with aclosing(in_order(stream.events(watched), stream.message, _AT_A_TIME)) as messages:
             async for message in messages:
-                if message is not None:
-                    await self._told(send, message)
+                await self._told(send, message)
 
     def _admit(self) -> None:
         if self._open > self._bounds.streams:
             raise Overloaded(
-                f"{self._bounds.streams} live streams are open already. Try again in a while.", retry_after_s=5
+                f"{self._bounds.streams} live streams are open already. Try again in a while.",
+                retry_after_s=5,
+                reason="streams",
             )
 
     async def _told(self, send: Callable[[Message], Awaitable[None]], message: Message) -> None:
@@ -183,6 +196,8 @@ class _Stream:
     def __init__(self, pipeline: Pipeline, listen: Listen, loaded: Loaded, utterance_s: float) -> None:
         self._pipeline, self._listen, self._utterance_s = pipeline, listen, utterance_s
         self._metadata = loaded.session.metadata
+        windows = self._metadata.windows
+        self._hop_s = windows.hop_samples / windows.rate_hz if listen.hop_s is None else listen.hop_s
 
     @property
     def session(self) -> SessionMessage:
@@ -191,7 +206,7 @@ class _Stream:
         return SessionMessage(
             rate_hz=self._listen.rate_hz,
             model_version=self._metadata.version,
-            hop_s=windows.hop_samples / windows.rate_hz,
+            hop_s=self._hop_s,
             window_s=windows.window_samples / windows.rate_hz,
             emotions=list(self._metadata.labels),
         )
@@ -212,8 +227,8 @@ class _Stream:
         for event in cutter.finish():
             yield event
 
-    async def message(self, event: Event) -> Message | None:
-        """What is said of an event; None where a hop holds nothing to speak of."""
+    async def message(self, event: Event) -> Message:
+        """What is said of an event."""
         match event:
             case Started():
                 return UtteranceStart(utterance=event.utterance, start_s=self._seconds(event.start))
@@ -226,17 +241,15 @@ class _Stream:
         rate_hz, windows = self._listen.rate_hz, self._metadata.windows
         cut = Cut(
             rate_hz,
-            hop=round(windows.hop_samples * rate_hz / windows.rate_hz),
+            hop=round(self._hop_s * rate_hz),
             window=round(windows.window_samples * rate_hz / windows.rate_hz),
             longest=round(self._utterance_s * rate_hz),
         )
         return Cutter(Listener(rate_hz), cut)
 
-    async def _measurement(self, event: Measured) -> Message | None:
+    async def _measurement(self, event: Measured) -> Message:
         try:
             told = (await self._pipeline.predict(self._ask(event, provisional=True))).prediction
-        except NoSpeech:
-            return None
         except RequestError as error:
             return _refusal(error, event.utterance)
         return Measurement(

@@ -1,8 +1,8 @@
 """What goes over a live stream: the messages of ``/v1/listen``, and the same by gRPC's ``Listen``.
 
-The client opens ``ws://HOST/v1/listen?rate_hz=16000`` (also ``min_confidence``, ``version`` and ``key``) and sends
-binary frames: 16-bit little-endian mono samples. The text message ``{"type": "end"}`` says that no more come: what was
-begun is answered, and the server closes. It sends text: one JSON object each, told apart by ``type``.
+The client opens ``ws://HOST/v1/listen?rate_hz=16000`` (also ``min_confidence``, ``version``, ``key`` and ``hop_s``) and
+sends binary frames: 16-bit little-endian mono samples. The text message ``{"type": "end"}`` says that no more come:
+what was begun is answered, and the server closes. It sends text: one JSON object each, told apart by ``type``.
 """
 
 from __future__ import annotations

@@ -90,7 +90,11 @@ class Metrics:
         self.inflight = self._gauge("inflight", "Requests being answered.", "livesum")
         self.permits = self._gauge("permits", "Requests that may be answered at a time.", "livesum")
         self.rejects = self._counter("rejects", "Requests refused for lack of room, by what was full.", "reason")
+        self.upload_bytes = self._gauge("upload_bytes", "Bytes of request bodies in memory.", "livesum")
 
+        self.keys = self._counter(
+            "key_requests", "Calls by API key, and what it was told: ok, or the error's code.", "key", "result"
+        )
         self.streams = self._gauge("streams", "Live streams.", "livesum", "transport")
         self.stream_ends = self._counter(
             "stream_ends", "Live streams that are over, by outcome: ok, or the error's code.", "transport", "code"
@@ -105,6 +109,9 @@ class Metrics:
         self.route_weight = self._gauge("route_weight", "Weight of each variant.", "livemax", *answer)
         self.model_info = self._gauge(
             "model_info", "1 for each version that is loaded, and what it runs on.", "livemax", "version", "device"
+        )
+        self.runtime_fallback = self._gauge(
+            "runtime_fallback", "1 where the runtime is auto and fell back to the CPU, else 0.", "livemax"
         )
         self.routes_current = self._gauge(
             "routes_current", "1 while the newest routes.yaml is in force, 0 while it is refused.", "livemin"
@@ -146,10 +153,18 @@ class Metrics:
         """The watcher of one version's batcher."""
         return BatchMetrics(self, version)
 
-    def show_routes(self, variants: Mapping[str, tuple[str, float]], device: str) -> None:
-        """Replace what is said of the routes: variant -> (version, weight). What is gone is 0."""
+    def forget(self, version: str) -> None:
+        """Say no more of the queue of a version that is not loaded any more."""
+        for gauge in (self.queue_windows, self.queue_oldest):
+            if MULTIPROCESS_DIR in os.environ:
+                gauge.labels(version).set(0)  # from files that all workers share nothing can be removed
+            else:
+                gauge.remove(version)
+
+    def show_routes(self, variants: Mapping[str, tuple[str, float]], versions: Iterable[str], device: str) -> None:
+        """Replace what is said of routes, variant -> (version, weight), and of loaded versions; what is gone is 0."""
         shown = {("route", name, version): weight for name, (version, weight) in variants.items()}
-        shown |= {("model", version, device): 1 for version, _ in variants.values()}
+        shown |= {("model", version, device): 1 for version in versions}
         for (what, *labels), value in (dict.fromkeys(self._shown - shown.keys(), 0.0) | shown).items():
             (self.route_weight if what == "route" else self.model_info).labels(*labels).set(value)
         self._shown = set(shown)

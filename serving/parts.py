@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from serving.errors import RuntimeUnavailable
 from serving.feedback import Feedback, Seen
+from serving.keys import Guard, Scope
 from serving.live import Bounds, Live
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
@@ -13,6 +15,7 @@ from serving.registry import Registry
 from serving.runtime import Runtime, choose_runtime, fall_back
 from serving.settings import Settings
 from serving.tracing import Tracing
+from serving.uploads import Uploads
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,10 @@ class Parts:
     registry: Registry
     feedback: Feedback
     seen: Seen
+    uploads: Uploads
     pipeline: Pipeline
     live: Live
+    guard: Guard
 
     @staticmethod
     def build(settings: Settings) -> Parts:
@@ -35,8 +40,11 @@ class Parts:
             ArtifactError: there is no version, or one is damaged.
             RoutesError: routes.yaml says something impossible.
             RuntimeUnavailable: the device asked for cannot be used.
+            SettingsError: the file of API keys is not what it should be.
         """
         metrics = Metrics()
+        file = Path(settings.api_keys_file) if settings.api_keys_file else None
+        guard = Guard(file, frozenset(map(Scope, settings.exempt)), metrics)
         runtime = choose_runtime(settings.runtime, settings.threads, settings.max_batch)
         try:
             registry = _load(settings, runtime, metrics)
@@ -63,7 +71,8 @@ class Parts:
             settings.listen_send_s,
         )
         live = Live(pipeline, metrics, settings.limits, bounds)
-        return Parts(settings, metrics, registry, feedback, seen, pipeline, live)
+        uploads = Uploads(settings.max_held_bytes, metrics)
+        return Parts(settings, metrics, registry, feedback, seen, uploads, pipeline, live, guard)
 
 
 def _load(settings: Settings, runtime: Runtime, metrics: Metrics) -> Registry:

@@ -11,7 +11,7 @@ import numpy as np
 
 from serving import audio
 from serving.aggregate import prediction, whole_clip
-from serving.batcher import Batched
+from serving.batches import Batched
 from serving.errors import DeadlineExceeded, InternalError, Overloaded, RequestError
 from serving.feedback import Feedback
 from serving.formats import QUICK_BYTES, Samples, Source, is_quick, open_source, source_of_samples
@@ -76,8 +76,8 @@ class Ask:
         key: user or session that always gets the same variant.
         min_confidence: below it no emotion is named.
         timeout_s: how long the client waits, where it says so.
-        provisional: the middle of something whose whole will be asked for too: neither counted among the answers, nor
-            for the shadow or feedback.
+        provisional: the middle of something whose whole will be asked for too: heard however quiet it is, and neither
+            counted among the answers, nor for the shadow or feedback.
         traceparent: the caller's trace, for whoever traces.
     """
 
@@ -173,14 +173,16 @@ class Pipeline:
     def overloaded(self) -> Overloaded:
         """The refusal of a request for which there is no permit."""
         return Overloaded(
-            f"{self._permits} requests are being answered already. Try again in a second.", retry_after_s=1
+            f"{self._permits} requests are being answered already. Try again in a second.",
+            retry_after_s=1,
+            reason="permits",
         )
 
     def refused(self, error: RequestError, transport: str, choice: Choice | None = None) -> None:
         """Count a request that is refused, here or before it got here."""
         self._count(error.code, transport, choice)
         if isinstance(error, Overloaded):
-            self._metrics.rejects.labels("permits" if self.full else "queue").inc()
+            self._metrics.rejects.labels(error.details["reason"]).inc()
 
     async def close(self) -> None:
         """Finish what was begun and let go of the models."""
@@ -193,7 +195,7 @@ class Pipeline:
         timeout_s = self._timeout_s if ask.timeout_s is None else min(ask.timeout_s, self._timeout_s)
         arrived, deadline = time.perf_counter(), asyncio.get_running_loop().time() + timeout_s
         metadata = loaded.session.metadata
-        heard = await self._hear(ask.upload, loaded, deadline)
+        heard = await self._hear(ask, loaded, deadline)
         if not ask.provisional:
             self._metrics.heard(heard.input)
         batched = await loaded.batcher.submit(heard.windows, deadline)
@@ -222,22 +224,22 @@ class Pipeline:
         request_id = self._feedback.issue(choice.variant, choice.version, emotion)
         return Answer(told, choice.variant, request_id)
 
-    async def _hear(self, upload: Upload | Waveform, loaded: Loaded, deadline: float) -> _Heard:
+    async def _hear(self, ask: Ask, loaded: Loaded, deadline: float) -> _Heard:
         """Decode: in a thread; or here, where it takes a fraction of a millisecond and the thread would cost more."""
-        if upload.is_quick(loaded.session.metadata.windows.rate_hz):
-            return self._decode(upload, loaded)
+        if ask.upload.is_quick(loaded.session.metadata.windows.rate_hz):
+            return self._decode(ask, loaded)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(deadline):
-                return await loop.run_in_executor(self._decoders, self._decode, upload, loaded)
+                return await loop.run_in_executor(self._decoders, self._decode, ask, loaded)
         except TimeoutError:
             raise DeadlineExceeded("Decoding took longer than the request may. Send a shorter clip.") from None
 
-    def _decode(self, upload: Upload | Waveform, loaded: Loaded) -> _Heard:
+    def _decode(self, ask: Ask, loaded: Loaded) -> _Heard:
         started = time.perf_counter()
         spec = loaded.session.metadata.windows
-        clip = audio.read(upload.open(), spec.rate_hz, self._limits)
-        windows = audio.windows(clip.samples, spec)
+        clip = audio.read(ask.upload.open(), spec.rate_hz, self._limits)
+        windows = audio.windows(clip.samples, spec, silent_too=ask.provisional)
         power = float(np.einsum("t,t->", clip.samples, clip.samples)) / len(clip.samples)
         level = 10 * np.log10(max(power, 1e-12))
         clipped = max(float(clip.samples.max()), -float(clip.samples.min())) >= _CLIPPED

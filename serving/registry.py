@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from serving.artifact import Artifact, versions
-from serving.batcher import Batcher, Limits
+from serving.batcher import Batcher
+from serving.batches import Limits
 from serving.errors import RoutesError, TimbreError
 from serving.metrics import Metrics
 from serving.router import Routes
@@ -19,6 +21,9 @@ from serving.schemas import Model, Models
 from serving.session import Session
 
 logger = logging.getLogger("timbre")
+
+_RETRY_S, _LONGEST_RETRY_S = 2.0, 60.0
+"""Between two tries to load the same content; the pause doubles."""
 
 
 @dataclass(frozen=True)
@@ -69,27 +74,34 @@ class Registry:
         self._limits = Limits(runtime.lanes, runtime.batch_windows, wait_s, queue_windows)
         self._retire_s = retire_s
         self._retiring: set[asyncio.Task[None]] = set()
-        self._seen: str | None = None
+        self._tried = self._read()  # content that was loaded, or could not be
+        self._refused: str | None = None  # content of which that has been counted; None where it could not be read
+        self._pause_s, self._retry_at = _RETRY_S, 0.0
         self.problem = ""
         """Why the newest routes.yaml is not in force; empty where it is."""
-        self.fleet = self._load({}, self._read())
+        metrics.runtime_fallback.set(bool(runtime.note))
+        self.fleet = self._load({}, self._tried)
 
     async def watch(self, interval_s: float = 1.0) -> None:
         """Follow the file until cancelled.
 
-        Its content is compared, not its date or inode: a mounted ConfigMap is replaced by moving a link.
+        Its content is compared, not its date or inode: a mounted ConfigMap is replaced by moving a link. Content that
+        could not be loaded is tried again after a while: the ConfigMap may be there before the volume of the models.
         """
         while True:
             await asyncio.sleep(interval_s)
+            text = None
             try:
                 text = await asyncio.to_thread(self._read)
-                if text != self._seen:
+                if text != self._tried or (self.problem and time.monotonic() >= self._retry_at):
+                    self._tried = text
                     await self._swap(text)
             except TimbreError as error:
-                self._refuse(str(error))
+                self._refuse(text, str(error))
             except Exception as error:  # whatever a file can do, the next one is looked at
-                logger.exception("%s could not be followed", self._file)
-                self._refuse(f"{self._file} could not be followed: {type(error).__name__}: {error}.")
+                if text != self._refused:
+                    logger.exception("%s could not be followed", self._file)
+                self._refuse(text, f"{self._file} could not be followed: {type(error).__name__}: {error}.")
 
     def sick(self) -> list[str]:
         """Why a routed version cannot answer now: one sentence each. Runs a forward pass where the last one failed.
@@ -149,12 +161,17 @@ class Registry:
         Raises:
             ArtifactError, RoutesError: something in it cannot be loaded; nothing has changed.
         """
-        self._seen = text
         routes = Routes.parse(text, self._file) if text.strip() else Routes.only(versions(self._models)[-1])
-        loaded = {version: known.get(version) or self._load_version(version) for version in routes.versions}
-        self._metrics.show_routes(
-            {name: (variant.version, variant.weight) for name, variant in routes.variants.items()}, self.runtime.device
-        )
+        loaded: dict[str, Loaded] = {}
+        try:
+            for version in routes.versions:
+                loaded[version] = known.get(version) or self._load_version(version)
+        except Exception:
+            for version in loaded.keys() - known.keys():
+                self._metrics.forget(version)
+            raise
+        weights = {name: (variant.version, variant.weight) for name, variant in routes.variants.items()}
+        self._metrics.show_routes(weights, loaded, self.runtime.device)
         return Fleet(routes, MappingProxyType(loaded))
 
     def _load_version(self, version: str) -> Loaded:
@@ -176,15 +193,21 @@ class Registry:
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    def _refuse(self, problem: str) -> None:
-        if problem == self.problem:
-            return
-        self.problem = problem
+    def _refuse(self, text: str | None, problem: str) -> None:
+        """Keep what is loaded. The same content is counted once, the same problem logged once, however often tried."""
+        again = bool(self.problem) and text == self._refused
+        if problem != self.problem:
+            logger.error("What was loaded before stays. %s", problem)
+        if not again:
+            self._metrics.load_failures.inc()
+        self._pause_s = min(2 * self._pause_s, _LONGEST_RETRY_S) if again else _RETRY_S
+        self._retry_at = time.monotonic() + self._pause_s
+        self._refused, self.problem = text, problem
         self._metrics.routes_current.set(0)
-        self._metrics.load_failures.inc()
-        logger.error("What was loaded before stays. %s", problem)
 
     async def _retire(self, loaded: Loaded) -> None:
         await asyncio.sleep(self._retire_s)
         await loaded.close()
+        if loaded.version not in self.fleet.versions:  # it may have been routed again, and loaded anew
+            self._metrics.forget(loaded.version)
         logger.info("Version %s is no longer loaded", loaded.version)

@@ -51,6 +51,16 @@ class Runtime:
         """Sizes that are run once before the first request: powers of two up to the largest batch."""
         return [size for size in (2**n for n in range(12)) if size < self.batch_windows] + [self.batch_windows]
 
+    def padded_size(self, windows: int) -> int:
+        """How many windows a pass with so many has: on CUDA the next size that was warmed up.
+
+        There, memory and kernels are chosen when a size comes for the first time, which takes many times as long as the
+        pass itself; a CPU pays for each window and gains nothing.
+        """
+        if self.device == "cpu":
+            return windows
+        return next((size for size in self.batch_sizes if size >= windows), windows)
+
 
 def choose_runtime(wanted: Literal["auto", "cpu", "cuda"], threads: int, batch_windows: int) -> Runtime:
     """The runtime that the settings ask for, or the best there is.

@@ -8,19 +8,23 @@ cannot start are restarted for ever. Requests go to the transports directly: Ben
 from __future__ import annotations
 
 import asyncio
-import logging
+import functools
 import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.connection import BoundedHttp, allow_descriptors
 from serving.errors import AddressError, TimbreError
 from serving.lifecycle import Lifecycle
+from serving.logs import log_to_stderr
+from serving.parts import Parts
 from serving.service import create_service, http_transport
 from serving.settings import Settings
 from serving.tls import tls_context
@@ -30,33 +34,34 @@ _MESSAGE_BYTES = 1 << 18  # of a WebSocket; the longest frame of live audio has 
 _FINISH_S = 30  # what is in flight at a stop has so long; a client that does not send its body would hold us for ever
 
 
-def run(settings: Settings, listener: socket.socket | None = None) -> None:
+def run(
+    settings: Settings,
+    listener: socket.socket | None = None,
+    *,
+    load_first: bool = False,
+    loaded: Callable[[], None] = lambda: None,
+) -> None:
     """Answer until told to stop.
 
     Args:
         listener: a socket that listens already, shared with other workers; one of our own where None.
+        load_first: load before the first connection is taken, since others can answer it meanwhile.
+        loaded: is told when everything can be answered.
 
     Raises:
         AddressError: a port is taken, or the address is not this machine's.
         SettingsError: the TLS files are not what they should be.
         TimbreError: nothing can be loaded.
     """
-    log_to_stderr()
-    lifecycle = Lifecycle()
+    log_to_stderr(settings.log)
+    lifecycle = Lifecycle(Parts.build(settings) if load_first else None)
     http = http_transport(lifecycle)
     server = _Server(settings, lifecycle)
-    service = create_service(lifecycle, http, lambda: settings, server.fail)
+    service = create_service(lifecycle, http, lambda: settings, server.fail, loaded)
     server.config.app = _Front(service.to_asgi(), http.app)
     server.run(sockets=[listener or listen(settings)])
     if server.failure:
         raise server.failure
-
-
-def log_to_stderr() -> None:
-    """Our own lines, and of uvicorn and BentoML what is a warning at least."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for library in ("uvicorn", "bentoml"):
-        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -116,6 +121,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=_FINISH_S,
+                http=_http(settings.head_timeout_s),  # type: ignore[arg-type]  # called like the class, too
                 ws=_websocket,  # type: ignore[arg-type]  # called like the class that it makes one of
                 ws_max_size=_MESSAGE_BYTES,
             )
@@ -152,6 +158,10 @@ class _Server(uvicorn.Server):
         if self._lifecycle.parts and not self.force_exit:
             await self._lifecycle.parts.live.quiet(_FINISH_S)
         await super().shutdown(sockets)
+
+
+def _http(head_s: float) -> Callable[..., asyncio.Protocol]:
+    return functools.partial(BoundedHttp, head_s=head_s, most=allow_descriptors())
 
 
 def _websocket(**arguments: Any) -> asyncio.Protocol:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import bentoml
 
-from serving.errors import TimbreError
+from serving.errors import StartFault, TimbreError
 from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.settings import Settings
 from serving.transports.http import HttpTransport
 from serving.transports.listen import ListenTransport
 from serving.transports.oip.http import OipHttpTransport
+from serving.transports.page import PageTransport
 
 if TYPE_CHECKING:
     from serving.grpc_server import GrpcServer
@@ -37,14 +38,17 @@ def create_service(
     http: HttpTransport,
     read_settings: Callable[[], Settings],
     failed: Callable[[TimbreError], None],
+    loaded: Callable[[], None] = lambda: None,
 ) -> Any:
     """The BentoML service.
 
     Args:
-        lifecycle: gets the parts when they are loaded; until then transports answer that the service is starting.
+        lifecycle: gets the parts when they are loaded, unless it has them; until then transports answer that the
+            service is starting.
         http: the application that is mounted.
         read_settings: called when the service starts, not before.
         failed: is told when nothing can be loaded, or the gRPC port is taken.
+        loaded: is told when everything can be answered.
     """
 
     # BentoML's access log costs more than a small request does, and its metrics grow a series for every path that
@@ -67,16 +71,16 @@ def create_service(
             """Answer at once that it is starting, and load."""
             lifecycle.opened()
             self._doors = contextlib.AsyncExitStack()
-            self._work = asyncio.create_task(_load_and_keep(lifecycle, read_settings, failed, self._doors))
+            self._work = asyncio.create_task(_load_and_keep(lifecycle, read_settings, failed, loaded, self._doors))
 
         @bentoml.on_shutdown
         async def close(self) -> None:
             """Everything in flight over HTTP has been answered; what is over gRPC will be."""
             lifecycle.stop()
-            await self._doors.aclose()
-            self._work.cancel()
+            self._work.cancel()  # first: a start that is not over yet shall open no more doors
             with contextlib.suppress(asyncio.CancelledError):
                 await self._work
+            await self._doors.aclose()
             if lifecycle.parts:
                 await lifecycle.parts.pipeline.close()
 
@@ -91,29 +95,41 @@ async def _load_and_keep(
     lifecycle: Lifecycle,
     read_settings: Callable[[], Settings],
     failed: Callable[[TimbreError], None],
+    loaded: Callable[[], None],
     doors: contextlib.AsyncExitStack,
 ) -> None:
     """Load, open, and then follow routes.yaml and keep house until cancelled."""
     try:
-        settings = read_settings()
-        loading = asyncio.create_task(asyncio.to_thread(Parts.build, settings))
-        server = await _open_grpc(settings, lifecycle, doors)
-        parts = await loading
+        parts = await _start(lifecycle, read_settings(), doors)
     except TimbreError as error:
         failed(error)
         return
-    lifecycle.parts = parts
-    if server is not None:
-        await server.tell()
-    fleet = parts.registry.fleet
-    logger.info(
-        "Version %s on %s answers at %s", ", ".join(fleet.versions), parts.registry.runtime.device, parts.settings.url
-    )
-    if note := parts.registry.runtime.note:
-        logger.info("On the CPU, because there is %s", note)
+    except Exception as error:  # whatever it is, nobody shall wait for a start that has failed
+        logger.exception("The start failed")
+        failed(StartFault(f"{type(error).__name__}: {error}. The log says where."))
+        return
+    loaded()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(parts.registry.watch())
         tasks.create_task(_keep_house(lifecycle, parts))
+
+
+async def _start(lifecycle: Lifecycle, settings: Settings, doors: contextlib.AsyncExitStack) -> Parts:
+    """Load, and open the gRPC port meanwhile."""
+    loading = asyncio.create_task(asyncio.to_thread(lambda: lifecycle.parts or Parts.build(settings)))
+    server = await _open_grpc(settings, lifecycle, doors)
+    lifecycle.parts = parts = await loading
+    if server is not None:
+        await server.tell()
+    runtime = parts.registry.runtime
+    logger.info(
+        "Version %s on %s answers at %s", ", ".join(parts.registry.fleet.versions), runtime.device, settings.url
+    )
+    if settings.warning:
+        logger.warning(settings.warning)
+    if runtime.note:
+        logger.info("On the CPU, because there is %s", runtime.note)
+    return parts
 
 
 async def _open_grpc(settings: Settings, lifecycle: Lifecycle, doors: contextlib.AsyncExitStack) -> GrpcServer | None:
@@ -138,14 +154,19 @@ async def _keep_house(lifecycle: Lifecycle, parts: Parts) -> None:
         parts.metrics.ready.set(await lifecycle.why_not_ready() is None)
         for version, loaded in parts.registry.fleet.versions.items():
             parts.metrics.queue_oldest.labels(version).set(loaded.batcher.oldest_s())
+        await asyncio.to_thread(parts.guard.follow)
         if turn % _CLEAN_EVERY == 0:
-            await asyncio.to_thread(parts.seen.clean)
+            try:
+                await asyncio.to_thread(parts.seen.clean)
+            except OSError:  # a full disk is no reason to look no more
+                logger.exception("Request ids that have expired could not be thrown away")
         await asyncio.sleep(_HOUSEKEEPING_S)
 
 
 def http_transport(lifecycle: Lifecycle) -> HttpTransport:
     """Everything that is answered on the HTTP port."""
-    return HttpTransport(lifecycle, [*OipHttpTransport(lifecycle).routes, *ListenTransport(lifecycle).routes])
+    others = (OipHttpTransport(lifecycle), ListenTransport(lifecycle), PageTransport(lifecycle))
+    return HttpTransport(lifecycle, [route for other in others for route in other.routes])
 
 
 def _stop_worker(error: TimbreError) -> None:

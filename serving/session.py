@@ -68,13 +68,14 @@ class Session:
         if self.runtime.device == "cpu":
             (probabilities,) = self._session.run([OUTPUT], {INPUT: windows})
             return probabilities
+        padding = self.runtime.padded_size(len(windows)) - len(windows)
         # Bound output: the provider allocates it where it is computed, and it is copied once.
         binding = self._session.io_binding()
-        binding.bind_cpu_input(INPUT, windows)
+        binding.bind_cpu_input(INPUT, np.pad(windows, ((0, padding), (0, 0))) if padding else windows)
         binding.bind_output(OUTPUT, "cuda")
         self._session.run_with_iobinding(binding)
         (probabilities,) = binding.copy_outputs_to_cpu()
-        return probabilities
+        return probabilities[: len(windows)]
 
     async def run_in_lane(self, gather: Callable[[], Samples]) -> Probabilities:
         """:meth:`run` in one of the session's own threads, where the windows are copied together too."""

@@ -16,7 +16,8 @@ from serving.errors import SettingsError
 from serving.router import ROUTES_FILE
 
 PREFIX = "TIMBRE_"
-_NOT_OURS = frozenset({"TIMBRE_DATA"})  # the corpora's folder: training's
+# The corpora's folder, which is training's; the key of those who ask a service.
+_NOT_OURS = frozenset({"TIMBRE_DATA", "TIMBRE_API_KEY"})
 
 
 def _address(host: str) -> str:
@@ -34,6 +35,27 @@ def _collector(url: str) -> str:
     if (url and not urlsplit(url).netloc) or urlsplit(url).scheme not in ("", "http", "https"):
         raise ValueError(f"{url!r} is not an address such as http://otel-collector:4318")
     return url
+
+
+def _scopes(words: str) -> str:
+    """Names of what needs no key."""
+    for word in filter(None, words.split(",")):
+        if word.strip() not in ("health", "metrics"):
+            raise ValueError(f"{word.strip()!r} is neither health nor metrics")
+    return words
+
+
+def _origins(words: str) -> str:
+    """Origins as browsers tell them."""
+    for word in filter(None, words.split(",")):
+        parts = urlsplit(word.strip())
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.netloc
+            or word.strip() != f"{parts.scheme}://{parts.netloc}"
+        ):
+            raise ValueError(f"{word.strip()!r} is not an origin such as https://example.org")
+    return words
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -54,10 +76,20 @@ class Settings(BaseModel):
     )
     tls_key: str = Field("", description="Its private key, a PEM file.")
     tls_ca: str = Field("", description="Who signs clients' certificates, a PEM file: clients without are turned away.")
+    api_keys_file: str = Field(
+        "", description="API keys, their scopes and rates; see python -m serving key. Empty: everybody may everything."
+    )
+    api_keys_exempt: Annotated[str, AfterValidator(_scopes)] = Field(
+        "health,metrics", description="What needs no API key all the same: health, metrics, both or none."
+    )
+    cors: Annotated[str, AfterValidator(_origins)] = Field(
+        "", description="Other sites whose pages may ask, https://example.org, separated by commas."
+    )
     models: Path = Field(Path("exported"), description="Folder with the exported versions.")
     routes: str = Field(
         "", description=f"File that says which versions answer; {ROUTES_FILE} in TIMBRE_MODELS where empty."
     )
+    ui: Literal["on", "off"] = Field("on", description="The web page at /: on, or off.")
     runtime: Literal["auto", "cpu", "cuda"] = Field("auto", description="What models run on: auto, cpu or cuda.")
     threads: Annotated[int, Field(ge=0, le=256)] = Field(
         0, description="CPU threads inside one forward pass; 0 for one, with as many passes at a time as cores."
@@ -83,6 +115,7 @@ class Settings(BaseModel):
     drain_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
         5.0, description="Time to go on answering after SIGTERM, not ready any more, seconds."
     )
+    log: Literal["text", "json"] = Field("text", description="How the log is written: text, or json, an object a line.")
     otlp_endpoint: Annotated[str, AfterValidator(_collector)] = Field(
         "", description="Collector that gets a span per request, by OTLP over HTTP (http://HOST:4318). Empty: none."
     )
@@ -90,8 +123,15 @@ class Settings(BaseModel):
         SecretStr(""), description="Signs request ids for feedback; the same on all replicas. Empty: a random one."
     )
     max_upload_mib: Annotated[int, Field(ge=1, le=1024)] = Field(25, description="Largest request body, MiB.")
+    max_held_mib: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
+        256, description="Most MiB of request bodies in memory in one process; more are refused with 429."
+    )
     upload_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
         60.0, description="Longest time for a request's body to arrive, seconds."
+    )
+    head_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
+        10.0,
+        description="Longest time for a request's head to arrive, of the first since it connected, seconds.",
     )
     max_duration_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = Field(
         Limits().max_duration_s, description="Longest recording, seconds."
@@ -139,8 +179,31 @@ class Settings(BaseModel):
         return Path(self.routes) if self.routes else self.models / ROUTES_FILE
 
     @property
+    def cors_origins(self) -> tuple[str, ...]:
+        return tuple(word.strip() for word in self.cors.split(",") if word.strip())
+
+    @property
+    def exempt(self) -> frozenset[str]:
+        """Scopes of ``serving.keys`` that need no key."""
+        return frozenset(word.strip() for word in self.api_keys_exempt.split(",") if word.strip())
+
+    @property
+    def warning(self) -> str:
+        """What whoever starts a service like this should know; empty where there is nothing."""
+        if self.api_keys_file or ip_address(self.host).is_loopback:
+            return ""
+        return (
+            f"Everybody who reaches {self.host} may ask everything: it is no address of this machine alone, and "
+            "TIMBRE_API_KEYS_FILE names no file."
+        )
+
+    @property
     def max_upload_bytes(self) -> int:
         return self.max_upload_mib << 20
+
+    @property
+    def max_held_bytes(self) -> int:
+        return self.max_held_mib << 20
 
     @property
     def limits(self) -> Limits:

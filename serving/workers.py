@@ -2,10 +2,14 @@
 
 Each worker is this program again, with the listening socket handed down; the kernel gives each connection to one. What
 they count lies in files of a common folder, so that any of them answers ``/metrics`` for all.
+
+While a worker is ready, no other takes a connection before it is: it loads first. Where none is ready, one alone starts
+and answers meanwhile that it is starting, so that nobody is told so who could have been answered.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -14,83 +18,180 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from serving.logs import log_to_stderr
 from serving.metrics import MULTIPROCESS_DIR
-from serving.parts import Parts
-from serving.server import check_grpc_port, listen, log_to_stderr
+from serving.server import check_grpc_port, listen, run
 from serving.settings import PREFIX, Settings
 from serving.tls import tls_context
 
 logger = logging.getLogger("timbre")
 
-_LOOK_S = 0.2
-_RESTART_S = 1.0  # between restarts of one worker, so that a fault at start does not burn the machine
+LOAD_FIRST = "--load-first"
+"""Option of a worker that takes no connection before it can answer."""
+
+_LOOK_S = 0.1
+# Between restarts of one worker, twice as long each time that it dies without having been ready: a fault at start shall
+# not burn the machine.
+_RESTART_S, _LONGEST_RESTART_S = 1.0, 30.0
 
 
-def run_workers(settings: Settings, command: Sequence[str] = (sys.executable, "-m", "serving", "worker")) -> None:
+def run_workers(settings: Settings, command: Sequence[str] = (sys.executable, "-m", "serving", "worker")) -> int:
     """Answer with ``settings.workers`` processes until told to stop.
 
     Args:
-        command: starts one worker; the number of the inherited socket is appended.
+        command: starts one worker; see :func:`run_worker` for what is appended.
+
+    Returns:
+        The exit status: 0, or that of the very first worker where it could not start. It has said why.
 
     Raises:
         AddressError: a port is taken, or the address is not this machine's.
         SettingsError: the TLS files are not what they should be.
-        TimbreError: nothing can be loaded; no worker is started.
     """
-    log_to_stderr()
-    Parts.build(settings)  # once here, so that what cannot start is told once and not by each worker for ever
-    tls_context(settings)
+    log_to_stderr(settings.log)
+    tls_context(settings)  # once here, so that it is told once and not by each worker
     check_grpc_port(settings)
-    listener = listen(settings)
-    with tempfile.TemporaryDirectory(prefix="timbre-workers-") as folder:
+    with listen(settings) as door, tempfile.TemporaryDirectory(prefix="timbre-workers-") as folder:
         # Workers of one replica must read each other's request ids.
         secret = settings.secret.get_secret_value() or secrets.token_hex(32)
-        shared = {MULTIPROCESS_DIR: folder, f"{PREFIX}SECRET": secret}
-        _Workers(settings.workers, [*command, str(listener.fileno())], listener, shared).run()
+        environment = os.environ | {MULTIPROCESS_DIR: folder, f"{PREFIX}SECRET": secret}
+        return _Workers([_Worker(command, door, environment) for _ in range(settings.workers)]).run()
+
+
+def run_worker(settings: Settings, door: int, link: int, *, load_first: bool) -> None:
+    """Be one of the processes.
+
+    Args:
+        door: number of the inherited socket that listens.
+        link: number of the inherited socket whose other end :func:`run_workers` holds. It is told when the models are
+            loaded; when it is closed nobody is left to stop this process, which then stops by itself.
+        load_first: load before the first connection is taken.
+
+    Raises:
+        TimbreError: see :func:`serving.server.run`.
+    """
+    to_parent = socket.socket(fileno=link)
+
+    def loaded() -> None:
+        with contextlib.suppress(OSError):  # nobody is there any more
+            to_parent.send(b"+")
+
+    def stop_with_parent() -> None:
+        with contextlib.suppress(OSError):  # reset, where it had not heard yet that the models are loaded
+            to_parent.recv(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+    run(settings, socket.socket(fileno=door), load_first=load_first, loaded=loaded)
+
+
+class _Worker:
+    """One place for a process: who is in it, whether that one is ready, and when the next may be started."""
+
+    def __init__(self, command: Sequence[str], door: socket.socket, environment: Mapping[str, str]) -> None:
+        self._command, self._door, self._environment = command, door, environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._link: socket.socket | None = None
+        self._failures = 0
+        self._start_at = 0.0
+        self.ready = False
+        self.status = 0
+        """How the last one ended."""
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    @property
+    def may_start(self) -> bool:
+        return self._process is None and time.monotonic() >= self._start_at
+
+    def start(self, *, load_first: bool) -> None:
+        self._link, link = socket.socketpair()
+        self._link.setblocking(False)
+        numbers = [self._door.fileno(), link.fileno()]
+        options = [LOAD_FIRST] if load_first else []
+        with link:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                [*self._command, *map(str, numbers), *options],
+                env=self._environment,
+                pass_fds=numbers,
+                start_new_session=True,
+            )
+
+    def signal(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def look(self) -> int | None:
+        """Hear whether it is ready; the process's number where it has ended since the last look."""
+        if self._process is None or self._link is None:
+            return None
+        with contextlib.suppress(OSError):
+            self.ready = self.ready or self._link.recv(1) != b""
+        pid, status = self._process.pid, self._process.poll()
+        if status is None:
+            return None
+        self._failures = 0 if self.ready else self._failures + 1
+        self._start_at = time.monotonic() + min(_RESTART_S * 2**self._failures, _LONGEST_RESTART_S)
+        self._link.close()
+        self._process, self._link, self.ready, self.status = None, None, False, status
+        mark_process_dead(pid, self._environment[MULTIPROCESS_DIR])  # type: ignore[no-untyped-call]
+        return pid
 
 
 class _Workers:
     """The processes, each replaced when it dies, until a signal tells to stop."""
 
-    def __init__(self, count: int, command: list[str], listener: socket.socket, shared: dict[str, str]) -> None:
-        self._command, self._listener, self._environment = command, listener, os.environ | shared
+    def __init__(self, workers: Sequence[_Worker]) -> None:
+        self._workers = workers
+        self._been_ready = self._stopping = False
         self._signals: list[int] = []
-        for sig in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(sig, lambda number, _: self._signals.append(number))
-        self._running = [self._start() for _ in range(count)]
-        self._died: dict[int, float] = {}  # by place, when
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda came, _: self._signals.append(came))
 
-    def run(self) -> None:
-        """Until every worker has stopped after a signal."""
-        stopping = False
-        while not (stopping and all(worker.poll() is not None for worker in self._running)):
+    def run(self) -> int:
+        """Until every worker has stopped after a signal, or the very first could not start; the exit status."""
+        while True:
+            if not self._stopping:
+                self._fill()
             time.sleep(_LOOK_S)
-            for number in self._signals:
-                stopping = True
-                for worker in self._running:
-                    worker.send_signal(number)
-            self._signals.clear()
-            if not stopping:
-                self._replace_dead()
+            self._pass_signals_on()
+            self._look()
+            if self._nobody_runs and self._stopping:
+                return 0
+            if self._nobody_runs and not self._been_ready:
+                return max(1, self._workers[0].status)  # below 0 where a signal ended it
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603 - our own program
-            self._command, env=self._environment, pass_fds=[self._listener.fileno()], start_new_session=True
-        )
+    @property
+    def _nobody_runs(self) -> bool:
+        return not any(worker.running for worker in self._workers)
 
-    def _replace_dead(self) -> None:
-        for place, worker in enumerate(self._running):
-            if worker.poll() is None:
-                continue
-            if place not in self._died:
-                self._died[place] = time.monotonic()
-                logger.error("Worker %d died with status %d; another is started", worker.pid, worker.returncode)
-                mark_process_dead(worker.pid, self._environment[MULTIPROCESS_DIR])  # type: ignore[no-untyped-call]
-            if time.monotonic() - self._died[place] >= _RESTART_S:
-                del self._died[place]
-                self._running[place] = self._start()
+    @property
+    def _somebody_is_ready(self) -> bool:
+        return any(worker.ready for worker in self._workers)
+
+    def _fill(self) -> None:
+        """Start who may start: all behind one that is ready, or one alone."""
+        for worker in self._workers:
+            if worker.may_start and (self._somebody_is_ready or self._nobody_runs):
+                worker.start(load_first=self._somebody_is_ready)
+
+    def _look(self) -> None:
+        for worker in self._workers:
+            ended = worker.look()
+            if ended is not None and self._been_ready and not self._stopping:
+                logger.error("Worker %d died with status %d; another is started", ended, worker.status)
+        self._been_ready = self._been_ready or self._somebody_is_ready
+
+    def _pass_signals_on(self) -> None:
+        while self._signals:
+            number, self._stopping = self._signals.pop(0), True
+            for worker in self._workers:
+                worker.signal(number)

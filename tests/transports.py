@@ -8,15 +8,16 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import grpc
 import httpx
 import numpy as np
-from google.protobuf.json_format import MessageToDict
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from websockets.sync.client import connect
 
+from benchmarks.streams import plain
 from serving.proto.inference import inference_pb2 as oip
 from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.proto.timbre.v1 import timbre_pb2 as pb
@@ -251,35 +252,25 @@ TAKE_FILES: list[Ask] = [
 ]  # fmt: skip
 TAKE_SAMPLES: list[Ask] = [grpc_samples, oip_json_samples, oip_grpc_samples]
 
-Talk = Callable[[Service, list[bytes], int], Iterator[dict[str, Any]]]
+Talk = Callable[..., Iterator[dict[str, Any]]]
 
 
-def websocket(service: Service, frames: list[bytes], rate_hz: int) -> Iterator[dict[str, Any]]:
+def websocket(service: Service, frames: list[bytes], rate_hz: int, **options: float) -> Iterator[dict[str, Any]]:
     """The messages of a live stream, as JSON says them."""
-    url = service.url.replace("http", "ws", 1)
-    with connect(f"{url}/v1/listen?rate_hz={rate_hz}") as socket:
+    query = urlencode({"rate_hz": rate_hz, **options})
+    with connect(f"{service.url.replace('http', 'ws', 1)}/v1/listen?{query}") as socket:
         for frame in frames:
             socket.send(frame)
         socket.send('{"type": "end"}')
         yield from map(json.loads, socket)
 
 
-def grpc_listen(service: Service, frames: list[bytes], rate_hz: int) -> Iterator[dict[str, Any]]:
+def grpc_listen(service: Service, frames: list[bytes], rate_hz: int, **options: float) -> Iterator[dict[str, Any]]:
     """The messages of a live stream, under the names that they have in JSON."""
-    start = pb.ListenRequest(start=pb.ListenStart(rate_hz=rate_hz))
+    start = pb.ListenRequest(start=pb.ListenStart(rate_hz=rate_hz, **options))
     with grpc.insecure_channel(service.grpc) as channel:
         for message in TimbreStub(channel).Listen(iter([start, *(pb.ListenRequest(frame=frame) for frame in frames)])):
             yield plain(message)
-
-
-def plain(message: pb.ListenResponse) -> dict[str, Any]:
-    """A message of the stream as JSON has it."""
-    kind = message.WhichOneof("message")
-    assert kind is not None
-    fields = MessageToDict(
-        getattr(message, kind), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return {"type": kind.replace("_", "."), **fields}
 
 
 LIVE: list[Talk] = [websocket, grpc_listen]

@@ -1,4 +1,4 @@
-"""python -m training check | data | train | evaluate | compare | export | quantise"""
+"""python -m training check | data | train | evaluate | compare | export | quantise | pace"""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from training.config import (
     DataConfig,
     EvaluateConfig,
     ExportConfig,
+    PaceConfig,
     QuantiseConfig,
     TrainConfig,
 )
@@ -32,6 +33,7 @@ def main() -> int:
         "compare": CompareConfig,
         "export": ExportConfig,
         "quantise": QuantiseConfig,
+        "pace": PaceConfig,
     }
     try:
         config = tyro.extras.subcommand_cli_from_dict(jobs, prog="python -m training")
@@ -81,6 +83,14 @@ def _run(config: Any) -> int:
             print(
                 f"{results['times_as_fast']:.2f} times as fast, UAR {results['uar']['int8']:.3f} against "
                 f"{results['uar']['float']:.3f}: {'shipped' if results['shipped'] else 'not shipped'}"
+            )
+        case PaceConfig():
+            from training.pace import CLIPS, pace
+
+            measured = pace(config)
+            print(
+                f"{measured[f'seconds_per_{CLIPS}_clips']:.1f} s for {CLIPS} clips, "
+                f"{measured['waited_share']:.1%} of it waiting for them"
             )
     return 0
 

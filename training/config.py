@@ -273,6 +273,28 @@ class CompareConfig:
     """Where run folders are made."""
     out: Path = ROOT / "training" / "results"
     """Where compare.json, compare.md and compare.png are written."""
+    folds: Path | None = None
+    """Where the table over the folds of actors is written that the web page shows, such as exported/folds.json."""
+
+
+@dataclass(frozen=True)
+class PaceConfig:
+    """Measure how long an epoch takes on this machine, and how much of it is waiting for clips."""
+
+    row: str = "residual"
+    """A row of the bench."""
+    split: str = "fold3"
+    """On which split."""
+    epochs: int = 3
+    """Epochs that count; one more is trained before them."""
+    data: Path = field(default_factory=data_folder)
+    """Folder with the corpora, in any layout."""
+    out: Path = ROOT / "training" / "results"
+    """Where pace.json is written."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be above 0; got {self.epochs}.")
 
 
 def _known(what: str, name: str, known: Any) -> None:

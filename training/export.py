@@ -22,6 +22,7 @@ from training.config import ExportConfig, TrainConfig
 from training.datasets import find_clips
 from training.evaluate import decoded, examine, predict
 from training.graph import OUTPUT, WindowModel, export_module, onnx_model, torch_model
+from training.history import read_history
 from training.metrics import clip_probabilities
 from training.metrics import scores as exam_scores
 from training.progress import progress
@@ -30,7 +31,7 @@ from training.recordings import Recordings
 from training.report import plot_conditions, plot_curves
 from training.spec import AUDIO, LABELS, SCHEMA_VERSION
 from training.splits import Split
-from training.train import corpus_clips, learned_from, load_classifier, read_history
+from training.train import corpus_clips, learned_from, load_classifier
 
 PARITY = 1e-5
 """Largest difference allowed between ONNX Runtime's and PyTorch's probabilities."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import shutil
@@ -27,6 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from training.classifier import Classifier, TrainingStep
 from training.config import CLASSICAL, TrainConfig
 from training.datasets import Clip, find_clips, without_copies
+from training.history import History, Pace, read_history
 from training.progress import progress
 from training.provenance import provenance
 from training.recordings import EVALUATION_WINDOWS, EpochOrder, RandomWindows, Recordings
@@ -40,7 +40,8 @@ BEST, LAST, FITTED = "best.ckpt", "last.ckpt", "best.onnx"
 def train(config: TrainConfig) -> Path:
     """Train, or go on with a run that stopped; returns the run folder.
 
-    The folder holds config.json, split.json, provenance.json, history.csv, curves.png, tensorboard/ and checkpoints/.
+    The folder holds config.json, split.json, provenance.json, history.csv, pace.csv, curves.png, tensorboard/ and
+    checkpoints/.
 
     Raises:
         FileNotFoundError: no data, or no run to resume.
@@ -75,6 +76,7 @@ def train(config: TrainConfig) -> Path:
             *([] if config.whole else _choosing(config, checkpoints)),
             LearningRateMonitor(logging_interval="epoch"),
             History(run),
+            Pace(run),
             *([_Averaging(config.average)] if config.average else []),
         ],
         log_every_n_steps=1,
@@ -168,14 +170,6 @@ def load_classifier(run: Path) -> tuple[TrainConfig, Classifier]:
     classifier = Classifier(config)
     TrainingStep(config, classifier).load_state_dict(state)
     return config, classifier.eval()
-
-
-def read_history(run: Path) -> list[dict[str, float]]:
-    """The epochs of a run, in order: epoch, learning rate, losses and scores (no ``val_`` ones of a whole run)."""
-    if not (run / "history.csv").exists():
-        return []
-    with (run / "history.csv").open() as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def corpus_clips(config: TrainConfig, data: Path) -> list[Clip]:
@@ -273,23 +267,3 @@ class _WindowStream(IterableDataset[Any]):
 
     def __iter__(self) -> Any:
         return self.recordings.window_batches(EVALUATION_WINDOWS)
-
-
-class History(Callback):
-    """history.csv: one line an epoch, written as it ends and kept when a run is resumed."""
-
-    COLUMNS = ("epoch", "learning_rate", "train_loss", "val_loss", "val_accuracy", "val_uar")
-
-    def __init__(self, run: Path) -> None:
-        self.path = run / "history.csv"
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
-        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        row = {"epoch": trainer.current_epoch, "learning_rate": rate, **logged}
-        # A run that was killed between this and its checkpoint lives the epoch again.
-        rows = [old for old in read_history(self.path.parent) if old["epoch"] < row["epoch"]]
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows([*rows, row])

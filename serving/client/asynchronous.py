@@ -41,10 +41,11 @@ class AsyncClient:
             or ``grpcs://``.
         timeout_s: longest time from a call to its answer, all tries and waits together, seconds.
         retries: how often and how soon what is safe to be tried again is tried again.
+        api_key: who asks, where the service wants to know.
         ca, cert, key: files for https:// and grpcs://: an authority of one's own, a client's certificate and its key.
 
     Raises:
-        ValueError: the address is of another kind.
+        ValueError: the address is of another kind, or a certificate comes without its key.
         OSError: a file cannot be read.
     """
 
@@ -54,12 +55,14 @@ class AsyncClient:
         *,
         timeout_s: float = 60.0,
         retries: Retries | None = None,
+        api_key: str | None = None,
         ca: str | Path | None = None,
         cert: str | Path | None = None,
         key: str | Path | None = None,
     ) -> None:
         self._timeout_s, self._retries = timeout_s, retries or Retries()
-        self._transport = _transport(url, Tls(*(Path(file) if file else None for file in (ca, cert, key))))
+        tls = Tls(*(Path(file) if file else None for file in (ca, cert, key)))
+        self._transport = _transport(url, tls, api_key)
 
     async def predict(
         self, clip: ClipLike, *, version: str | None = None, key: str | None = None, min_confidence: float = 0.0
@@ -207,15 +210,15 @@ def in_order(items: Iterable[A], begin: Callable[[A], C], most: int) -> Generato
             task.cancel()
 
 
-def _transport(url: str, tls: Tls) -> Transport:
+def _transport(url: str, tls: Tls, api_key: str | None) -> Transport:
     parts = urlsplit(url)
     match parts.scheme:
         case "http" | "https":
-            return Http(url, tls)
+            return Http(url, tls, api_key)
         case "grpc" | "grpcs":
             from serving.client.grpc import Grpc  # dear, and only for who wants it
 
-            return Grpc(parts.netloc, tls if parts.scheme == "grpcs" else None)
+            return Grpc(parts.netloc, tls if parts.scheme == "grpcs" else None, api_key)
         case _:
             raise ValueError(
                 f"{url!r} is no address of a service; http://HOST:3000, https://, grpc://HOST:3001 and grpcs:// are."

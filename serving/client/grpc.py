@@ -11,7 +11,7 @@ from google.protobuf.message import Message as Protobuf
 from google.rpc import error_details_pb2, status_pb2
 
 from serving.client.answers import Message, Prediction, message
-from serving.client.transport import CONNECT_S, Options, Tls
+from serving.client.transport import CONNECT_S, Options, Tls, authorization
 from serving.errors import TimbreError, TooLarge, UnexpectedAnswer, Unreachable, refusal
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
@@ -31,15 +31,15 @@ _CHANNEL = (
 class Grpc:
     """One channel to ``grpc://HOST:PORT`` or, with TLS, ``grpcs://HOST:PORT``."""
 
-    def __init__(self, target: str, tls: Tls | None) -> None:
-        self._target, self._tls = target, tls
+    def __init__(self, target: str, tls: Tls | None, api_key: str | None = None) -> None:
+        self._target, self._tls, self._metadata = target, tls, tuple(authorization(api_key).items())
         self._opened: grpc.aio.Channel | None = None
 
     async def predict(self, data: bytes, filename: str | None, options: Options) -> Prediction:
         asked = _options(options)
         if filename is not None:
             asked.filename = filename
-        call = self._stub().Predict(pb.PredictRequest(audio=data, options=asked))
+        call = self._stub().Predict(pb.PredictRequest(audio=data, options=asked), metadata=self._metadata)
         try:
             told = await call
             trailing = {key: value for key, value in await call.trailing_metadata() if isinstance(value, str)}
@@ -49,14 +49,14 @@ class Grpc:
 
     async def models(self) -> dict[str, Any]:
         try:
-            response = await self._stub().Models(pb.ModelsRequest())
+            response = await self._stub().Models(pb.ModelsRequest(), metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise self.error(error) from error
         told: dict[str, Any] = _whole(MessageToDict(response.told))
         return told
 
     async def listen(self, rate_hz: int, options: Options) -> Listen:
-        call = self._stub().Listen()
+        call = self._stub().Listen(metadata=self._metadata)
         stream = Listen(call, self)
         await stream.write(pb.ListenRequest(start=pb.ListenStart(rate_hz=rate_hz, options=_options(options))))
         return stream

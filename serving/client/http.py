@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidS
 from websockets.frames import CloseCode
 
 from serving.client.answers import Message, Prediction, message
-from serving.client.transport import CONNECT_S, Options, Tls
+from serving.client.transport import CONNECT_S, Options, Tls, authorization
 from serving.errors import TimbreError, TooLarge, UnexpectedAnswer, Unreachable, refusal
 
 _MOST_OF_A_BODY = 200  # characters of a strange answer that an error shows
@@ -25,12 +25,14 @@ _ON_THE_WAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
 class Http:
     """One pool of connections to ``http://`` or ``https://``, with or without a path before the service's own."""
 
-    def __init__(self, url: str, tls: Tls) -> None:
+    def __init__(self, url: str, tls: Tls, api_key: str | None = None) -> None:
         self._url = url.rstrip("/")
+        self._authorization = authorization(api_key)
         self._ssl: ssl.SSLContext | None = tls.context() if url.startswith("https") else None
         # How long an answer may take is the caller's business; how many connections, that of predict_many.
         self._client = httpx.AsyncClient(
             base_url=self._url,
+            headers=self._authorization,
             verify=self._ssl or True,
             timeout=httpx.Timeout(None, connect=CONNECT_S),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
@@ -53,7 +55,15 @@ class Http:
         query |= {name: value for name, value in (("version", options.version), ("key", options.key)) if value}
         url = f"ws{self._url.removeprefix('http')}/v1/listen?{urlencode(query)}"
         try:
-            return WebSocket(await connect(url, ssl=self._ssl, open_timeout=CONNECT_S, max_size=None))
+            return WebSocket(
+                await connect(
+                    url,
+                    ssl=self._ssl,
+                    additional_headers=self._authorization,
+                    open_timeout=CONNECT_S,
+                    max_size=None,
+                )
+            )
         except InvalidStatus as error:
             response = error.response
             raise _refused(response.status_code, response.body or b"", response.headers.get("Retry-After")) from None

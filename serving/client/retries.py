@@ -9,9 +9,9 @@ from tenacity.retry import retry_if_exception_type
 from tenacity.stop import stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_random_exponential
 
-from serving.errors import Overloaded, Starting, Stopping, Unreachable
+from serving.errors import Overloaded, RateLimited, Starting, Stopping, Unreachable
 
-SAFE = (Unreachable, Overloaded, Starting, Stopping)
+SAFE = (Unreachable, Overloaded, RateLimited, Starting, Stopping)
 """What is tried again: nothing was computed, or nobody is there to be burdened by computing it once more.
 
 A prediction changes nothing at the service, so that asking twice gives one answer twice. A deadline or a fault of the

@@ -35,18 +35,34 @@ class Tls:
     Attributes:
         ca: whose certificates are trusted; the system's authorities where None.
         cert, key: the client's own certificate and its key, where the service asks for one.
+
+    Raises:
+        ValueError: a certificate without its key, or the other way round.
     """
 
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
 
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError(f"A certificate and its key belong together; only {self.cert or self.key} is given.")
+
     def context(self) -> ssl.SSLContext:
-        """For HTTP and WebSocket."""
+        """For HTTP and WebSocket.
+
+        Raises:
+            OSError: a file cannot be read, is not PEM, or the key is not the certificate's.
+        """
         context = ssl.create_default_context(cafile=self.ca)
         if self.cert:
             context.load_cert_chain(self.cert, self.key)
         return context
+
+
+def authorization(api_key: str | None) -> dict[str, str]:
+    """The header, or gRPC's metadata, that carries an API key; empty where there is none."""
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 class Stream(Protocol):

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.commands.options import AsJson, Ca, Confidence, Version, exit_codes
+from serving.commands.options import FAILED, ApiKey, AsJson, Ca, Cert, Confidence, Key, Version, exit_codes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.table import Table
 
-    from serving.client import Message
+    from serving.audio import Samples
+    from serving.client import Message, UtteranceFailed
 
 Recording = Annotated[Path | None, typer.Argument(help="An audio file, heard at its own speed; else the microphone.")]
 Service = Annotated[str, typer.Option(help="The service that is asked: http://HOST:3000 or grpc://HOST:3001.")]
@@ -26,17 +27,25 @@ def listen(
     file: Recording = None,
     url: Service = "http://localhost:3000",
     ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
     version: Version = None,
     min_confidence: Confidence = 0.0,
 ) -> None:
-    """Live: a bar per emotion while somebody speaks, a line per utterance; --json for every message. Ctrl-C ends it."""
-    from serving.commands.sounds import microphone, recording
-    from serving.commands.sources import connect
+    """Live: a bar per emotion while somebody speaks, a line per utterance; --json for every message. Ctrl-C ends it.
 
-    with exit_codes(), connect(url, ca) as client:
-        frames, rate_hz = microphone() if file is None else recording(file)
-        messages = client.listen(frames, rate_hz, version=version, min_confidence=min_confidence)
+    Exit code 1 where an utterance was refused.
+    """
+    from serving.commands.sounds import microphone
+    from serving.commands.sources import certificates, connect
+
+    refused: list[UtteranceFailed] = []
+    with exit_codes(), connect(url, certificates(ca, cert, key), api_key) as client:
+        frames, rate_hz = microphone() if file is None else _recording(file)
+        heard = client.listen(frames, rate_hz, version=version, min_confidence=min_confidence)
+        messages = _noting(heard, refused)
         try:
             if as_json:
                 for message in messages:
@@ -45,6 +54,30 @@ def listen(
                 _show(messages)
         except KeyboardInterrupt:
             pass  # whoever speaks into a microphone ends it so
+    if refused:
+        raise typer.Exit(FAILED)
+
+
+def _recording(file: Path) -> tuple[Iterator[Samples], int]:
+    """As :func:`serving.commands.sounds.recording`; a file that failed is told as the other commands tell it."""
+    from serving.commands.sounds import recording
+    from serving.commands.telling import why
+    from serving.errors import RequestError, told
+
+    try:
+        return recording(file)
+    except (OSError, RequestError) as error:
+        typer.echo(why(str(file), told(error)), err=True)
+        raise typer.Exit(FAILED) from None
+
+
+def _noting(messages: Iterator[Message], refused: list[UtteranceFailed]) -> Iterator[Message]:
+    from serving.client import UtteranceFailed
+
+    for message in messages:
+        if isinstance(message, UtteranceFailed):
+            refused.append(message)
+        yield message
 
 
 def _as_json(message: Message) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from serving.commands.options import MODELS, AsJson, Ca, Models, Url, exit_codes
+from serving.commands.options import MODELS, ApiKey, AsJson, Ca, Cert, Key, Models, Url, exit_codes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,16 +13,24 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def models(url: Url = None, ca: Ca = None, models: Models = MODELS, as_json: AsJson = False) -> None:
+def models(
+    url: Url = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    api_key: ApiKey = None,
+    models: Models = MODELS,
+    as_json: AsJson = False,
+) -> None:
     """The versions, how traffic goes to them, and how good they are: of a service, or of a folder."""
-    from serving.commands.sources import connect
+    from serving.commands.sources import certificates, connect
     from serving.commands.telling import tables
 
     with exit_codes():
         if url is None:
             told = _of_folder(models)
         else:
-            with connect(url, ca) as client:
+            with connect(url, certificates(ca, cert, key), api_key) as client:
                 told = client.models()
         if as_json:
             print(json.dumps(told))

@@ -19,6 +19,12 @@ Url = Annotated[
     typer.Option(help="The service that is asked, http://HOST:3000 or grpc://HOST:3001; none: answered here."),
 ]
 Ca = Annotated[Path | None, typer.Option(help="Whose certificates are trusted over https:// and grpcs://, a PEM file.")]
+Cert = Annotated[Path | None, typer.Option(help="This client's own certificate, where the service wants one: PEM.")]
+Key = Annotated[Path | None, typer.Option(help="The certificate's private key, a PEM file.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="TIMBRE_API_KEY", show_default=False, help="Who asks, where the service wants an API key."),
+]
 Models = Annotated[Path, typer.Option(envvar="TIMBRE_MODELS", help="Folder with the exported versions.")]
 Version = Annotated[str | None, typer.Option(help="The version that answers; else the default of routes.yaml.")]
 Confidence = Annotated[float, typer.Option(min=0, max=1, help="Below this probability no emotion is named.")]

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.commands.options import FAILED, MODELS, AsJson, Ca, Confidence, Models, Url, Version, exit_codes
+from serving.commands.options import (
+    FAILED,
+    MODELS,
+    ApiKey,
+    AsJson,
+    Ca,
+    Cert,
+    Confidence,
+    Key,
+    Models,
+    Url,
+    Version,
+    exit_codes,
+)
 from serving.errors import told
 
 if TYPE_CHECKING:
@@ -24,16 +37,20 @@ def predict(
     as_json: AsJson = False,
     url: Url = None,
     ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    api_key: ApiKey = None,
     models: Models = MODELS,
     version: Version = None,
     min_confidence: Confidence = 0.0,
 ) -> None:
     """Which emotion is in each file: a table; with --json one object a line. Exit code 1 where some file failed."""
-    from serving.commands.sources import Source
+    from serving.commands.sources import Source, certificates
     from serving.commands.telling import tables, watched, why
 
     with exit_codes():
-        heard = watched(Source(url, models, version, ca).hear(files, min_confidence), len(files), "Hearing")
+        source = Source(url, models, version, certificates(ca, cert, key), api_key)
+        heard = watched(source.hear(files, min_confidence), len(files), "Hearing")
         if as_json:
             failures = 0
             for file, answer in zip(files, heard, strict=True):

@@ -22,13 +22,10 @@ def recording(file: Path) -> tuple[Iterator[Samples], int]:
     """Frames of a file, mono float32 (T,), each when it would have been recorded; and their rate in Hz.
 
     Raises:
-        UsageError: the file cannot be read.
+        OSError: the file cannot be read.
         RequestError: it is no audio.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}.") from error
+    data = file.read_bytes()
     rate_hz = min(open_source(data).rate_hz, _MAX_RATE_HZ)
     return _paced(decode(data, rate_hz, Limits(max_duration_s=_LONGEST_S)).samples, rate_hz), rate_hz
 

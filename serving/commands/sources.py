@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from serving.client import Client, Prediction
 from serving.client.asynchronous import in_order
+from serving.client.transport import Tls
 from serving.errors import RequestError, UnknownVersion, Unreachable, UsageError
 
 if TYPE_CHECKING:
@@ -22,12 +22,13 @@ Heard = Prediction | Exception
 
 @dataclass(frozen=True)
 class Source:
-    """Where answers come from; ``models`` counts where there is no ``url``, ``ca`` where there is one."""
+    """Where answers come from; ``models`` counts where there is no ``url``, ``tls`` and ``api_key`` where there is."""
 
     url: str | None
     models: Path
     version: str | None
-    ca: Path | None = None
+    tls: Tls
+    api_key: str | None = None
 
     def hear(self, files: Sequence[Path], min_confidence: float = 0.0, limits: Limits | None = None) -> Iterator[Heard]:
         """An answer or an error per file, in their order; several at a time.
@@ -36,13 +37,13 @@ class Source:
             limits: what audio is accepted, where it is heard here.
 
         Raises:
-            UsageError: there is no such version, or no such kind of address.
+            UsageError: there is no such version, no such kind of address, or a file for TLS cannot be used.
             Unreachable: there is no service.
         """
         if self.url is None:
             yield from self._hear_here(files, min_confidence, limits)
             return
-        with connect(self.url, self.ca) as client:
+        with connect(self.url, self.tls, self.api_key) as client:
             for answer in client.predict_many(
                 files, return_exceptions=True, version=self.version, min_confidence=min_confidence
             ):
@@ -70,28 +71,34 @@ class Source:
                 yield one.result()
 
 
-def connect(url: str, ca: Path | None = None) -> Client:
-    """A client of that service.
-
-    Args:
-        ca: an authority of one's own that is trusted, a PEM file; the system's where None.
+def certificates(ca: Path | None, cert: Path | None, key: Path | None) -> Tls:
+    """What the options of these names say.
 
     Raises:
-        UsageError: the address is of another kind, or the file cannot be used.
+        UsageError: a file cannot be used.
     """
-    if ca is not None:
-        _check_authority(ca)
     try:
-        return Client(url, ca=ca)
+        tls = Tls(ca, cert, key)
+        if ca or cert:
+            tls.context()
+    except ValueError as error:
+        raise UsageError(f"--cert, --key: {error}") from None
+    except OSError as error:  # that of a file that holds no certificate too
+        files = ", ".join(str(file) for file in (ca, cert, key) if file)
+        raise UsageError(f"--ca, --cert, --key: {files} cannot be used: {error.strerror or error}.") from None
+    return tls
+
+
+def connect(url: str, tls: Tls, api_key: str | None = None) -> Client:
+    """A client of that service; ``api_key`` says who asks.
+
+    Raises:
+        UsageError: the address is of another kind.
+    """
+    try:
+        return Client(url, ca=tls.ca, cert=tls.cert, key=tls.key, api_key=api_key)
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def _check_authority(ca: Path) -> None:
-    try:
-        ssl.create_default_context(cafile=ca)
-    except OSError as error:  # that of a file that holds no certificate too
-        raise UsageError(f"{ca} is no authority's certificate in PEM: {error.strerror or error}.") from None
 
 
 def chosen_version(models: Path, wanted: str | None) -> str:

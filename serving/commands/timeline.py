@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.commands.options import FAILED, MODELS, AsJson, Ca, Confidence, Models, Url, Version, exit_codes
+from serving.commands.options import (
+    FAILED,
+    MODELS,
+    ApiKey,
+    AsJson,
+    Ca,
+    Cert,
+    Confidence,
+    Key,
+    Models,
+    Url,
+    Version,
+    exit_codes,
+)
 from serving.errors import UsageError, missing, told
 
 if TYPE_CHECKING:
@@ -27,6 +40,9 @@ def timeline(
     as_json: AsJson = False,
     url: Url = None,
     ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    api_key: ApiKey = None,
     models: Models = MODELS,
     version: Version = None,
     min_confidence: Confidence = 0.0,
@@ -34,14 +50,16 @@ def timeline(
 ) -> None:
     """Emotions over time: one line per window of the recording, without the silent ones."""
     from serving.audio import Limits
-    from serving.commands.sources import Source
+    from serving.commands.sources import Source, certificates
     from serving.commands.telling import tables, why
 
     with exit_codes():
         if png is not None:
             _check_picture(png)
         limits = Limits(max_duration_s=max_duration_s)
-        (answer,) = Source(url, models, version, ca).hear([file], min_confidence, limits)
+        (answer,) = Source(url, models, version, certificates(ca, cert, key), api_key).hear(
+            [file], min_confidence, limits
+        )
         if isinstance(answer, Exception):
             typer.echo(why(str(file), told(answer)), err=True)
             raise typer.Exit(FAILED)

@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from serving.errors import InvalidRequest, MissingFile, TooManyFiles, UnsupportedMediaType, UploadTimeout, too_large
 from serving.pipeline import Upload
+from serving.uploads import Take
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks  # known to type checkers only
@@ -35,10 +36,14 @@ _HOW = (
 )
 
 
-async def read_upload(request: Request, max_bytes: int, timeout_s: float) -> Upload:
+async def read_upload(request: Request, max_bytes: int, timeout_s: float, take: Take) -> Upload:
     """The one audio file of a request. ``request.state.body_read`` is set when the body has come in whole.
 
+    Args:
+        take: is told of each piece before it is kept.
+
     Raises:
+        Overloaded: by ``take``.
         UploadTimeout: the body has not come within ``timeout_s``.
         TooLarge: more than ``max_bytes``, by the announced length or while reading.
         MissingFile: no file in the body. TooManyFiles: more than one.
@@ -47,16 +52,16 @@ async def read_upload(request: Request, max_bytes: int, timeout_s: float) -> Upl
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read(request, max_bytes)
+            return await _read(request, max_bytes, take)
     except TimeoutError:
         raise _too_slow(timeout_s) from None
 
 
-async def read_whole(request: Request, max_bytes: int, timeout_s: float) -> bytes:
-    """A body that is taken as it is. Raises UploadTimeout and TooLarge as :func:`read_upload` does."""
+async def read_whole(request: Request, max_bytes: int, timeout_s: float, take: Take) -> bytes:
+    """A body that is taken as it is. Raises Overloaded, UploadTimeout and TooLarge as :func:`read_upload` does."""
     try:
         async with asyncio.timeout(timeout_s):
-            return b"".join([chunk async for chunk in _counted(request, max_bytes, max_bytes)])
+            return b"".join([chunk async for chunk in _counted(request, max_bytes, max_bytes, take)])
     except TimeoutError:
         raise _too_slow(timeout_s) from None
 
@@ -88,7 +93,7 @@ async def unpacked(body: bytes, encoding: str, max_bytes: int) -> bytes:
     return plain
 
 
-async def _read(request: Request, max_bytes: int) -> Upload:
+async def _read(request: Request, max_bytes: int, take: Take) -> Upload:
     media_type, options = parse_options_header(request.headers.get("content-type"))
     kind = media_type.decode("latin-1").lower()
     multipart = kind == _MULTIPART
@@ -97,7 +102,7 @@ async def _read(request: Request, max_bytes: int) -> Upload:
             f"A body of type {kind} carries no audio that is read here. {_HOW}", content_type=kind
         )
     allowed = max_bytes + (_MULTIPART_OVERHEAD_BYTES if multipart else 0)
-    body = _counted(request, allowed, max_bytes)
+    body = _counted(request, allowed, max_bytes, take)
     if multipart:
         return await _read_multipart(body, options.get(b"boundary"), max_bytes)
     data = b"".join([chunk async for chunk in body])
@@ -106,7 +111,7 @@ async def _read(request: Request, max_bytes: int) -> Upload:
     return Upload(data, None)
 
 
-async def _counted(request: Request, allowed: int, max_bytes: int) -> AsyncIterator[bytes]:
+async def _counted(request: Request, allowed: int, max_bytes: int, take: Take) -> AsyncIterator[bytes]:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > allowed:
         raise too_large(max_bytes)
@@ -115,6 +120,7 @@ async def _counted(request: Request, allowed: int, max_bytes: int) -> AsyncItera
         received += len(chunk)
         if received > allowed:
             raise too_large(max_bytes)
+        take(len(chunk))
         yield chunk
     request.state.body_read = True
 

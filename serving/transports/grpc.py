@@ -92,12 +92,14 @@ class GrpcTransport(TimbreServicer):
 
     async def _predict(self, request: pb.PredictRequest, context: Context) -> Answer:
         parts = self._lifecycle.get()
-        try:
-            ask = _ask(request, parts.settings.max_upload_bytes, waits_s(context), traceparent(context))
-        except RequestError as error:
-            parts.pipeline.refused(error, TRANSPORT)
-            raise
-        return await parts.pipeline.predict(ask)
+        with parts.uploads.holding() as take:
+            try:
+                take(request.ByteSize())
+                ask = _ask(request, parts.settings.max_upload_bytes, waits_s(context), traceparent(context))
+            except RequestError as error:
+                parts.pipeline.refused(error, TRANSPORT)
+                raise
+            return await parts.pipeline.predict(ask)
 
 
 def _looked_at(writing: asyncio.Future[None]) -> None:
@@ -156,7 +158,8 @@ async def _start(requests: AsyncIterator[pb.ListenRequest]) -> Listen:
     if first is None or not first.HasField("start"):
         raise InvalidRequest("A stream begins with `start`, which tells the rate of the frames.")
     version, key, min_confidence = _options(first.start.options)
-    return Listen(TRANSPORT, first.start.rate_hz, version, key, min_confidence)
+    hop_s = first.start.hop_s if first.start.HasField("hop_s") else None
+    return Listen(TRANSPORT, first.start.rate_hz, version, key, min_confidence, hop_s)
 
 
 async def _frames(requests: AsyncIterator[pb.ListenRequest]) -> AsyncIterator[bytes]:

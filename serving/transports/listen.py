@@ -11,19 +11,25 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serving.errors import InternalError, InvalidFrame, InvalidRequest, RequestError
+from serving.keys import Scope
 from serving.lifecycle import Lifecycle
 from serving.live import Listen
 from serving.messages import End, ErrorMessage, Message
+from serving.parts import Parts
 from serving.schemas import ErrorDetail
+from serving.transports.admission import credential_of, foreign, is_foreign
 
 TRANSPORT = "websocket"
 """This transport's name in the metrics."""
 
 PATH = "/v1/listen"
 
+PROTOCOL, _KEY = "timbre", "timbre.key."
+"""Subprotocols: ours, and what stands before a key that comes as another."""
+
 # Why a socket is closed (RFC 6455, 7.4.1, and IANA's registry).
 _DONE, _POLICY, _FAULT, _RESTART, _LATER = 1000, 1008, 1011, 1012, 1013
-_CLOSE_CODES = {"stopping": _RESTART, "starting": _LATER, "overloaded": _LATER}
+_CLOSE_CODES = {"stopping": _RESTART, "starting": _LATER, "overloaded": _LATER, "rate_limited": _LATER}
 _LAST_WORD_S = 1.0
 
 
@@ -40,14 +46,15 @@ class ListenTransport:
 
     async def _listen(self, socket: WebSocket) -> None:
         # Accepted whatever comes of it: a browser shows its script nothing of a refused handshake.
-        await socket.accept()
+        await socket.accept(PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
 
         async def send(message: Message) -> None:
             await socket.send_text(message.model_dump_json())
 
         try:
-            live, stopping = self._lifecycle.get().live, self._lifecycle.told_to_stop
-            await live.converse(TRANSPORT, lambda: _asked(socket), _frames(socket), send, stopping)
+            parts, stopping = self._lifecycle.get(), self._lifecycle.told_to_stop
+            _admit(socket, parts)
+            await parts.live.converse(TRANSPORT, lambda: _asked(socket), _frames(socket), send, stopping)
             await socket.close(_DONE)
         except WebSocketDisconnect:
             pass
@@ -56,6 +63,19 @@ class ListenTransport:
         except Exception:
             await _refuse(socket, InternalError("The service failed on this stream; its log says why."))
             raise
+
+
+def _admit(socket: WebSocket, parts: Parts) -> None:
+    """Ask for the key: of a header, or, since a page can set none, behind a protocol's name.
+
+    Raises:
+        Forbidden, Unauthenticated, RateLimited: see ``serving.keys``, or a page of another site.
+    """
+    if is_foreign(socket.headers, parts.settings.cors_origins):
+        raise foreign(socket.headers)
+    credential, _ = credential_of(socket.headers)
+    offered = [name.removeprefix(_KEY) for name in socket.scope["subprotocols"] if name.startswith(_KEY)]
+    parts.guard.admit(offered[0] if credential is None and offered else credential, Scope.PREDICT)
 
 
 async def _refuse(socket: WebSocket, error: RequestError) -> None:
@@ -73,18 +93,20 @@ async def _asked(socket: WebSocket) -> Listen:
     """The query's parameters.
 
     Raises:
-        InvalidRequest: the rate is missing, or one is not what it should be.
+        InvalidRequest: the rate is missing, or one of them is not what it should be.
     """
     query = socket.query_params
     try:
         rate_hz, min_confidence = int(query["rate_hz"]), float(query.get("min_confidence", "0"))
+        hop_s = float(query["hop_s"]) if "hop_s" in query else None
     except (KeyError, ValueError):
-        rate_hz, min_confidence = 0, -1.0
+        rate_hz, min_confidence, hop_s = 0, -1.0, None
     if not 0 <= min_confidence <= 1:
         raise InvalidRequest(
-            f"{PATH} takes ?rate_hz= as a whole number of samples a second, and &min_confidence= from 0 to 1."
+            f"{PATH} takes ?rate_hz= as a whole number of samples a second, &min_confidence= from 0 to 1, and &hop_s= "
+            "as seconds between two measurements."
         )
-    return Listen(TRANSPORT, rate_hz, query.get("version"), query.get("key"), min_confidence)
+    return Listen(TRANSPORT, rate_hz, query.get("version"), query.get("key"), min_confidence, hop_s)
 
 
 async def _frames(socket: WebSocket) -> AsyncIterator[bytes]:

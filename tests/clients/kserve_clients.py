@@ -26,6 +26,8 @@ def say(client: str, **told: Any) -> None:
 def rows(response: Any) -> dict[str, Any]:
     told = {output.name: output.as_numpy().tolist() for output in response.outputs}
     told["emotion"] = [name.decode() if isinstance(name, bytes) else str(name) for name in told["emotion"]]
+    (labels,) = [output.parameters["labels"] for output in response.outputs if output.name == "probabilities"]
+    told["labels"] = getattr(labels, "string_param", labels)  # over gRPC it is a message
     return told
 
 

@@ -38,7 +38,15 @@ def rows(result: Any) -> dict[str, Any]:
         "emotion": [name.decode() if isinstance(name, bytes) else str(name) for name in result.as_numpy("emotion")],
         "confidence": result.as_numpy("confidence").tolist(),
         "probabilities": result.as_numpy("probabilities").tolist(),
+        "labels": labels(result.get_output("probabilities")),
     }
+
+
+def labels(output: Any) -> str:
+    """What names the columns, as a dictionary of HTTP has it or a message of gRPC."""
+    if isinstance(output, dict):
+        return str(output["parameters"]["labels"])
+    return str(output.parameters["labels"].string_param)
 
 
 def audio(module: Any, clips: list[bytes]) -> list[Any]:

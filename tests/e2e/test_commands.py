@@ -25,7 +25,7 @@ from serving.__main__ import app
 from serving.client import load
 from tests.conftest import ROOT, SERVED
 from tests.models import copy_versions
-from tests.service import Service, environment, free_port, until
+from tests.service import Service, environment, free_port, running, until
 from tests.sounds import encode, voice
 from tests.transports import Clip
 
@@ -402,6 +402,30 @@ def test_listen_to_a_recording(tmp_path: Path, service: Service, spoken: dict[in
         "utterance.end",
     ]
     assert set(messages[0]["emotions"]) == set(load(ROOT / "exported" / SERVED).labels)
+
+
+def test_what_cannot_be_listened_to_is_1_as_for_every_command(archive: Path, service: Service) -> None:
+    for name, says in (("nowhere.wav", "unreadable: No such file"), ("bad.wav", "unsupported_audio: ")):
+        for command in ("predict", "timeline", "listen"):
+            result = told(command, archive / name, "--url", service.url)
+            assert (result.exit_code, f"{name}: {says}" in result.stderr) == (1, True), (command, result.stderr)
+
+
+@pytest.mark.parametrize("way", [["--json"], []])
+def test_a_refused_utterance_is_1_and_the_rest_is_heard(
+    tmp_path: Path, spoken: dict[int, Clip], way: list[str]
+) -> None:
+    """The service takes a second of audio at most, which no utterance of the recording keeps to."""
+    clip = tmp_path / "spoken.wav"
+    clip.write_bytes(encode(spoken[16_000].samples[: 5 * 16_000], 16_000))
+    with running(tmp_path / "log.txt", max_duration_s=1) as service:
+        result = timbre("listen", clip, "--url", service.url, *way)
+    assert (result.returncode, result.stderr) == (1, "")
+    last = result.stdout.splitlines()[-1]
+    if way:
+        assert json.loads(last)["error"]["code"] == "audio_too_long"
+    else:
+        assert last.startswith("utterance 1: ")
 
 
 def test_listen_to_a_microphone(tmp_path: Path, service: Service, spoken: dict[int, Clip]) -> None:

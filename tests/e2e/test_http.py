@@ -45,6 +45,12 @@ def head(*headers: str) -> bytes:
 CHUNK = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
 
 
+def test_that_it_fell_back_to_the_cpu_is_told(client: httpx.Client) -> None:
+    models = client.get("/models").json()
+    assert metric(client, "timbre_runtime_fallback") == (models["device"] == "cpu")  # the runtime is auto
+    assert bool(models["note"]) == (models["device"] == "cpu")
+
+
 def test_the_answer_keeps_its_contract(client: httpx.Client) -> None:
     response = post(client, WAV, "a voice.wav")
     assert response.status_code == 200
@@ -165,7 +171,7 @@ def test_health_probes_metrics_and_docs(client: httpx.Client) -> None:
     docs = client.get("/docs")
     assert docs.status_code == 200
     assert "swagger" in docs.text.lower()
-    assert client.get("/", follow_redirects=True).url.path == "/docs"
+    assert "<title>Timbre</title>" in client.get("/").text
 
 
 def test_the_docs_load_nothing_from_elsewhere(client: httpx.Client) -> None:
@@ -180,7 +186,20 @@ def test_the_docs_load_nothing_from_elsewhere(client: httpx.Client) -> None:
 def test_openapi_describes_the_refusals(client: httpx.Client) -> None:
     predict = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
     assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "audio/*", "application/octet-stream"}
-    assert set(predict["responses"]) == {"200", "404", "408", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(predict["responses"]) == {
+        "200",
+        "401",
+        "403",
+        "404",
+        "408",
+        "413",
+        "415",
+        "422",
+        "429",
+        "500",
+        "503",
+        "504",
+    }
     assert "`audio_too_long`" in predict["responses"]["413"]["description"]
 
 

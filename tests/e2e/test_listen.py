@@ -6,38 +6,43 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import signal
 import socket as sockets
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import grpc
 import httpx
 import numpy as np
 import pytest
 import websockets
-from websockets.asyncio.client import connect as connect_aio
 from websockets.sync.client import connect
 
+from benchmarks import streams
+from benchmarks.process import Server
+from benchmarks.streams import FRAME_S, GrpcLine, Line, Paced, SocketLine, converse
 from serving.messages import MESSAGE, UtteranceEnd
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.conftest import SERVED
 from tests.models import copy_versions, rewrite
 from tests.service import Service, metric, running, until
-from tests.transports import LIVE, Clip, Talk, code_of, plain
+from tests.transports import LIVE, Clip, Talk, code_of
 
-FRAME_S = 0.1
 live = pytest.mark.parametrize("talk", LIVE, ids=lambda talk: talk.__name__)
 
 
-def frames_of(clip: Clip, seconds: float = FRAME_S) -> list[bytes]:
-    size = 2 * round(seconds * clip.rate_hz)
-    return [clip.pcm[start : start + size] for start in range(0, len(clip.pcm), size)]
+def frames_of(clip: Clip) -> list[bytes]:
+    return streams.frames_of(clip.pcm, clip.rate_hz)
+
+
+def paced(line: type[Line], service: Service, clip: Clip, speed: float = 1.0) -> Coroutine[Any, Any, Paced]:
+    address = service.grpc if line is GrpcLine else service.url.removeprefix("http://")
+    return converse(line, address, frames_of(clip), clip.rate_hz, speed=speed)
 
 
 def url(service: Service, **query: Any) -> str:
@@ -65,6 +70,28 @@ def test_the_messages_of_a_conversation(service: Service, spoken: dict[int, Clip
             assert message["emotion"] == max(message["all_emotions"], key=message["all_emotions"].__getitem__)
 
 
+@live
+def test_measurements_come_as_often_as_asked(service: Service, spoken: dict[int, Clip], talk: Talk) -> None:
+    seldom = list(talk(service, frames_of(spoken[16_000]), 16_000))
+    first, *messages = talk(service, frames_of(spoken[16_000]), 16_000, hop_s=0.25)
+    assert first["hop_s"] == 0.25
+    for number in (1, 2):
+        start, *measured, end = [message for message in messages if message["utterance"] == number]
+        hops = [(message["end_s"] - start["start_s"]) / 0.25 for message in measured]
+        assert hops == pytest.approx(np.round(hops), abs=1e-3)
+        assert hops[0] <= 2  # half a second
+        # A hop that brought nothing but silence has no measurement.
+        assert len(set(np.round(hops))) >= 0.8 * int((end["end_s"] - start["start_s"]) / 0.25)
+    # What an utterance is, and its answer, do not depend on how often it was looked at.
+    for often, usual in zip(ended(messages), ended(seldom), strict=True):
+        assert (often["start_sample"], often["end_sample"]) == (usual["start_sample"], usual["end_sample"])
+        assert often["prediction"]["all_emotions"] == pytest.approx(usual["prediction"]["all_emotions"], abs=1e-5)
+
+
+def ended(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [message for message in messages if message["type"] == "utterance.end"]
+
+
 def test_messages_are_those_of_the_schema_and_feedback_takes_the_id(service: Service, spoken: dict[int, Clip]) -> None:
     with connect(url(service, rate_hz=16_000, min_confidence=1)) as socket:
         for frame in frames_of(spoken[16_000]):
@@ -89,102 +116,6 @@ def timeline(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [(message["type"], message.get("start_s"), message.get("end_s")) for message in messages]
 
 
-class Line(Protocol):
-    """A live stream as the pacing below wants it, whatever carries it."""
-
-    def __init__(self, service: Service, rate_hz: int) -> None: ...
-    async def __aenter__(self) -> Self: ...
-    async def __aexit__(self, *error: object) -> None: ...
-    async def send(self, frame: bytes) -> None: ...
-    async def end(self) -> None: ...
-    def messages(self) -> AsyncIterator[dict[str, Any]]: ...
-
-
-class SocketLine:
-    def __init__(self, service: Service, rate_hz: int) -> None:
-        self._connecting = connect_aio(url(service, rate_hz=rate_hz))
-
-    async def __aenter__(self) -> Self:
-        self._socket = await self._connecting
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._socket.close()
-
-    async def send(self, frame: bytes) -> None:
-        await self._socket.send(frame)
-
-    async def end(self) -> None:
-        await self._socket.send('{"type": "end"}')
-
-    async def messages(self) -> AsyncIterator[dict[str, Any]]:
-        async for text in self._socket:
-            yield json.loads(text)
-
-
-class GrpcLine:
-    def __init__(self, service: Service, rate_hz: int) -> None:
-        self._channel = grpc.aio.insecure_channel(service.grpc)
-        self._start = pb.ListenRequest(start=pb.ListenStart(rate_hz=rate_hz))
-
-    async def __aenter__(self) -> Self:
-        stub: Any = TimbreStub(self._channel)
-        self._call = stub.Listen()
-        await self._call.write(self._start)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._channel.close()
-
-    async def send(self, frame: bytes) -> None:
-        await self._call.write(pb.ListenRequest(frame=frame))
-
-    async def end(self) -> None:
-        await self._call.done_writing()
-
-    async def messages(self) -> AsyncIterator[dict[str, Any]]:
-        async for message in self._call:
-            yield plain(message)
-
-
-@dataclass
-class Paced:
-    """What became of a stream in real time.
-
-    Attributes:
-        late: of each measurement, how long after the frame that completed it it came, seconds.
-        overdue: of each frame, how much later than it was due this machine sent it, seconds.
-    """
-
-    messages: list[dict[str, Any]] = field(default_factory=list)
-    late: list[float] = field(default_factory=list)
-    overdue: list[float] = field(default_factory=list)
-
-
-async def converse(line: type[Line], service: Service, clip: Clip, speed: float) -> Paced:
-    paced = Paced()
-    sent: list[float] = []
-
-    async def read(messages: AsyncIterator[dict[str, Any]]) -> None:
-        async for message in messages:
-            arrived = time.monotonic()
-            paced.messages.append(message)
-            if message["type"] == "measurement":
-                paced.late.append(arrived - sent[int(np.ceil(round(message["end_s"] / FRAME_S, 6))) - 1])
-
-    async with line(service, clip.rate_hz) as stream:
-        reader = asyncio.create_task(read(stream.messages()))
-        began = time.monotonic()
-        for n, frame in enumerate(frames_of(clip), 1):
-            await asyncio.sleep(max(0.0, began + n * FRAME_S / speed - time.monotonic()))
-            sent.append(time.monotonic())
-            paced.overdue.append(sent[-1] - (began + n * FRAME_S / speed))
-            await stream.send(frame)
-        await stream.end()
-        await reader
-    return paced
-
-
 lines = pytest.mark.parametrize("line", [SocketLine, GrpcLine])
 
 
@@ -192,7 +123,7 @@ lines = pytest.mark.parametrize("line", [SocketLine, GrpcLine])
 @pytest.mark.alone
 def test_a_stream_may_be_twice_as_fast(service: Service, spoken: dict[int, Clip], line: type[Line]) -> None:
     """Every message is there, every measurement too: as many as there are hops in the utterances."""
-    at_twice = asyncio.run(converse(line, service, spoken[16_000], speed=2)).messages
+    at_twice = asyncio.run(paced(line, service, spoken[16_000], speed=2)).messages
     at_once = list(LIVE[0](service, frames_of(spoken[16_000]), 16_000))
     assert timeline(at_twice) == timeline(at_once)
     ends = [message for message in at_twice if message["type"] == "utterance.end"]
@@ -203,28 +134,40 @@ def test_a_stream_may_be_twice_as_fast(service: Service, spoken: dict[int, Clip]
         assert len(measured) >= hops >= 1
 
 
+def busy_s() -> float:
+    """Processor time that everything on this machine has taken, all cores together, seconds."""
+    user, nice, system, _, _, *interrupts = (int(ticks) for ticks in Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
 @lines
 @pytest.mark.alone
 def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int, Clip], line: type[Line]) -> None:
-    """Twenty voices in real time: 150 ms from the frame to the measurement for 19 of 20, where the machine has time.
+    """Twenty voices in step and in real time: 150 ms from the frame to the measurement, for 19 of 20 measurements.
 
-    How little it has shows in how late it sends the frames; so much more is forgiven, and it may try again.
+    Where others use this machine meanwhile, so much longer as they leave less of its cores; and it may try again, since
+    they come and go.
     """
 
     async def everyone() -> list[Paced]:
-        return await asyncio.gather(*(converse(line, service, spoken[16_000], speed=1) for _ in range(20)))
+        return await asyncio.gather(*(paced(line, service, spoken[16_000]) for _ in range(20)))
 
+    def taken_s() -> tuple[float, float, float]:
+        ours_s = Server(service.process, 0, 0.0).cpu_s() + time.process_time()
+        return time.monotonic(), busy_s(), ours_s
+
+    cores = os.cpu_count() or 1
     for _ in range(3):
+        before = taken_s()
         told = asyncio.run(everyone())
-        assert all(len([m for m in paced.messages if m["type"] == "utterance.end"]) == 2 for paced in told)
-        late = np.array([seconds for paced in told for seconds in paced.late])
+        took_s, all_s, ours_s = (after - since for since, after in zip(before, taken_s(), strict=True))
+        assert all(len([m for m in one.messages if m["type"] == "utterance.end"]) == 2 for one in told)
+        late = np.array([seconds for one in told for seconds in one.late])
         assert len(late) >= 40
-        slowest, busy = np.quantile(late, 0.95), np.quantile([s for paced in told for s in paced.overdue], 0.95)
-        print(
-            f"a measurement after its frame: median {np.median(late):.3f} s, 95 % {slowest:.3f} s, "
-            f"most {late.max():.3f} s; the frames late by {busy:.3f} s"
-        )
-        if slowest < 0.15 + 5 * busy:
+        left = 1 - (all_s - ours_s) / took_s / cores
+        slowest = np.quantile(late, 0.95)
+        print(f"after its frame: median {np.median(late):.3f} s, 95 % {slowest:.3f} s; {left:.0%} of the cores")
+        if slowest < 0.15 / min(max(left, 0.01), 1.0):
             return
     pytest.fail("three times no 19 of 20 measurements were in time")
 
@@ -235,6 +178,10 @@ def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int,
         ({}, None, "invalid_request", 1008),
         ({"rate_hz": "fast"}, None, "invalid_request", 1008),
         ({"rate_hz": 16_000, "min_confidence": 2}, None, "invalid_request", 1008),
+        ({"rate_hz": 16_000, "hop_s": "often"}, None, "invalid_request", 1008),
+        ({"rate_hz": 16_000, "hop_s": 0.05}, None, "invalid_request", 1008),
+        ({"rate_hz": 16_000, "hop_s": 3.5}, None, "invalid_request", 1008),
+        ({"rate_hz": 16_000, "hop_s": "nan"}, None, "invalid_request", 1008),
         ({"rate_hz": 7_999}, None, "unsupported_audio", 1008),
         ({"rate_hz": 96_000}, None, "unsupported_audio", 1008),
         ({"rate_hz": 16_000, "version": "9"}, None, "unknown_version", 1008),
@@ -263,6 +210,7 @@ START = pb.ListenRequest(start=pb.ListenStart(rate_hz=16_000))
     [
         ([], "invalid_request"),
         ([pb.ListenRequest(frame=b"ab")], "invalid_request"),
+        ([pb.ListenRequest(start=pb.ListenStart(rate_hz=16_000, hop_s=0))], "invalid_request"),
         ([pb.ListenRequest(start=pb.ListenStart(rate_hz=96_000))], "unsupported_audio"),
         ([START, pb.ListenRequest(frame=b"odd")], "invalid_frame"),
         ([START, START], "invalid_frame"),

@@ -104,6 +104,7 @@ def check(told: dict[str, Any], expected: list[dict[str, Any]]) -> None:
     probabilities = [list(answer["all_emotions"].values()) for answer in expected]
     assert np.shape(told["probabilities"]) == np.shape(probabilities)
     assert np.allclose(told["probabilities"], probabilities, atol=PRECISION)
+    assert told["labels"].split(",") == list(expected[0]["all_emotions"])
 
 
 @pytest.mark.parametrize("who", both("http-binary", "http-json-out", "grpc-binary"))
@@ -162,6 +163,8 @@ def test_triton_asks_what_there_is(triton: Told, exported: Path, who: str) -> No
     assert told["index"][0]["state"] == "READY"
     labels = json.loads((exported / SERVED / "model.json").read_text())["metadata"]["labels"]
     assert told["config"]["parameters"]["labels"]["string_value"].split(",") == labels
+    if who.startswith("http"):  # Triton's message of gRPC has no place for it
+        assert told["metadata"]["outputs"][2]["parameters"]["labels"].split(",") == labels
 
 
 @pytest.mark.parametrize("who", both("http-only", "grpc-only"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.models import add_version, contrary, copy_versions
+from tests.models import add_version, contrary, copy_versions, rewrite
 from tests.service import Service, metric, refusal, running, until
 from tests.sounds import encode, voice
 
@@ -97,6 +98,8 @@ def test_models_tells_what_is_loaded(client: httpx.Client) -> None:
     assert answer["models"][0]["metadata"]["metrics"]["test"]["uar"] > 0
     assert answer["device"] == "cpu"
     assert "CUDA" in answer["note"]
+    for version in ("1", "2", "3"):  # the shadow's too
+        assert metric(client, "timbre_model_info", version=version, device="cpu") == 1
 
 
 def test_the_shadow_hears_what_was_answered_and_its_agreement_is_counted(client: httpx.Client) -> None:
@@ -197,6 +200,37 @@ def test_a_changed_file_is_in_force_soon_and_a_bad_one_never(models: Path, tmp_p
         assert metric(client, "timbre_routes_current") == 1
         assert ask(client, **{"Model-Version": "1"}).status_code == 404
         assert until(lambda: "Version 1 is no longer loaded" in service.log.read_text())
+        assert client.get("/models").json()["problem"] == ""
+        told = client.get("/metrics").text
+        for gauge in ("timbre_queue_windows", "timbre_queue_oldest_seconds"):
+            assert f'{gauge}{{version="2"}}' in told
+            assert f'{gauge}{{version="1"}}' not in told
+
+
+def test_what_could_not_be_loaded_yet_is_tried_again(models: Path, tmp_path: Path) -> None:
+    """routes.yaml is a ConfigMap, the versions are a volume: either may change first."""
+    routes, late = tmp_path / "routes.yaml", models / "77"
+    text = 'default: a\nvariants: {a: {version: "%s", weight: 1}}'
+    routes.write_text(text % 1)
+    with (
+        running(tmp_path / "log.txt", models=models, routes=routes) as service,
+        httpx.Client(base_url=service.url, timeout=30) as client,
+    ):
+        routes.write_text(text % 77)
+        assert until(lambda: metric(client, "timbre_routes_current") == 0)
+        assert ask(client).json()["model_version"] == "1"
+        time.sleep(3)  # in which it is tried again, and told no second time
+        assert metric(client, "timbre_load_failures_total") == 1
+        assert service.log.read_text().count("What was loaded before stays") == 1
+        shutil.copytree(models / "1", tmp_path / "77")
+        rewrite(tmp_path / "77", lambda _: None, version="77")
+        (tmp_path / "77").rename(late)
+        try:
+            assert until(lambda: ask(client).json()["model_version"] == "77", seconds=60)
+        finally:
+            shutil.rmtree(late)
+        assert metric(client, "timbre_routes_current") == 1
+        assert metric(client, "timbre_load_failures_total") == 1
         assert client.get("/models").json()["problem"] == ""
 
 

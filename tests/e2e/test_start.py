@@ -92,6 +92,18 @@ def test_a_model_that_onnx_runtime_cannot_load_is_refused_by_name(models: Path) 
     assert "Traceback" not in result.stderr
 
 
+def test_whatever_goes_wrong_at_start_is_told_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has thought of a folder for metrics that is not there; the service would else be starting for ever."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "missing"))
+    result = refusal()
+    assert result.returncode == 1
+    assert "Timbre does not start. FileNotFoundError: [Errno 2] No such file or directory" in result.stderr
+    assert str(tmp_path / "missing") in result.stderr
+    assert "Traceback" in result.stderr  # in the log, for whoever has to find out
+
+
 def begin(service: Service, body: bytes, announced: int) -> socket.socket:
     """A connection on which so much of a body has been sent."""
     connection = service.connect()

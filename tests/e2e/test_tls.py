@@ -76,22 +76,35 @@ def ask_everywhere(service: Service, keys: Path, client: str | None = None) -> N
             assert isinstance(next(timbre.listen([], 16_000)), Session)
 
 
-def ask_by_commands(service: Service, keys: Path, folder: Path) -> None:
-    (folder / "clip.wav").write_bytes(WAV)
+def timbre(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
-    def timbre(*arguments: str | Path) -> Result:
-        return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
-    clip, authority = folder / "clip.wav", keys / "ca.pem"
+def ask_by_commands(service: Service, keys: Path, folder: Path, *own: str | Path) -> None:
+    """Every command that asks a service, over both wires; ``own`` are the options of the client's certificate."""
+    clip = folder / "clip.wav"
+    clip.write_bytes(WAV)
     for url in (service.url, f"grpcs://{service.grpc}"):
-        assert timbre("predict", clip, "--url", url, "--ca", authority).exit_code == 0
-        assert timbre("timeline", clip, "--url", url, "--ca", authority).exit_code == 0
-        assert timbre("listen", clip, "--url", url, "--ca", authority, "--json").exit_code == 0
-    assert timbre("models", "--url", service.url, "--ca", authority).exit_code == 0
-    for wrong in (keys / "nothing.pem", clip):
-        result = timbre("predict", clip, "--url", service.url, "--ca", wrong)
-        assert result.exit_code == 2
-        assert str(wrong) in result.stderr
+        known = ("--url", url, "--ca", keys / "ca.pem", *own)
+        for asked in (("predict", clip), ("timeline", clip), ("listen", clip, "--json"), ("models",)):
+            result = timbre(*asked, *known)
+            assert result.exit_code == 0, (asked, url, result.stderr)
+
+
+def test_files_that_a_command_cannot_use_are_wrong_usage(keys: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.wav"
+    clip.write_bytes(WAV)
+    cert, key = keys / "client.pem", keys / "client.key"
+    for options, says in (
+        (("--ca", keys / "nothing.pem"), "nothing.pem"),
+        (("--ca", clip), "clip.wav"),
+        (("--cert", cert), "belong together"),
+        (("--key", key), "belong together"),
+        (("--cert", cert, "--key", keys / "server.key"), "server.key"),
+    ):
+        for url in ("https://127.0.0.1:1", "grpcs://127.0.0.1:1"):
+            result = timbre("predict", clip, "--url", url, *options)
+            assert (result.exit_code, says in result.stderr) == (2, True), (options, result.stderr)
 
 
 def test_both_ports_speak_tls_only(keys: Path, tmp_path: Path) -> None:
@@ -113,10 +126,14 @@ def test_clients_may_need_a_certificate(keys: Path, tmp_path: Path) -> None:
     service = start(tmp_path / "log.txt", **files)
     try:
         ask_everywhere(service, keys, "client")
+        ask_by_commands(service, keys, tmp_path, "--cert", keys / "client.pem", "--key", keys / "client.key")
+        for url in (service.url, f"grpcs://{service.grpc}"):
+            nobody = timbre("models", "--url", url, "--ca", keys / "ca.pem")
+            assert (nobody.exit_code, "cannot be reached" in nobody.stderr) == (1, True), nobody.stderr
         with pytest.raises((httpx.TransportError, ssl.SSLError)):
             httpx.get(f"{service.url}/livez", verify=trusting(keys))
-        with channel(service, keys) as nobody, pytest.raises(grpc.RpcError) as error:
-            TimbreStub(nobody).Predict(pb.PredictRequest(audio=WAV), timeout=10)
+        with channel(service, keys) as unknown, pytest.raises(grpc.RpcError) as error:
+            TimbreStub(unknown).Predict(pb.PredictRequest(audio=WAV), timeout=10)
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
     finally:
         assert service.stop() == 0

@@ -1,27 +1,39 @@
-"""Several processes as one service: they share a port, a restart harms nobody, and their metrics add up."""
+"""Several processes as one service: they share a port, a restart harms nobody, and their metrics add up.
+
+Clients that open a connection for each request meet every process that takes any.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
+import grpc
 import httpx
 import pytest
 
+from serving.proto.timbre.v1 import timbre_pb2 as pb
+from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.e2e.test_load import codes, send
-from tests.service import Service, children, metric, running, until
+from tests.models import add_version, copy_versions, costly
+from tests.service import Service, children, environment, free_port, metric, refusal, running, start_process, until
 from tests.sounds import encode, voice
 
 WAV = encode(voice(1.0), 16_000)
+HEADERS = {"Content-Type": "audio/wav"}
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with running(tmp_path_factory.mktemp("workers") / "log.txt", workers=2) as service:
-        assert until(lambda: service.log.read_text().count("answers at") == 2)
+        assert until(lambda: ready(service) == 2)
         yield service
 
 
@@ -49,16 +61,112 @@ def test_feedback_counts_once_in_all_workers(service: Service) -> None:
     assert counted == [True] + 11 * [False]
 
 
-def test_a_worker_that_is_killed_is_replaced(service: Service) -> None:
+class Clients:
+    """A few that never stop, over HTTP and gRPC, each request over a connection of its own."""
+
+    def __init__(self, service: Service, each: int = 2) -> None:
+        self._service, self._over = service, threading.Event()
+        self.answered: Counter[str] = Counter()
+        self.failed: list[str] = []
+        kinds = each * [self._http] + each * [self._grpc]
+        self.count = len(kinds)
+        self._threads = [threading.Thread(target=self._client, args=(kind,)) for kind in kinds]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _client(self, ask: Callable[[], None]) -> None:
+        while not self._over.is_set():
+            try:
+                ask()
+            except (httpx.HTTPError, grpc.RpcError) as error:
+                self.failed.append(repr(error))
+            else:
+                self.answered[ask.__name__] += 1
+            time.sleep(0.01)  # steady, not as fast as it goes: workers start on the same cores
+
+    def _http(self) -> None:
+        httpx.post(f"{self._service.url}/predict", content=WAV, headers=HEADERS, timeout=30).raise_for_status()
+
+    def _grpc(self) -> None:
+        with grpc.insecure_channel(self._service.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV), timeout=30)
+
+
+def ready(service: Service) -> int:
+    """How many times a worker has said that it answers."""
+    return service.log.read_text().count("answers at")
+
+
+def test_a_worker_that_is_killed_is_replaced_and_only_what_it_did_is_lost(service: Service) -> None:
     before = children(service.process.pid)
     assert len(before) == 2
-    os.kill(before[0], signal.SIGKILL)
-    assert until(lambda: len(set(children(service.process.pid)) - set(before)) == 1)
-    assert until(lambda: service.log.read_text().count("answers at") == 3)
-    assert "died with status -9; another is started" in service.log.read_text()
+    with Clients(service) as clients:
+        for turn, pid in enumerate(before, 1):
+            time.sleep(0.5)
+            failed = len(clients.failed)
+            os.kill(pid, signal.SIGKILL)
+            assert until(lambda turn=turn: ready(service) == 2 + turn, seconds=60)  # type: ignore[misc]
+            time.sleep(0.5)
+            # Each client has one request under way: nobody is told to come again, and nobody fails twice.
+            assert len(clients.failed) - failed <= clients.count
+    assert not [failure for failure in clients.failed if "503" in failure or "starting" in failure], clients.failed
+    assert min(clients.answered["_http"], clients.answered["_grpc"]) > 20
+    assert not set(children(service.process.pid)) & set(before)
+    assert service.log.read_text().count("died with status -9; another is started") == 2
     assert codes(send(service.url, 8, WAV, repeat=2)) == {"ok": 16}
     with httpx.Client(base_url=service.url) as client:
         assert metric(client, "timbre_permits") == 256
+
+
+def test_while_it_starts_it_says_so_and_once_it_is_ready_nobody_is_told_so_again(tmp_path: Path) -> None:
+    models = copy_versions(tmp_path)
+    add_version(models, "2", costly(20))  # whose warm-up takes a second or so
+    service = start_process(
+        tmp_path / "log.txt", environment(port=free_port(), drain_s=0, models=models, workers=2, max_batch=1)
+    )
+    told: list[tuple[int, str]] = []
+
+    def is_ready() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            answer = fresh(service.url, "/readyz")
+            told.append((answer.status_code, answer.json().get("error", {}).get("code", "ok")))
+            assert fresh(service.url, "/livez").is_success
+        return (200, "ok") in told
+
+    try:
+        assert until(is_ready, seconds=120)
+        assert set(told[:-1]) == {(503, "starting")}
+        assert ready(service) == 1
+        told.clear()
+        assert until(lambda: is_ready() and ready(service) == 2, seconds=120)  # while the other starts
+        assert len(told) > 1
+        assert set(told) == {(200, "ok")}
+    finally:
+        assert service.stop() == 0
+
+
+def test_what_cannot_start_is_told_once(tmp_path: Path) -> None:
+    result = refusal(models=tmp_path, workers=2)
+    assert result.returncode == 1
+    assert result.stderr.count("Timbre does not start.") == 1
+    assert f"{tmp_path}: no exported version here" in result.stderr
+
+
+def test_workers_stop_when_nobody_is_left_to_stop_them(tmp_path: Path) -> None:
+    service = start_process(tmp_path / "log.txt", environment(port=free_port(), drain_s=0, workers=2))
+    assert until(lambda: ready(service) == 2, seconds=120)
+    workers = children(service.process.pid)
+    service.process.kill()
+    service.process.wait()
+    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=30)
 
 
 def test_all_workers_stop_when_it_is_told_to(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.conftest import ROOT
@@ -51,6 +52,7 @@ def _mixtures() -> list[str]:
 
 
 MIXTURES = _mixtures()
+each_overlay = pytest.mark.parametrize("overlay", [*OVERLAYS, *MIXTURES])
 
 
 class Rendered(list[Resource]):
@@ -92,22 +94,32 @@ def components(overlay: str) -> list[str]:
     return sorted([*listed, *added], key=order.index) if added else listed
 
 
+def copy_manifests(folder: Path) -> Path:
+    """All that kustomize reads, to be changed by a test; where ``k8s`` is now."""
+    shutil.copytree(K8S, folder / "k8s")
+    (folder / "exported").mkdir()
+    for name in ("kustomization.yaml", "routes.yaml"):
+        shutil.copy(ROOT / "exported" / name, folder / "exported")
+    return folder / "k8s"
+
+
 @functools.cache
 def _workshop() -> tempfile.TemporaryDirectory[str]:
     """A copy of the manifests, beside whose overlays others can be put."""
     folder = tempfile.TemporaryDirectory(prefix="timbre-k8s-")
-    shutil.copytree(K8S, Path(folder.name) / "k8s")
-    (Path(folder.name) / "exported").mkdir()
-    for name in ("kustomization.yaml", "routes.yaml"):
-        shutil.copy(ROOT / "exported" / name, Path(folder.name) / "exported")
+    copy_manifests(Path(folder.name))
     return folder
 
 
-def _folder(overlay: str) -> Path:
-    """The overlay's own; of a mixture a copy of it, with more components in its kustomization.yaml."""
+def folder_of(overlay: str, k8s: Path | None = None) -> Path:
+    """The overlay's own; of a mixture a copy of it, with more components in its kustomization.yaml.
+
+    Args:
+        k8s: a copy of the manifests to take it from; mixtures are put beside its overlays.
+    """
     if "+" not in overlay:
-        return K8S / "overlays" / overlay
-    made = Path(_workshop().name) / "k8s" / "overlays" / overlay
+        return (k8s or K8S) / "overlays" / overlay
+    made = (k8s or Path(_workshop().name) / "k8s") / "overlays" / overlay
     if not made.exists():
         shutil.copytree(made.with_name(overlay.split("+", maxsplit=1)[0]), made)
         path = made / "kustomization.yaml"
@@ -117,11 +129,36 @@ def _folder(overlay: str) -> Path:
     return made
 
 
+def parsed(text: str) -> Rendered:
+    return Rendered(yaml.load_all(text, Loader=yaml.CSafeLoader))
+
+
 @functools.cache
 def _rendered(overlay: str) -> Rendered:
-    return Rendered(yaml.load_all(render_text(_folder(overlay)), Loader=yaml.CSafeLoader))
+    return parsed(render_text(folder_of(overlay)))
 
 
 def render(overlay: str) -> Rendered:
     """An overlay, or OVERLAY+COMPONENT+... as one of `MIXTURES`; the caller may change what it gets."""
     return copy.deepcopy(_rendered(overlay))
+
+
+def container(pod: Resource) -> Resource:
+    (only,) = pod["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def settings_of(pod: Resource, rendered: Rendered) -> dict[str, str]:
+    """What its ConfigMaps give to a pod's container."""
+    given: dict[str, str] = {}
+    for source in container(pod)["envFrom"]:
+        given |= rendered.one("ConfigMap", source["configMapRef"]["name"])["data"]
+    return given
+
+
+def probes(rendered: Rendered) -> Iterator[tuple[str, Resource]]:
+    """(name, what it asks) of the probes of every pod."""
+    for _, pod in rendered.pods():
+        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+            yield name, container(pod)[name]["httpGet"]

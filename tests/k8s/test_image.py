@@ -181,8 +181,19 @@ def test_in_it_is_what_is_locked_and_the_service_and_its_models(image: Image) ->
     assert packages == locked("serving")
     assert not packages.keys() & NOT_IN_IT
     assert {path.name for path in (image.root / "app").iterdir()} == {"serving", "exported"}
-    left = [path for path in (image.root / "app").rglob("*") if path.name in {"report", "kustomization.yaml", "tests"}]
+    left = [path for path in (image.root / "app").rglob("*") if path.name in {"kustomization.yaml", "tests"}]
     assert left == []
+    # What the page shows of a version, and its own files.
+    exported = image.root / "app" / "exported"
+    assert {path.name for path in exported.glob("*/report/*")} == {"metrics.json"}
+    assert {path.parents[1].name for path in exported.glob("*/report/*")} == {
+        path.name for path in exported.glob("[0-9]*")
+    }
+    page = ROOT / "serving" / "ui"
+    packed = image.root / "app" / "serving" / "ui"
+    assert {path.relative_to(packed) for path in packed.rglob("*")} == {
+        path.relative_to(page) for path in page.rglob("*")
+    }
     assert (image.root / "app" / "exported" / SERVED / "model.onnx").is_file()
     assert not (image.root / "requirements.txt").exists()
 

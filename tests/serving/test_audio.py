@@ -297,6 +297,8 @@ def test_silent_windows_leave_a_gap() -> None:
     sound = np.concatenate([voice(4.0), gap, voice(4.0)])
     starts = audio.windows(sound, SPEC).starts / RATE_HZ
     assert starts.tolist() == [0.0, 1.5, 3.0, 12.0, 13.5, 15.0]
+    every = audio.windows(sound, SPEC, silent_too=True).starts / RATE_HZ
+    assert every.tolist() == np.arange(0, 15.1, 1.5).tolist()
 
 
 @cache
@@ -394,6 +396,8 @@ def test_a_wav_whose_recorder_was_killed_is_read() -> None:
     place = whole.index(b"data")
     whole[4:8] = whole[place + 4 : place + 8] = bytes(4)
     assert audio.decode(bytes(whole), RATE_HZ).duration_s == pytest.approx(2.0, abs=0.01)
+    silence_first = whole[: place + 8] + bytes(2000) + whole[place + 8 :]
+    assert audio.decode(bytes(silence_first), RATE_HZ).duration_s == pytest.approx(2.06, abs=0.01)
 
 
 def test_a_header_that_announces_hours_does_not_make_a_second_too_long() -> None:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batcher import Batched, Batcher, Gather, Limits, Reason
+from serving.batcher import Batcher
+from serving.batches import Batched, Gather, Limits, Reason
 from serving.errors import DeadlineExceeded, Overloaded, Stopping
 from tests.virtual import run_virtually
 
@@ -197,8 +198,9 @@ def test_a_full_queue_refuses_at_once() -> None:
         batcher, _ = make(Model(), queue=3)
         tasks = [asyncio.create_task(batcher.submit(windows(n))) for n in range(4)]
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match="3 windows wait already"):
+        with pytest.raises(Overloaded, match="3 windows wait already") as caught:
             await batcher.submit(windows(9))
+        assert caught.value.details["reason"] == "queue"
         assert now() == 0
         assert len(await asyncio.gather(*tasks)) == 4
 

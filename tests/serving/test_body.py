@@ -47,7 +47,7 @@ def read(chunks: Sequence[bytes], *, timeout_s: float = TIMEOUT_S, ends: bool = 
         "path": "/predict",
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
     }
-    return asyncio.run(read_upload(Request(scope, receive), MAX_BYTES, timeout_s))
+    return asyncio.run(read_upload(Request(scope, receive), MAX_BYTES, timeout_s, take=lambda _: None))
 
 
 def part(name: str, content: bytes, filename: str | None = None) -> bytes:

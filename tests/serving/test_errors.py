@@ -12,6 +12,8 @@ REQUEST_ERRORS = [
     if isinstance(error, type) and issubclass(error, errors.RequestError) and error is not errors.RequestError
 ]
 GRPC_STATUSES = {
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
     "INVALID_ARGUMENT",
     "RESOURCE_EXHAUSTED",
     "NOT_FOUND",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from serving.batcher import Batcher, Limits
+from serving.batcher import Batcher
+from serving.batches import Limits
 from serving.metrics import Metrics
 from serving.registry import Fleet, Loaded, Registry
 from serving.router import Routes

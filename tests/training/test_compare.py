@@ -127,9 +127,14 @@ def test_the_error_of_all_folds_is_that_of_all_their_clips_together() -> None:
 
 def test_joined_is_ravdess_and_tess_at_random_in_seven_classes() -> None:
     ours = next(row for row in ROWS if row.name == "residual")
-    joined, alone = (compare_module._recipe(ours, split) for split in ("joined", "random"))
+    joined, alone = (compare_module.recipe(ours, split) for split in ("joined", "random"))
     assert joined.merge_calm
     assert joined.corpora == ("ravdess", "ravdess_song", "tess")
     assert joined.tess_share == 1
+    fold = compare_module.recipe(ours, "fold0")
+    assert alone.epochs
+    assert fold.epochs
+    assert alone.epochs > fold.epochs
+    assert joined.epochs == alone.epochs
     assert alone.corpora == ("ravdess", "ravdess_song")
     assert not alone.merge_calm

@@ -14,9 +14,10 @@ from training.classifier import Classifier, TrainingStep
 from training.config import EvaluateConfig, TrainConfig
 from training.datasets import Clip
 from training.evaluate import evaluate
+from training.history import read_history, read_pace
 from training.recordings import EpochOrder
 from training.spec import AUDIO, LABELS
-from training.train import load_classifier, moving_average, read_history, train
+from training.train import load_classifier, moving_average, train
 
 
 def test_a_run_folder_holds_everything(run: Path) -> None:
@@ -26,6 +27,7 @@ def test_a_run_folder_holds_everything(run: Path) -> None:
         "split.json",
         "provenance.json",
         "history.csv",
+        "pace.csv",
         "curves.png",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
@@ -35,6 +37,15 @@ def test_a_run_folder_holds_everything(run: Path) -> None:
     assert [row["epoch"] for row in read_history(run)] == [0, 1]
     provenance = json.loads((run / "provenance.json").read_text())
     assert {"command", "commit", "machine", "seed"} <= provenance.keys()
+
+
+def test_a_run_tells_how_long_it_took_and_waited(run: Path) -> None:
+    learned = len(json.loads((run / "split.json").read_text())["train"]["clips"])
+    epochs = read_pace(run)
+    assert [epoch["epoch"] for epoch in epochs] == [0, 1]
+    for epoch in epochs:
+        assert learned - 8 < epoch["clips"] <= learned  # whole batches of eight
+        assert 0 < epoch["waited_s"] < epoch["seconds"]
 
 
 def test_no_speaker_is_in_two_parts(run: Path) -> None:

@@ -90,12 +90,14 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
 
     async def _infer(self, request: pb.ModelInferRequest, timeout_s: float | None) -> pb.ModelInferResponse:
         parts = self._lifecycle.get()
-        try:
-            infer = _parse(request, parts.settings.max_upload_bytes)
-        except RequestError as error:
-            parts.pipeline.refused(error, TRANSPORT)
-            raise
-        return _answer(request, await self._model.infer(infer, TRANSPORT, timeout_s))
+        with parts.uploads.holding() as take:
+            try:
+                take(request.ByteSize())
+                infer = _parse(request, parts.settings.max_upload_bytes)
+            except RequestError as error:
+                parts.pipeline.refused(error, TRANSPORT)
+                raise
+            return _answer(request, await self._model.infer(infer, TRANSPORT, timeout_s))
 
 
 def _parse(request: pb.ModelInferRequest, max_bytes: int) -> Infer:
@@ -136,6 +138,8 @@ def _answer(request: pb.ModelInferRequest, told: Inferred) -> pb.ModelInferRespo
     answer.parameters["variant"].string_param = told.variant
     for tensor in told.outputs:
         output = answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        for name, value in tensor.parameters.items():
+            output.parameters[name].string_param = value
         if request.raw_input_contents:
             answer.raw_output_contents.append(to_raw(tensor))
         elif isinstance(tensor.data, np.ndarray):

@@ -20,11 +20,13 @@ from starlette.routing import Route
 from serving.audio import Samples
 from serving.errors import InvalidRequest, RequestError
 from serving.lifecycle import Lifecycle
+from serving.parts import Parts
 from serving.pipeline import MOST_CLIPS
 from serving.transports.asgi import Unread, unless_gone
 from serving.transports.body import read_whole, unpacked
 from serving.transports.oip.model import SERVER, Infer, Inferred, Model
 from serving.transports.oip.tensors import AUDIO, Tensor, check, from_raw, to_raw
+from serving.uploads import Take
 
 TRANSPORT = "oip-http"
 """This transport's name in the metrics."""
@@ -111,26 +113,35 @@ class OipHttpTransport:
         return JSONResponse(self._model.config(*_who(request)))
 
     async def _index(self, request: Request) -> Response:
-        settings = self._lifecycle.get().settings
-        body = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s)
-        return JSONResponse(await self._model.index(_checked(_IndexIn, body or b"{}").ready))
+        parts = self._lifecycle.get()
+        settings = parts.settings
+        with parts.uploads.holding() as take:
+            body = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s, take)
+            return JSONResponse(await self._model.index(_checked(_IndexIn, body or b"{}").ready))
 
     async def _infer(self, request: Request) -> Response:
         parts = self._lifecycle.get()
-        pipeline, settings = parts.pipeline, parts.settings
-        try:
-            if pipeline.full:
-                raise pipeline.overloaded()
-            packed = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s)
-            body = await unpacked(packed, request.headers.get("Content-Encoding", ""), settings.max_upload_bytes)
-            asked, tensors = _parse(body, request.headers.get(_JSON_LENGTH))
-        except RequestError as error:
-            pipeline.refused(error, TRANSPORT)
-            raise
-        name, version = _who(request)
-        wanted = [output.name for output in asked.outputs]
-        infer = Infer(name, version, asked.parameters, tensors, wanted)
-        return _answer(name, asked, await unless_gone(request, self._model.infer(infer, TRANSPORT)))
+        with parts.uploads.holding() as take:
+            try:
+                asked, tensors = await self._asked(request, parts, take)
+            except RequestError as error:
+                parts.pipeline.refused(error, TRANSPORT)
+                raise
+            name, version = _who(request)
+            wanted = [output.name for output in asked.outputs]
+            infer = Infer(name, version, asked.parameters, tensors, wanted)
+            return _answer(name, asked, await unless_gone(request, self._model.infer(infer, TRANSPORT)))
+
+    async def _asked(self, request: Request, parts: Parts, take: Take) -> tuple[_InferIn, list[Tensor]]:
+        """What the body asks; permits are looked at before it is read."""
+        if parts.pipeline.full:
+            raise parts.pipeline.overloaded()
+        settings = parts.settings
+        packed = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s, take)
+        body = await unpacked(packed, request.headers.get("Content-Encoding", ""), settings.max_upload_bytes)
+        if body is not packed:
+            take(len(body))
+        return _parse(body, request.headers.get(_JSON_LENGTH))
 
 
 def _told(endpoint: Endpoint) -> Endpoint:
@@ -217,11 +228,14 @@ def _answer(name: str, asked: _InferIn, told: Inferred) -> Response:
     outputs, chunks = [], []
     for tensor in told.outputs:
         output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        about = dict(tensor.parameters)
         if binary.get(tensor.name, everything):
             chunks.append(to_raw(tensor))
-            output["parameters"] = {_BINARY_SIZE: len(chunks[-1])}
+            about[_BINARY_SIZE] = len(chunks[-1])
         else:
             output["data"] = _to_json(tensor)
+        if about:
+            output["parameters"] = about
         outputs.append(output)
     parameters = {"variant": told.variant}
     said = {"model_name": name, "model_version": told.version, "parameters": parameters, "outputs": outputs}

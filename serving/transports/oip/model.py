@@ -28,6 +28,7 @@ from serving.transports.oip.tensors import (
     answers,
     check_outputs,
     clips,
+    named,
 )
 
 NAME = "timbre"
@@ -39,9 +40,6 @@ SERVER = {
     "version": __version__,
     "extensions": ["binary_tensor_data", "model_configuration", "model_repository"],
 }
-LABELS = "labels"
-"""Parameter of the metadata that names the columns of `probabilities`, comma-separated."""
-
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING", FP32: "TYPE_FP32"}
 
 
@@ -124,7 +122,7 @@ class Model:
         outputs: list[dict[str, Any]] = [
             {"name": tensor, "datatype": kind, "shape": shapes[tensor]} for tensor, kind in OUTPUTS.items()
         ]
-        outputs[-1]["parameters"] = {LABELS: ",".join(loaded.session.metadata.labels)}
+        outputs[-1]["parameters"] = named(loaded.session.metadata.labels)
         return {
             "name": NAME,
             "versions": [version] if version else list(self._lifecycle.get().registry.fleet.versions),
@@ -149,7 +147,9 @@ class Model:
                 {"name": tensor, "data_type": _CONFIG_TYPES[kind], "dims": shapes[tensor]}
                 for tensor, kind in OUTPUTS.items()
             ],
-            "parameters": {LABELS: {"string_value": ",".join(loaded.session.metadata.labels)}},
+            "parameters": {
+                name: {"string_value": value} for name, value in named(loaded.session.metadata.labels).items()
+            },
         }
 
     async def index(self, ready: bool) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,9 @@ AUDIO, WAVEFORM = "audio", "waveform"
 EMOTION, CONFIDENCE, PROBABILITIES = "emotion", "confidence", "probabilities"
 RATE = "sample_rate"
 """Parameter of a waveform, or of its request, where it is not at the model's rate."""
+LABELS = "labels"
+"""Parameter that names the columns of `probabilities`, comma-separated: in the metadata and in every answer, since what
+some clients know of metadata has no place for it."""
 
 BYTES, FP32 = "BYTES", "FP32"
 INPUTS = {AUDIO: BYTES, WAVEFORM: FP32}
@@ -128,6 +131,11 @@ def _whole(rate_hz: Any) -> int:
     return rate_hz
 
 
+def named(labels: Iterable[str]) -> dict[str, str]:
+    """The parameter of `probabilities`."""
+    return {LABELS: ",".join(labels)}
+
+
 def answers(predictions: Sequence[Prediction], wanted: Sequence[str]) -> list[Tensor]:
     """The requested outputs in the order requested, or all.
 
@@ -139,7 +147,9 @@ def answers(predictions: Sequence[Prediction], wanted: Sequence[str]) -> list[Te
     made: dict[str, Tensor] = {
         EMOTION: Tensor(EMOTION, BYTES, (count,), [(told.emotion or "").encode() for told in predictions]),
         CONFIDENCE: Tensor(CONFIDENCE, FP32, (count,), _fp32([told.confidence for told in predictions])),
-        PROBABILITIES: Tensor(PROBABILITIES, FP32, (count, len(rows[0])), _fp32(rows)),
+        PROBABILITIES: Tensor(
+            PROBABILITIES, FP32, (count, len(rows[0])), _fp32(rows), named(predictions[0].all_emotions)
+        ),
     }
     return [made[name] for name in wanted or OUTPUTS]
 

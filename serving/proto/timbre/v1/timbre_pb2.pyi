@@ -424,8 +424,11 @@ class ListenStart(_message.Message):
 
     RATE_HZ_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    HOP_S_FIELD_NUMBER: _builtins.int
     rate_hz: _builtins.int
     """Samples a second, 8000 to 48000."""
+    hop_s: _builtins.float
+    """Seconds between two measurements, 0.1 to the window; the model's own hop where it is not given."""
     @_builtins.property
     def options(self) -> Global___Options:
         """Without a key the stream has one of its own: every utterance is answered by the same variant."""
@@ -435,12 +438,15 @@ class ListenStart(_message.Message):
         *,
         rate_hz: _builtins.int = ...,
         options: Global___Options | None = ...,
+        hop_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hop_s", b"_hop_s", "hop_s", b"hop_s", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "rate_hz", b"rate_hz"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hop_s", b"_hop_s", "hop_s", b"hop_s", "options", b"options", "rate_hz", b"rate_hz"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__hop_s: _TypeAlias = _typing.Literal["hop_s"]  # noqa: Y015
+    _WhichOneofArgType__hop_s: _TypeAlias = _typing.Literal["_hop_s", b"_hop_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hop_s) -> _WhichOneofReturnType__hop_s | None: ...
 
 Global___ListenStart: _TypeAlias = ListenStart  # noqa: Y015
 

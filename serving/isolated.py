@@ -1,0 +1,184 @@
+"""Decodes by ``serving.ffmpeg`` in processes of their own, so that a file that breaks a decoder breaks nothing else.
+
+A few are kept once the first is wanted: starting one takes a fifth of a second, asking one that runs a fraction of a
+millisecond more than decoding here. One that has died, or has not answered in time, is replaced by the next file.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import logging
+import os
+import select
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from serving.errors import UnsupportedAudio
+
+HEAD = struct.Struct("<cQ")
+"""Before each message: what it is, and its length in bytes."""
+
+NAME_BYTES = 16
+"""Of a demuxer, filled up with zeros."""
+
+logger = logging.getLogger("timbre")
+
+_ANSWER_S = 20.0  # for one block; a decoder that is stuck is killed then
+_MOST = 4  # processes, however many cores there are: each has 30 MB of its own
+_PACKAGES = Path(__file__).parents[1]
+
+
+class Undecoded(Exception):  # noqa: N818 - an answer, not an error of ours
+    """A file that is not decoded.
+
+    Attributes:
+        reason: `no audio`, `codec`, `damaged`, `empty`, `nothing decodes`, `changes` or `memory`.
+        detail: the codec, or what FFmpeg says.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+def open_isolated(data: bytes, demuxer: str) -> tuple[dict[str, Any], Generator[bytes, None, None]]:
+    """What a file says of itself (`rate_hz`, `channels`, `announced_s`), and its blocks, float32 interleaved.
+
+    Args:
+        demuxer: FFmpeg's name of the one that opens it.
+
+    Raises:
+        Undecoded: it is not decoded. The blocks raise it too.
+        UnsupportedAudio: its decoder died of it, or was stuck; so do the blocks.
+    """
+    decoder = _decoders().take()
+    blocks = _blocks(decoder)
+    next(blocks)  # into its `try`, so that closing it gives the decoder back whatever comes
+    try:
+        header: dict[str, Any] = json.loads(decoder.ask(b"O", data, demuxer.encode().ljust(NAME_BYTES, b"\0"))[1])
+    except BaseException:
+        blocks.close()
+        raise
+    return header, blocks
+
+
+def _blocks(decoder: _Decoder) -> Generator[bytes, None, None]:
+    """Nothing first, then the blocks."""
+    try:
+        yield b""
+        while True:
+            kind, block = decoder.ask(b"N")
+            if kind == b"E":
+                return
+            yield block
+    finally:
+        _decoders().give_back(decoder)
+
+
+class _Decoder:
+    """One process that has started."""
+
+    def __init__(self) -> None:
+        # Nothing of our environment: it may hold secrets.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-s", "-m", "serving.ffmpeg"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={"PYTHONPATH": str(_PACKAGES)},
+        )
+        self._answer()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, kind: bytes, data: bytes = b"", name: bytes = b"") -> tuple[bytes, bytes]:
+        """What it answers: a letter and bytes. Raises Undecoded, and UnsupportedAudio where it has died."""
+        pipe = self._process.stdin
+        with contextlib.suppress(BrokenPipeError):  # it has died; reading its answer finds that out
+            if pipe is not None:
+                for part in (HEAD.pack(kind, len(data)), name, data):
+                    pipe.write(part)
+                pipe.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process; it holds nothing worth waiting for."""
+        self._process.kill()
+        with contextlib.suppress(BrokenPipeError), self._process:  # closes its pipes and waits for it
+            pass
+
+    def _answer(self) -> tuple[bytes, bytes]:
+        kind, length = HEAD.unpack(self._read(HEAD.size))
+        payload = self._read(length)
+        if kind == b"X":
+            raise Undecoded(**json.loads(payload))
+        return kind, payload
+
+    def _read(self, size: int) -> bytes:
+        """So many bytes.
+
+        Raises:
+            UnsupportedAudio: they do not come; the process is ended.
+        """
+        pipe = self._process.stdout
+        place = pipe.fileno() if pipe is not None else -1
+        coming = select.poll()
+        coming.register(place, select.POLLIN)
+        got = bytearray()
+        while len(got) < size:
+            chunk = os.read(place, size - len(got)) if coming.poll(1e3 * _ANSWER_S) else b""
+            if not chunk:
+                self.close()
+                logger.warning("A decoder of M4A, AAC and WebM ended with status %d", self._process.returncode)
+                raise UnsupportedAudio("The file cannot be decoded: its decoder gave up. Encode it again and resend.")
+            got += chunk
+        return bytes(got)
+
+
+class _Decoders:
+    """Those that are idle, and how many more there may be."""
+
+    def __init__(self, most: int) -> None:
+        self._room = threading.BoundedSemaphore(most)
+        self._idle: list[_Decoder] = []
+
+    def take(self) -> _Decoder:
+        """One that lives, when one is free."""
+        self._room.acquire()
+        try:
+            while self._idle:
+                decoder = self._idle.pop()
+                if decoder.alive:
+                    return decoder
+                decoder.close()
+            return _Decoder()
+        except BaseException:
+            self._room.release()
+            raise
+
+    def give_back(self, decoder: _Decoder) -> None:
+        self._idle.append(decoder)
+        self._room.release()
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+
+@functools.cache
+def _decoders() -> _Decoders:
+    """Those of this process."""
+    decoders = _Decoders(min(_MOST, os.cpu_count() or 1))
+    atexit.register(decoders.close)
+    return decoders

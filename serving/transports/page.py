@@ -1,0 +1,132 @@
+"""The web page at /: its files, what a version's folder says of it, and uploads made playable for a browser.
+
+Everything else that the page does, it does through the public paths, as any client would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+import secrets
+from pathlib import Path
+
+import soundfile
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from serving import audio
+from serving.errors import NotFound, RequestError, UnknownVersion
+from serving.lifecycle import Lifecycle
+from serving.parts import Parts
+from serving.pipeline import Upload
+from serving.report import report
+from serving.transports.body import read_upload
+from serving.transports.refusals import refusal_of
+
+_FOLDER = Path(__file__).parents[1] / "ui"
+
+# What the page may load: what comes from this host, and recordings that it holds itself. No script and no style may
+# stand in the page, but for the styles that wavesurfer.js writes: they carry a word that each answer has of its own.
+_NONCE = "NONCE"
+_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        f"style-src 'self' 'nonce-{_NONCE}'",
+        "img-src 'self' data:",
+        "media-src blob:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+_HEADERS = {
+    "Cache-Control": "no-cache",  # asked for each time, and sent again only where it has changed
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class PageTransport:
+    """The page's paths, for the HTTP application; with ``TIMBRE_UI=off`` there is nothing at them."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._files = StaticFiles(directory=_FOLDER)
+
+    @property
+    def routes(self) -> list[BaseRoute]:
+        """What is mounted."""
+        return [
+            Route("/", self._index),
+            Route("/ui/models/{version}", self._model),
+            Route("/ui/playable", self._playable, methods=["POST"]),
+            Mount("/ui", self._file),
+        ]
+
+    async def _index(self, _: Request) -> Response:
+        """The page, or where there is none, what the API looks like."""
+        if self._lifecycle.get().settings.ui == "off":
+            return RedirectResponse("docs")
+        nonce = secrets.token_urlsafe(16)
+        policy = {"Content-Security-Policy": _POLICY.replace(_NONCE, nonce)}
+        return HTMLResponse(_page().replace(_NONCE, nonce), headers=policy | _HEADERS)
+
+    async def _file(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A file of the page, as it lies in the folder."""
+        self._parts(scope)
+        response = await self._files.get_response(self._files.get_path(scope), scope)
+        response.headers.update(_HEADERS)
+        await response(scope, receive, send)
+
+    async def _model(self, request: Request) -> Response:
+        """What lies beside a loaded version for people: see :func:`serving.report.report`."""
+        parts = self._parts(request.scope)
+        loaded, version = list(parts.registry.fleet.versions), request.path_params["version"]
+        if version not in loaded:
+            raise UnknownVersion(f"Version {version[:40]!r} is not loaded.", versions=loaded)
+        return JSONResponse(await asyncio.to_thread(report, parts.settings.models, version), headers=_HEADERS)
+
+    async def _playable(self, request: Request) -> Response:
+        """An upload as the model hears it, as WAV: browsers do not play everything that is read here."""
+        parts = self._parts(request.scope)
+        pipeline, settings = parts.pipeline, parts.settings
+        with parts.uploads.holding() as take:
+            try:
+                if pipeline.full:
+                    raise pipeline.overloaded()
+                upload = await read_upload(request, settings.max_upload_bytes, settings.upload_timeout_s, take)
+            except RequestError as error:
+                return refusal_of(request, error)
+            fleet = parts.registry.fleet
+            rate_hz = fleet.versions[fleet.routes.default_version].session.metadata.windows.rate_hz
+            wav = await asyncio.to_thread(_as_wav, upload, rate_hz, settings.limits)
+        return Response(wav, media_type="audio/wav")
+
+    def _parts(self, scope: Scope) -> Parts:
+        """The parts.
+
+        Raises:
+            Starting: there are none yet. NotFound: there shall be no page.
+        """
+        parts = self._lifecycle.get()
+        if parts.settings.ui == "off":
+            raise NotFound(f"There is nothing at {scope['path']}: the page is off (TIMBRE_UI).")
+        return parts
+
+
+@functools.cache
+def _page() -> str:
+    return (_FOLDER / "index.html").read_text()
+
+
+def _as_wav(upload: Upload, rate_hz: int, limits: audio.Limits) -> bytes:
+    """The clip as 16-bit WAV, mono at ``rate_hz``; raises what ``audio.read`` does."""
+    out = io.BytesIO()
+    soundfile.write(out, audio.read(upload.open(), rate_hz, limits).samples, rate_hz, format="WAV", subtype="PCM_16")
+    return out.getvalue()

@@ -1,0 +1,61 @@
+// The request just made, as others would make it.
+
+import { h, say } from "./dom.js";
+
+/** For a shell: everything but the plainest names in single quotes. */
+const shell = (word) => (/^[\w./:=@-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
+/** For Python: JSON's strings are Python's, but for what lies beyond the basic plane. */
+const python = (word) => JSON.stringify(word);
+
+/** The address of `/predict` as it was asked. */
+const address = () => new URL("predict", document.baseURI).href.split("#")[0];
+
+export function asCurl({ name, version, minConfidence }) {
+  const url = address() + (minConfidence ? `?min_confidence=${minConfidence}` : "");
+  const pin = version ? ` -H ${shell(`X-Model-Version: ${version}`)}` : "";
+  // Within -F a name with a quote, a comma or a semicolon stands in double quotes of curl's own.
+  const file = /[",;\\]/.test(name) ? `"${name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"` : name;
+  return `curl -F ${shell(`file=@${file}`)}${pin} ${shell(url)}`;
+}
+
+export function asPython({ name, version, minConfidence }) {
+  const options = [
+    minConfidence ? `params={"min_confidence": ${minConfidence}}` : "",
+    version ? `headers={"X-Model-Version": ${python(version)}}` : "",
+  ].filter(Boolean);
+  return [
+    "import httpx",
+    "",
+    `with open(${python(name)}, "rb") as clip:`,
+    `    answer = httpx.post(${[python(address()), ...options, 'files={"file": clip}'].join(", ")})`,
+    "print(answer.json())",
+    "",
+  ].join("\n");
+}
+
+/** Buttons that put the request into the clipboard, or where there is none, under themselves to be copied by hand. */
+export function snippetRow(request) {
+  const shown = h("pre", { class: "snippet", tabindex: "0", hidden: true });
+  const copy = async (text, what) => {
+    shown.textContent = text;
+    shown.hidden = false;
+    try {
+      await navigator.clipboard.writeText(text);
+      say(`${what} copied`);
+      copied.textContent = "Copied";
+    } catch {
+      say(`${what} shown; the browser does not let the page copy it`);
+      copied.textContent = "Select it to copy";
+    }
+  };
+  const copied = h("span", { class: "muted" });
+  return h(
+    "div",
+    { class: "snippets" },
+    h("button", { type: "button", class: "quiet", onclick: () => copy(asCurl(request), "curl") }, "Copy as curl"),
+    h("button", { type: "button", class: "quiet", onclick: () => copy(asPython(request), "Python") }, "Copy as Python"),
+    copied,
+    shown,
+  );
+}

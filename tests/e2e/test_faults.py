@@ -1,0 +1,268 @@
+"""What breaks around the service: what a client sees of it, what the log and the metrics say, and that it passes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+
+from serving.errors import InvalidFeedback
+from serving.feedback import Feedback, Seen
+from serving.metrics import Metrics
+from tests.conftest import ROOT
+from tests.e2e.test_load import codes, send
+from tests.hostile import sounds
+from tests.models import copy_versions, rewrite
+from tests.service import Service, environment, free_port, metric, running, start_process, until, wait_until_ready
+from tests.sounds import encode, voice
+
+WAV = encode(voice(1.0), 16_000)
+LOUD = encode((1.8 * voice(1.0)).clip(-1, 1), 16_000)
+
+
+def ask(service: Service, data: bytes = WAV) -> httpx.Response:
+    return httpx.post(f"{service.url}/predict", files={"file": data}, timeout=120)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return copy_versions(tmp_path, "2")
+
+
+def route(models: Path, version: str) -> None:
+    """What answers from now on, as an operator says it: replaced whole."""
+    (models / "next").write_text(f'default: stable\nvariants:\n  stable: {{version: "{version}", weight: 1}}\n')
+    (models / "next").replace(models / "routes.yaml")
+
+
+def spoil(how: str, file: Path) -> None:
+    match how:
+        case "deleted":
+            file.unlink()
+        case "truncated":
+            os.truncate(file, file.stat().st_size // 2)
+        case "swapped":
+            file.write_bytes(b"no model")
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated", "swapped"])
+def test_a_model_file_that_is_spoiled_while_it_serves_is_not_looked_at(models: Path, tmp_path: Path, how: str) -> None:
+    """What is loaded answers on; what is asked for anew is refused whole, told, and mended by a good file."""
+    route(models, "1")
+    good = (models / "2" / "model.onnx").read_bytes()
+    with (
+        running(tmp_path / "log.txt", models=models) as service,
+        httpx.Client(base_url=service.url, timeout=60) as client,
+    ):
+        for version in ("1", "2"):
+            spoil(how, models / version / "model.onnx")
+        assert ask(service).json()["model_version"] == "1"
+        route(models, "2")
+        assert until(lambda: metric(client, "timbre_load_failures_total") >= 1, 60)
+        assert ask(service).json()["model_version"] == "1"
+        assert metric(client, "timbre_routes_current") == 0
+        assert str(models / "2" / "model.onnx") in client.get("/models").json()["problem"]
+        assert str(models / "2" / "model.onnx") in service.log.read_text()
+        (models / "2" / "model.onnx").write_bytes(good)
+        route(models, "1")
+        assert until(lambda: metric(client, "timbre_routes_current") == 1, 60)
+        route(models, "2")
+        assert until(lambda: ask(service).json()["model_version"] == "2", 60)
+
+
+def fails_when_loud(graph: onnx.ModelProto) -> None:
+    """ONNX Runtime throws in the middle of a pass that holds a sample above 0.9: an index that does not exist."""
+    make, nodes = onnx.helper.make_node, graph.graph.node
+    constants = {"limit": np.float32(0.9), "one": np.array([1.0], np.float32), "far": np.int64(1_000_000)}
+    for name, value in constants.items():
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), f"fault_{name}"))
+    waveform, output = graph.graph.input[0].name, graph.graph.output[0].name
+    for node in nodes:
+        for index, name in enumerate(node.output):
+            if name == output:
+                node.output[index] = "before_fault"
+    nodes.append(make("ReduceMax", [waveform], ["fault_peak"], keepdims=0))
+    nodes.append(make("Greater", ["fault_peak", "fault_limit"], ["fault_loud"]))
+    nodes.append(make("Cast", ["fault_loud"], ["fault_number"], to=onnx.TensorProto.INT64))
+    nodes.append(make("Mul", ["fault_number", "fault_far"], ["fault_index"]))
+    nodes.append(make("Gather", ["fault_one", "fault_index"], ["fault_factor"]))
+    nodes.append(make("Mul", ["before_fault", "fault_factor"], [output]))
+
+
+def test_who_makes_the_runtime_throw_fails_alone(models: Path, tmp_path: Path) -> None:
+    rewrite(models / "2", fails_when_loud)
+    route(models, "2")
+    with (
+        running(tmp_path / "log.txt", models=models, max_batch=16) as service,
+        httpx.Client(base_url=service.url, timeout=60) as client,
+    ):
+        outcomes: list[int] = []
+        threads = [threading.Thread(target=lambda: outcomes.append(ask(service, LOUD).status_code)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        assert codes(send(service.url, 16, WAV, repeat=3)) == {"ok": 48}
+        for thread in threads:
+            thread.join()
+        assert outcomes == [500] * 4
+        assert metric(client, "timbre_requests_total", code="internal") == 4
+        assert "Gather" in service.log.read_text() or "indices" in service.log.read_text()
+        assert until(lambda: client.get("/readyz").status_code == 200)
+        assert metric(client, "timbre_inflight") == 0
+
+
+@contextlib.contextmanager
+def started(
+    log: Path, prefix: list[str], limits: Callable[[], None] | None = None, **settings: str
+) -> Iterator[Service]:
+    """The service under another program, or with limits of its own."""
+    env = environment(port=free_port(), grpc_port=free_port(), drain_s=0, **settings)
+    service = start_process(log, env, prefix=prefix, limits=limits)
+    try:
+        wait_until_ready(service)
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.stop()
+
+
+def nothing_may_be_written() -> None:
+    """As on a full disk: no file can grow, whoever writes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def test_a_full_disk_is_not_missed(tmp_path: Path) -> None:
+    with started(Path("/dev/full"), [], nothing_may_be_written) as service:
+        for data, status in ((WAV, 200), (b"\xff\xfb\x90\xc4" * 500, 415), (encode(voice(70.0), 16_000, "FLAC"), 200)):
+            assert ask(service, data).status_code == status
+        assert httpx.get(f"{service.url}/metrics").status_code == 200
+        assert service.stop() in (0, 120)  # the last words had no place to go to; Python's own status for that
+
+
+def may(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_a_file_system_that_may_only_be_read_is_enough(tmp_path: Path) -> None:
+    read_only = ["unshare", "--mount", "sh", "-c", 'mount -o remount,ro,bind / && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or not may([*read_only, "true"]):
+        pytest.skip("needs the right to make a file system read-only for one process, which is not given here")
+    with started(tmp_path / "log.txt", read_only) as service:
+        assert ask(service).status_code == 200
+        answer = ask(service)
+        told = {"request_id": answer.headers["X-Request-ID"], "emotion": answer.json()["emotion"]}
+        assert httpx.post(f"{service.url}/feedback", json=told).json()["counted"]
+        assert "Traceback" not in service.log.read_text()
+
+
+def few_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+
+def test_with_256_descriptors_who_is_in_is_answered_and_the_rest_told(tmp_path: Path) -> None:
+    with started(tmp_path / "log.txt", [], few_descriptors, head_timeout_s="30") as service:
+        with httpx.Client(base_url=service.url, timeout=60) as inside, contextlib.ExitStack() as stack:
+            assert inside.post("/predict", files={"file": WAV}).status_code == 200
+            crowd = [stack.enter_context(service.connect()) for _ in range(300)]
+            assert inside.post("/predict", files={"file": WAV}).status_code == 200
+            turned_away = crowd[-1].recv(1 << 16)
+            assert turned_away.startswith(b"HTTP/1.1 429")
+            assert b"retry-after: 1" in turned_away
+        assert until(lambda: ask(service).status_code == 200)
+        assert ask(service, sounds()["m4a"]).status_code == 200
+        assert "Traceback" not in service.log.read_text()
+
+
+@pytest.fixture
+def little_memory() -> Iterator[list[str]]:
+    """A command that runs another with 400 MB, and no more by swapping."""
+    parent = Path("/sys/fs/cgroup")
+    group = parent / f"timbre-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.max").write_text(str(400 << 20))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"needs the right to limit memory by a control group, which is not given here: {error}")
+    with contextlib.suppress(OSError):
+        (group / "memory.swap.max").write_text("0")
+    yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+    assert until(lambda: not (group / "cgroup.procs").read_text())
+    assert "oom_kill 0" in (group / "memory.events").read_text()
+    group.rmdir()
+
+
+def test_400_megabytes_are_enough_for_whatever_may_be_sent(little_memory: list[str], tmp_path: Path) -> None:
+    """Ten minutes are 400 windows, a batch of them at a time; what is too much together is refused."""
+    ten_minutes = encode(voice(600.0), 16_000, "FLAC")
+    settings = {"max_held_mib": "64", "max_inflight": "4"}
+    with started(tmp_path / "log.txt", little_memory, **settings) as service:
+        answer = ask(service, ten_minutes)
+        assert (answer.status_code, len(answer.json()["segments"])) == (200, 399)
+        statuses: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: statuses.append(ask(service, ten_minutes).status_code)) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(statuses) <= {200, 429, 504}
+        assert ask(service).status_code == 200
+
+
+ALONE = """
+import fcntl, json, os, socket, struct, sys
+from pathlib import Path
+with socket.socket() as probe:  # ifconfig lo up
+    fcntl.ioctl(probe, 0x8914, struct.pack("16sh14x", b"lo", 0x41))
+import httpx
+from tests.service import running
+from tests.sounds import encode, voice
+with running(Path(sys.argv[1])) as service:
+    answer = httpx.post(f"{service.url}/predict", files={"file": encode(voice(1.0), 16_000)}, timeout=60)
+    print(json.dumps(answer.status_code))
+"""
+
+
+def test_without_a_network_nothing_is_missing(tmp_path: Path) -> None:
+    if shutil.which("unshare") is None or not may(["unshare", "--net", "true"]):
+        pytest.skip("needs the right to take the network from one process, which is not given here")
+    command = ["unshare", "--net", sys.executable, "-c", ALONE, str(tmp_path / "log.txt")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == 200
+
+
+def test_no_wait_and_no_age_is_measured_by_a_clock_that_can_be_set() -> None:
+    """The wall clock is for ids, which carry a date, and for spans."""
+    may_look = {"feedback.py", "tracing.py"}
+    for path in (ROOT / "serving").rglob("*.py"):
+        assert path.name in may_look or "time.time" not in path.read_text(), path
+
+
+def test_a_clock_that_jumps_spoils_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id from before a jump is taken or refused in our words, whichever way the clock went."""
+    now_s = time.time()
+    feedback = Feedback("secret", Metrics(), Seen(None))
+    request_id = feedback.issue("stable", "1", "calm")
+    for jump_s, taken in ((3600, True), (-3600, False), (2 * 86_400, False), (0, True)):
+        monkeypatch.setattr(time, "time", lambda jump_s=jump_s: now_s + jump_s)
+        if taken:
+            assert feedback.take(request_id, "calm", ("calm",)).agreed
+        else:
+            with pytest.raises(InvalidFeedback):
+                feedback.take(request_id, "calm", ("calm",))

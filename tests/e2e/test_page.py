@@ -1,0 +1,557 @@
+"""The web page in a real browser: Debian's Chromium, driven by Playwright, with a recording for a microphone."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, WebSocket, expect, sync_playwright
+
+from tests.conftest import ROOT
+from tests.service import Service, running
+from tests.sounds import encode, speech, voice
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, which is not on this machine"),
+    pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng, which is not on this machine"),
+]
+SCREENSHOTS = ROOT / "build" / "screenshots"
+PATIENCE_MS = 60_000
+MAX_BYTES = 400_000
+FIRST_PAINT_MS = 1000
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1180, "height": 860}
+RATE_HZ = 48_000
+
+
+@pytest.fixture(scope="module")
+def spoken() -> np.ndarray:
+    """Silence, a sentence, a pause, another sentence, silence."""
+    quiet = np.zeros(3 * RATE_HZ // 2, dtype=np.float32)
+    first = speech("The kids are talking by the door.", RATE_HZ)
+    second = speech("Dogs are sitting by the door, and nobody has fed them.", RATE_HZ, pitch=70)
+    return np.concatenate([quiet, first, quiet, second, quiet])
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory, spoken: np.ndarray) -> list[Path]:
+    """Made clips, in formats that browsers play and in one that they do not."""
+    folder = tmp_path_factory.mktemp("clips")
+    # Louder and softer, so that its timeline has something to tell.
+    levels = np.interp(np.arange(len(spoken)) / RATE_HZ, [0, 3.4, 3.6, 6, 6.5], [1, 1, 0.04, 0.04, 0.3])
+    files = {
+        "it's a voice.wav": encode((spoken * levels)[RATE_HZ : 9 * RATE_HZ].astype(np.float32), RATE_HZ),
+        "voice.flac": encode(speech("I have told you so.", 16_000), 16_000, "FLAC"),
+        "voice.aiff": encode(speech("I did not know that.", 16_000), 16_000, "AIFF"),
+    }
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return [folder / name for name in files]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Both committed versions; the candidate answers only who asks for it, so that answers can be compared."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "routes.yaml").write_text(
+        'default: stable\nvariants:\n  stable: {version: "2", weight: 100}\n  candidate: {version: "1", weight: 0}\n'
+    )
+    with running(folder / "log.txt", routes=folder / "routes.yaml") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory, spoken: np.ndarray) -> Iterator[Browser]:
+    """Whose microphone hears ``spoken`` once, then silence; a page may use it only where the test allows it."""
+    heard = tmp_path_factory.mktemp("microphone") / "spoken.wav"
+    heard.write_bytes(encode(spoken, RATE_HZ, subtype="PCM_16"))
+    options = [
+        "--no-sandbox",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={heard}%noloop",
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """A page and everything that it asked for and complained of."""
+
+    page: Page
+    requested: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    finished: list[Request] = field(default_factory=list)
+
+    def card(self, name: str) -> Locator:
+        return self.page.get_by_role("article", name=name)
+
+    def choose(self, *files: Path) -> list[Locator]:
+        """Choose files and wait for their answers, or refusals."""
+        self.page.locator("#files").set_input_files(list(files))
+        cards = [self.card(file.name) for file in files]
+        for card in cards:
+            expect(card).not_to_have_attribute("aria-busy", "true")
+        return cards
+
+    def screenshot(self, name: str) -> None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, animations="disabled")
+
+
+Visitor = Callable[..., Visit]
+
+
+@pytest.fixture
+def visit(browser: Browser, service: Service) -> Iterator[Visitor]:
+    """Opens the page; at the end of the test nothing may have gone to another host, and nothing to the console."""
+    contexts: list[BrowserContext] = []
+    visits: list[Visit] = []
+
+    def go(view: str = "clips", **options: Any) -> Visit:
+        context = browser.new_context(viewport=options.pop("viewport", DESKTOP), **options)
+        context.set_default_timeout(PATIENCE_MS)
+        contexts.append(context)
+        visit = Visit(context.new_page())
+        visits.append(visit)
+        context.on("request", lambda request: visit.requested.append(request.url))
+        # Playwright takes no built-in method.
+        context.on("requestfinished", lambda request: visit.finished.append(request))  # noqa: PLW0108
+        visit.page.on("websocket", lambda socket: visit.requested.append(socket.url))
+        visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+        visit.page.on(
+            "console",
+            lambda message: visit.complaints.append(message.text) if message.type in ("error", "warning") else None,
+        )
+        visit.page.goto(f"{service.url}/#{view}")
+        return visit
+
+    expect.set_options(timeout=PATIENCE_MS)
+    yield go
+    for visit in visits:
+        assert {urlsplit(url).netloc for url in visit.requested if not url.startswith(("blob:", "data:"))} == {
+            urlsplit(service.url).netloc
+        }
+        assert visit.complaints == []
+    for context in contexts:
+        context.close()
+
+
+def predicted(service: Service, file: Path, **headers: str) -> dict[str, Any]:
+    answer = httpx.post(f"{service.url}/predict", files={"file": (file.name, file.read_bytes())}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+def percent(share: float) -> str:
+    return f"{int(100 * share + 0.5)} %"
+
+
+def word_for(answer: dict[str, Any], threshold: float = 0.4) -> str:
+    return str(answer["emotion"]) if answer["confidence"] >= threshold else "not sure"
+
+
+def shows(card: Locator, answer: dict[str, Any]) -> None:
+    """The card says what the service says: the word, and every probability."""
+    expect(card.locator(".answer-word")).to_have_text(word_for(answer))
+    names, shares = (card.locator(f".answer .bar-{part}").all_inner_texts() for part in ("name", "share"))
+    assert list(zip(names, shares, strict=True)) == [
+        (label, percent(share)) for label, share in answer["all_emotions"].items()
+    ]
+
+
+def set_threshold(page: Page, percent_: int) -> None:
+    page.get_by_label("below").fill(str(percent_))
+
+
+def test_uploaded_clips_show_what_predict_says(visit: Visitor, service: Service, shared_samples: list[Path]) -> None:
+    files = shared_samples[:3]
+    for card, file in zip(visit().choose(*files), files, strict=True):
+        answer = predicted(service, file)
+        shows(card, answer)
+        expect(card.locator(".about")).to_contain_text(f"{answer['duration_s']:.1f} s · version 2 (stable)")
+        expect(card.locator(".play")).to_be_enabled()
+
+
+def test_several_files_are_dropped_and_each_can_be_played(visit: Visitor, service: Service, clips: list[Path]) -> None:
+    seen = visit()
+    data = seen.page.evaluate_handle(
+        """(files) => {
+            const transfer = new DataTransfer();
+            for (const [name, bytes] of files) transfer.items.add(new File([Uint8Array.from(bytes)], name));
+            return transfer;
+        }""",
+        [(file.name, list(file.read_bytes())) for file in clips[1:]],
+    )
+    seen.page.dispatch_event("#drop", "drop", {"dataTransfer": data})
+    for file in clips[1:]:  # the AIFF by way of the service, as Chromium does not decode it
+        card = seen.card(file.name)
+        expect(card.locator(".play")).to_be_enabled()
+        shows(card, predicted(service, file))
+        assert card.locator(".wave canvas").count() > 0
+    assert sum(url.endswith("/ui/playable") for url in seen.requested) == 1
+
+
+def test_the_timeline_is_in_step_with_playback(visit: Visitor, service: Service, clips: list[Path]) -> None:
+    (card,) = visit().choose(clips[0])
+    expect(card.locator(".play")).to_be_enabled()
+    duration_s = predicted(service, clips[0])["duration_s"]
+    slider = card.get_by_role("slider")
+    slider.focus()
+    for _ in range(8):
+        slider.press("ArrowRight")
+    slider.press(" ")
+    expect(card.get_by_role("button", name="Pause")).to_be_visible()
+    slider.press(" ")
+    expect(card.get_by_role("button", name="Play")).to_be_visible()
+    now_s = float(slider.get_attribute("aria-valuenow") or 0)
+    assert 4 <= now_s <= duration_s
+    left = float(str(card.locator(".playhead").get_attribute("style")).split("left:")[1].split("%")[0])
+    assert left == pytest.approx(100 * now_s / duration_s, abs=100 * 0.1 / duration_s)
+    expect(card.locator(".readout")).to_have_text(
+        re.compile(r"^0:0\d\.\d · (\w+ \d+ %, \w+ \d+ %, \w+ \d+ %|nobody speaks)$")
+    )
+    card.get_by_text("Timeline as a table").click()
+    segments = predicted(service, clips[0])["segments"]
+    rows = card.locator("details tbody tr").all_inner_texts()
+    assert [row.split("\t")[1:] for row in rows] == [
+        [word_for(segment), percent(segment["confidence"])] for segment in segments
+    ]
+    # Where the chart is pressed, there the recording goes on.
+    box = card.locator(".u-over").bounding_box()
+    assert box
+    card.locator(".u-over").click(position={"x": box["width"] / 2, "y": 20})
+    expect(slider).to_have_attribute(
+        "aria-valuenow", re.compile(f"{duration_s / 2:.0f}|{duration_s / 2:.1f}"[:1] + r"\.")
+    )
+
+
+def test_below_the_threshold_it_is_not_sure(visit: Visitor, service: Service, clips: list[Path]) -> None:
+    seen = visit()
+    (card,) = seen.choose(clips[1])
+    answer = predicted(service, clips[1])
+    below, above = 5 * int(20 * answer["confidence"]), 5 * int(20 * answer["confidence"] + 1)
+    if above <= 95:
+        set_threshold(seen.page, above)
+        expect(card.locator(".answer-word")).to_have_text("not sure")
+        expect(card.locator(".answer-doubt")).to_contain_text(f"most likely {answer['emotion']}")
+    set_threshold(seen.page, below)
+    expect(card.locator(".answer-word")).to_have_text(answer["emotion"])
+    told = json.loads((ROOT / "exported" / "2" / "model.json").read_text())["metadata"]["rejection"]
+    (row,) = [row for row in told if row["min_confidence"] == pytest.approx(below / 100)]
+    expect(seen.page.locator("#threshold-meaning")).to_contain_text(f"answered {percent(row['answered'])} of the clips")
+
+
+def test_the_microphone_is_heard_live(visit: Visitor, service: Service, spoken: np.ndarray, tmp_path: Path) -> None:
+    messages: list[dict[str, Any]] = []
+    seen = visit("live", permissions=["microphone"])
+    page = seen.page
+
+    def listen(socket: WebSocket) -> None:
+        socket.on("framereceived", lambda text: messages.append(json.loads(text)))
+
+    page.on("websocket", listen)
+    page.get_by_role("button", name="Start listening").click()
+    expect(page.get_by_text("Listening. Talk.")).to_be_visible()
+    utterances = page.get_by_role("list", name="Utterances").get_by_role("listitem").filter(has=page.locator("strong"))
+    expect(utterances).to_have_count(2)
+    seen.screenshot("live-talking")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("2 utterances heard.")).to_be_visible()
+
+    # Probabilities have moved within half a second of speech, and then went on to.
+    for number in (1, 2):
+        start, *measured, _ = [message for message in messages if message.get("utterance") == number]
+        ends = np.array([message["end_s"] for message in measured]) - start["start_s"]
+        assert ends[0] <= 0.5
+        assert np.median(np.diff(ends)) <= 0.5
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Keep as WAV").click()
+    kept = tmp_path / download.value.suggested_filename
+    download.value.save_as(kept)
+    samples, rate_hz = soundfile.read(kept, dtype="int16")
+    assert len(samples) / rate_hz >= 0.9 * (len(spoken) / RATE_HZ - 3)  # it may have been stopped in the last silence
+    for item in utterances.all():
+        start, end = (int(item.get_attribute(f"data-{edge}-sample") or -1) for edge in ("start", "end"))
+        cut = tmp_path / "utterance.wav"
+        soundfile.write(cut, samples[start:end], rate_hz)
+        answer = predicted(service, cut)
+        line = item.locator("p").first.inner_text()
+        assert f"{word_for(answer)} {percent(answer['confidence'])}" in line
+    replay = page.get_by_role("button", name="Replay utterance 2")
+    expect(replay).to_be_enabled()
+    replay.click()
+    expect(page.get_by_role("button", name="Pause the recording")).to_be_visible()
+    expect(page.get_by_role("button", name="Play the recording")).to_be_visible()  # it stops at the utterance's end
+    seen.screenshot("live")
+
+
+def test_a_refused_microphone_is_told_and_can_be_allowed_later(visit: Visitor) -> None:
+    page = visit("live").page
+    page.get_by_role("button", name="Start listening").click()
+    expect(page.get_by_text("The microphone was refused. Allow it for this page")).to_be_visible()
+    page.context.grant_permissions(["microphone"])
+    page.get_by_role("button", name="Start listening").click()
+    expect(page.get_by_text("Listening. Talk.")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Start again")).to_be_visible()
+
+
+def test_versions_are_compared_side_by_side(visit: Visitor, service: Service, clips: list[Path]) -> None:
+    (card,) = visit().choose(clips[1])
+    card.get_by_role("button", name="Compare versions").click()
+    table = card.get_by_role("region", name="Comparison of versions")
+    expect(table.get_by_role("columnheader")).to_have_text(
+        ["Version 2stable, 100 % of the traffic, the default", "Version 1candidate, 0 % of the traffic"]
+    )
+    for version in "21":
+        answer = predicted(service, clips[1], **{"X-Model-Version": version})
+        assert answer["model_version"] == version
+        cell = table.locator(f"td[data-version='{version}']")
+        expect(cell).to_have_text(f"{word_for(answer)} {percent(answer['confidence'])}")
+
+
+def test_feedback_arrives(visit: Visitor, service: Service, clips: list[Path]) -> None:
+    def told() -> dict[str, Any]:
+        rows = httpx.get(f"{service.url}/experiments").json()["variants"]
+        (row,) = [row for row in rows if row["variant"] == "stable"]
+        feedback: dict[str, Any] = row["feedback"]
+        return feedback
+
+    before = told()
+    (first, second) = visit().choose(clips[1], clips[2])
+    heard = predicted(service, clips[1])["emotion"]
+    first.get_by_role("button", name=f"Yes, {heard}").click()
+    expect(first.get_by_text(f"Thank you: {heard}, as version 2 had said.")).to_be_visible()
+    wrong = next(label for label in ("sad", "calm") if label != predicted(service, clips[2])["emotion"])
+    second.get_by_role("button", name=wrong, exact=True).click()
+    expect(second.get_by_text(f"Thank you: {wrong}, not")).to_be_visible()
+    after = told()
+    assert (after["told"] - before["told"], after["agreed"] - before["agreed"]) == (2, 1)
+
+
+def test_a_broken_file_shows_the_services_message(visit: Visitor, service: Service, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"this is no sound at all")
+    error = httpx.post(f"{service.url}/predict", files={"file": (broken.name, broken.read_bytes())}).json()["error"]
+    seen = visit()
+    (card,) = seen.choose(broken)
+    expect(card.get_by_role("alert")).to_have_text(error["message"])
+    # The browser itself notes every refused request; beside that there is nothing.
+    assert len(seen.complaints) == 1
+    assert "415" in seen.complaints.pop()
+
+
+def test_the_request_can_be_copied_and_made_again(visit: Visitor, service: Service, clips: list[Path]) -> None:
+    (card,) = visit(permissions=["clipboard-read", "clipboard-write"]).choose(clips[0])
+    expected = predicted(service, clips[0])
+    for name, command in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
+        card.get_by_role("button", name=f"Copy as {name}").click()
+        expect(card.get_by_text("Copied")).to_be_visible()
+        copied = card.page.evaluate("navigator.clipboard.readText()")
+        assert "min_confidence" in copied
+        done = subprocess.run([*command, copied], cwd=clips[0].parent, capture_output=True, text=True, check=True)
+        answer = json.loads(done.stdout) if name == "curl" else eval(done.stdout)  # noqa: S307 - our own print
+        assert answer["all_emotions"] == pytest.approx(expected["all_emotions"], abs=1e-5)
+        assert answer["filename"] == clips[0].name
+
+
+def test_the_model_says_what_it_is_and_what_it_must_not_be_used_for(visit: Visitor) -> None:
+    page = visit("model").page
+    for version in "21":
+        page.get_by_role("button", name=f"Version {version}").click()
+        figures = json.loads((ROOT / "exported" / version / "report" / "metrics.json").read_text())
+        expect(page.locator(".tile dd").first).to_contain_text(f"{figures['uar']:.3f}")
+        expect(page.get_by_text("Do not use it to judge, hire, grade, diagnose or police people")).to_be_visible()
+        expect(page.locator(".terms")).to_contain_text("CC BY-NC-SA 4.0")
+        matrix = page.locator("table.confusion tbody tr").all()
+        assert [[int(cell) for cell in row.locator("td").all_inner_texts()] for row in matrix] == figures["confusion"]
+        actors = page.get_by_role("table").filter(has_text="Actors of its exam").locator("tbody tr").all_inner_texts()
+        assert {row.split("\t")[0]: float(row.split("\t")[1]) for row in actors} == {
+            f"Actor {actor}": pytest.approx(row["uar"], abs=5.1e-4) for actor, row in figures["per_speaker"].items()
+        }
+        if "calibration" in figures:
+            page.get_by_text("Reliability as a table").click()
+            bins = [bin_ for bin_ in figures["calibration"]["bins"] if bin_["clips"]]
+            rows = page.locator("section", has_text="Reliability").locator("details tbody tr").all_inner_texts()
+            assert [row.split("\t")[2] for row in rows[: len(bins)]] == [str(bin_["clips"]) for bin_ in bins]
+    folds = json.loads((ROOT / "exported" / "folds.json").read_text())["uar"]
+    shown = page.get_by_role("region", name="Folds of actors").locator("tbody tr").all_inner_texts()
+    assert [row.split("\t")[1:] for row in shown] == [
+        ["\u2013" if value is None else f"{value:.3f}" for value in row] for row in folds.values()
+    ]
+    page.get_by_text("Provenance").click()
+    expect(page.get_by_text("python -m training").first).to_be_visible()
+
+
+def test_it_is_used_with_the_keyboard_alone(visit: Visitor, clips: list[Path]) -> None:
+    seen = visit()
+    page = seen.page
+    page.on("filechooser", lambda _: None)  # from now on, so that no chooser opens before Playwright looks
+
+    def go_to(name: str) -> None:
+        """By Tab alone, to what a screen reader calls by this name."""
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            focused = page.evaluate(
+                """() => {
+                    const at = document.activeElement;
+                    const label = at.labels?.[0]?.textContent ?? "";
+                    return at.getAttribute("aria-label") ?? (label || at.textContent);
+                }"""
+            )
+            if focused.strip() == name:
+                outline = page.evaluate(
+                    """() => [document.activeElement, document.activeElement.labels?.[0]].some(
+                        (each) => each && getComputedStyle(each).outlineStyle !== "none")"""
+                )
+                assert outline, f"nothing shows that {name!r} has the focus"
+                return
+        pytest.fail(f"Tab never comes to {name!r}")
+
+    go_to("Choose files")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(clips[1])
+    card = seen.card(clips[1].name)
+    expect(card.locator(".play")).to_be_enabled()
+    go_to(f"Position in {clips[1].name}")
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    expect(card.get_by_role("slider")).not_to_have_attribute("aria-valuenow", "0.0")
+    go_to(f"Play {clips[1].name}")
+    page.keyboard.press("Space")
+    go_to("sad")
+    page.keyboard.press("Enter")
+    expect(card.get_by_text("Thank you: sad")).to_be_visible()
+    go_to("Compare versions")
+    page.keyboard.press("Enter")
+    expect(card.get_by_role("region", name="Comparison of versions")).to_be_visible()
+    page.keyboard.press("Control+Home")
+    page.evaluate("document.activeElement.blur()")
+    go_to("Microphone")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Start listening")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("desktop", {}),
+        ("dark", {"color_scheme": "dark"}),
+        ("phone", {"viewport": PHONE, "is_mobile": True, "has_touch": True}),
+        ("phone-dark", {"viewport": PHONE, "is_mobile": True, "has_touch": True, "color_scheme": "dark"}),
+    ],
+)
+def test_it_is_accessible_at_every_width_and_in_both_colours(
+    visit: Visitor, clips: list[Path], name: str, options: dict[str, Any]
+) -> None:
+    seen = visit(**options)
+    page = seen.page
+    card, *_ = seen.choose(*clips[:2])
+    expect(card.locator(".play")).to_be_enabled()
+    card.get_by_role("button", name="Compare versions").click()
+    expect(card.get_by_role("region", name="Comparison of versions")).to_be_visible()
+    for view, ready in (("clips", ".comparison"), ("live", ".talk"), ("model", ".confusion")):
+        page.get_by_role("link", name={"clips": "Clips", "live": "Microphone", "model": "Model"}[view]).click()
+        expect(page.locator(f"#{view} {ready}").first).to_be_visible()
+        assert seen.complaints == []
+        serious = [
+            f"{each['id']}: {each['help']}: {[node['html'] for node in each['nodes']][:3]}"
+            for each in Axe().run(page).response["violations"]
+            if each["impact"] in ("serious", "critical")
+        ]
+        assert serious == []
+        seen.complaints.clear()  # of axe, whose own styles the page does not let in
+        width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width[0] <= width[1], f"{view} is wider than the screen"
+        seen.screenshot(f"{name}-{view}")
+
+
+def test_the_colours_can_be_chosen(visit: Visitor) -> None:
+    page = visit().page
+
+    def darkness() -> int:
+        return int(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]"))
+
+    assert darkness() > 200
+    button = page.get_by_role("button", name="Colours")
+    button.click()
+    expect(button).to_have_accessible_name("Colours: Light")
+    button.click()
+    expect(button).to_have_accessible_name("Colours: Dark")
+    assert darkness() < 50
+    page.reload()
+    expect(button).to_have_accessible_name("Colours: Dark")
+    assert darkness() < 50
+
+
+@pytest.mark.alone
+def test_it_is_small_and_there_at_once(visit: Visitor, capsys: pytest.CaptureFixture[str]) -> None:
+    paints = []
+    for _ in range(5):  # each a browser without a cache
+        seen = visit()
+        expect(seen.page.locator("#threshold-meaning")).not_to_be_empty()
+        seen.page.wait_for_load_state("networkidle")
+        paints.append(seen.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+        size = sum(sum(request.sizes().values()) for request in seen.finished)
+        assert 100_000 < size < MAX_BYTES
+    with capsys.disabled():
+        print(f"\nthe page: {size / 1000:.0f} kB, first paint after {min(paints):.0f} to {max(paints):.0f} ms")
+    assert min(paints) < FIRST_PAINT_MS
+
+
+def test_what_the_page_may_do_is_said_in_its_headers(service: Service) -> None:
+    answers = [httpx.get(service.url + "/") for _ in range(2)]
+    policies = [answer.headers["content-security-policy"] for answer in answers]
+    for answer, policy in zip(answers, policies, strict=True):
+        assert "default-src 'none'" in policy
+        assert not re.search(r"https?:|\*|unsafe", policy)
+        (nonce,) = re.findall(r"'nonce-([\w-]+)'", policy)
+        assert f'content="{nonce}"' in answer.text
+    assert policies[0] != policies[1]
+    for path in ("/ui/models/7", "/ui/models/..%2f1", "/ui/..%2fservice.py", "/ui/%2e%2e/service.py", "/ui/"):
+        assert httpx.get(service.url + path).status_code == 404
+    assert httpx.get(service.url + "/ui/models/7").json()["error"]["code"] == "unknown_version"
+    assert httpx.post(service.url + "/ui/main.js").json()["error"]["code"] == "method_not_allowed"
+    assert (
+        httpx.post(service.url + "/ui/playable", files={"file": b"no sound"}).json()["error"]["code"]
+        == "unsupported_audio"
+    )
+
+
+def test_any_clip_is_made_playable_as_the_model_hears_it(service: Service) -> None:
+    stereo = np.stack([voice(1.0, 44_100)] * 2, axis=1)
+    for kind in ("AIFF", "FLAC"):
+        answer = httpx.post(service.url + "/ui/playable", files={"file": encode(stereo, 44_100, kind)})
+        assert answer.headers["content-type"] == "audio/wav"
+        samples, rate_hz = soundfile.read(io.BytesIO(answer.content))
+        assert (samples.ndim, rate_hz, len(samples)) == (1, 16_000, 16_000)
+
+
+def test_where_it_is_off_there_is_nothing(tmp_path: Path) -> None:
+    with running(tmp_path / "log.txt", ui="off") as service:
+        assert httpx.get(service.url + "/").headers["location"].endswith("docs")
+        for path in ("/ui/main.js", "/ui/models/2"):
+            answer = httpx.get(service.url + path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        assert httpx.post(service.url + "/ui/playable", files={"file": b""}).status_code == 404

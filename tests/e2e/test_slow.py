@@ -1,0 +1,227 @@
+"""Clients that are slow, many, gone, or not quite HTTP; and more work than there is room for, for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+
+from serving.proto.timbre.v1 import timbre_pb2 as pb
+from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
+from tests.models import add_version, copy_versions, costly
+from tests.service import Service, metric, running, until
+from tests.sounds import encode, voice
+
+WAV = encode(voice(1.0), 16_000)
+HEAD = f"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Type: audio/wav\r\nContent-Length: {len(WAV)}\r\n\r\n".encode()
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Waits a second for a head and two for a body."""
+    log = tmp_path_factory.mktemp("impatient") / "log.txt"
+    with running(log, head_timeout_s=1, upload_timeout_s=2) as service:
+        yield service
+
+
+@pytest.fixture(autouse=True)
+def well_after(impatient: Service) -> Iterator[None]:
+    yield
+    answer = httpx.post(f"{impatient.url}/predict", files={"file": WAV}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    with httpx.Client(base_url=impatient.url, timeout=60) as client:
+        assert until(lambda: metric(client, "timbre_inflight") == 0)
+    assert "Traceback" not in impatient.log.read_text()
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    """What comes until the service closes; nothing more where it resets."""
+    got = b""
+    with contextlib.suppress(ConnectionError):
+        while chunk := connection.recv(1 << 16):
+            got += chunk
+    return got
+
+
+@pytest.mark.parametrize("begun", [b"", b"\r\n", b"POST", HEAD[:60]], ids=["nothing", "a line", "a word", "half"])
+def test_a_head_that_does_not_come_is_not_waited_for(impatient: Service, begun: bytes) -> None:
+    with impatient.connect() as connection:
+        connection.sendall(begun)
+        answer = rest_of(connection)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"upload_timeout" in answer
+
+
+def test_a_head_that_drips_is_not_waited_for(impatient: Service) -> None:
+    """Each byte is no new beginning; nor is it after an answered request."""
+    for first in (b"", b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n"):
+        with impatient.connect() as connection:
+            connection.sendall(first)
+            if first:
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+            started = time.monotonic()
+            with contextlib.suppress(OSError):
+                for place in range(200):
+                    connection.sendall(HEAD[place % 60 : place % 60 + 1])
+                    time.sleep(0.1)
+            assert time.monotonic() - started < 15
+            assert b" 408 " in rest_of(connection)
+
+
+def test_a_head_that_does_not_end_is_refused(impatient: Service) -> None:
+    with impatient.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nX-Long: ")
+        with contextlib.suppress(OSError):
+            for _ in range(64):
+                connection.sendall(b"x" * (1 << 14))
+                time.sleep(0.002)
+        answer = rest_of(connection)
+    assert not answer or (answer.startswith(b"HTTP/1.1 431") and b"head_too_large" in answer)
+
+
+@pytest.mark.alone
+def test_two_thousand_connections_that_say_nothing_harm_nobody(impatient: Service) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(2000):
+            stack.enter_context(impatient.connect())
+        assert httpx.post(f"{impatient.url}/predict", files={"file": WAV}, timeout=60).status_code == 200
+        open_files = Path(f"/proc/{impatient.process.pid}/fd")
+        assert until(lambda: len(list(open_files.iterdir())) < 200, 60)
+
+
+def test_clients_that_vanish_leave_nothing(impatient: Service) -> None:
+    """Mid-upload, mid-answer, mid-stream."""
+    for sent in (HEAD + WAV[:5000], HEAD + WAV, HEAD + WAV + HEAD[:30]):
+        for _ in range(10):
+            with impatient.connect() as connection:
+                connection.sendall(sent)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    from websockets.sync.client import connect
+
+    url = impatient.url.replace("http", "ws", 1)
+    for _ in range(5):
+        with connect(f"{url}/v1/listen?rate_hz=16000") as live:
+            live.send(bytes(3200))
+            live.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            live.socket.close()
+    with httpx.Client(base_url=impatient.url) as client:
+        assert until(lambda: metric(client, "timbre_streams") == 0)
+
+
+def test_requests_in_a_row_are_answered_in_their_order(impatient: Service) -> None:
+    with impatient.connect() as connection:
+        one = b"GET /nothing/%d HTTP/1.1\r\nHost: t\r\n\r\n"
+        connection.sendall(
+            b"".join(one % n for n in range(50)) + b"GET /livez HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+        )
+        answer = rest_of(connection)
+    assert answer.count(b"HTTP/1.1 404") == 50
+    places = [answer.index(b"/nothing/%d." % n) for n in range(50)]
+    assert places == sorted(places)
+    assert answer.count(b"HTTP/1.1 200") == 1
+
+
+SMUGGLED = b"GET /experiments HTTP/1.1\r\nHost: t\r\n\r\n"
+SHAPES = {
+    "both lengths": b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": b"Content-Length: 5\r\nContent-Length: 50\r\n\r\nhello",
+    "a length that is none": b"Content-Length: +5\r\n\r\nhello",
+    "a negative length": b"Content-Length: -1\r\n\r\n",
+    "an unknown encoding": b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "an encoding after a tab": b"Transfer-Encoding:\tchunked, identity\r\n\r\n0\r\n\r\n",
+    "a chunk that is none": b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nhello\r\n0\r\n\r\n",
+    "a chunk of 2^64": b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff0\r\n",
+    "a space before the colon": b"Content-Length : 5\r\n\r\nhello",
+    "a folded line": b"X-Folded: a\r\n b\r\nContent-Length: 0\r\n\r\n",
+    "a null byte": b"X-Null: a\0b\r\nContent-Length: 0\r\n\r\n",
+    "a bare line feed": b"X-Bare: a\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_two_servers_could_read_differently_is_refused(impatient: Service, shape: str) -> None:
+    """Nothing behind such a request is taken for another: the connection ends with its refusal."""
+    with impatient.connect() as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Type: audio/wav\r\n" + SHAPES[shape] + SMUGGLED
+        )
+        answer = rest_of(connection)
+    assert answer.startswith(b"HTTP/1.1 4"), answer[:80]
+    assert b'"variants"' not in answer
+
+
+def test_calls_that_are_too_large_endless_or_cancelled(impatient: Service) -> None:
+    options = (("grpc.max_send_message_length", -1),)
+    with grpc.insecure_channel(impatient.grpc, options) as channel:
+        stub = TimbreStub(channel)
+        with pytest.raises(grpc.RpcError) as error:
+            stub.Predict(pb.PredictRequest(audio=bytes(60 << 20)), timeout=60)
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+        def endless() -> Iterator[pb.PredictRequest]:
+            while True:
+                yield pb.PredictRequest(audio=b"nothing")
+
+        with pytest.raises(grpc.RpcError) as error:
+            stub.PredictMany(endless(), timeout=60)
+        assert "too_many_files" in (error.value.details() or "")
+        for _ in range(2000):  # each a stream that is reset at once
+            stub.Predict.future(pb.PredictRequest(audio=WAV)).cancel()
+        assert stub.Predict(pb.PredictRequest(audio=WAV), timeout=60).all_emotions
+
+
+def load(url: str, seconds: float, *, clients: int = 0, a_second: float = 0) -> tuple[Counter[int], float]:
+    """Answers by status, and good ones a second: of clients that ask again and again, or of so many asked a second."""
+    found: Counter[int] = Counter()
+    begun = time.monotonic()
+
+    async def one(session: httpx.AsyncClient) -> None:
+        answer = await session.post(f"{url}/predict", content=WAV, headers={"Content-Type": "audio/wav"})
+        found[answer.status_code] += 1
+        if answer.status_code in (429, 503):
+            assert int(answer.headers["retry-after"]) >= 1
+
+    async def client(session: httpx.AsyncClient) -> None:
+        while time.monotonic() < begun + seconds:
+            await one(session)
+
+    async def everybody() -> None:
+        async with (
+            httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None)) as session,
+            asyncio.TaskGroup() as tasks,
+        ):
+            for _ in range(clients):
+                tasks.create_task(client(session))
+            for number in range(int(seconds * a_second)):
+                await asyncio.sleep(begun + number / a_second - time.monotonic())
+                tasks.create_task(one(session))
+
+    asyncio.run(everybody())
+    return found, found[200] / (time.monotonic() - begun)
+
+
+@pytest.mark.alone
+def test_five_times_as_much_as_can_be_answered_for_a_minute(tmp_path: Path) -> None:
+    """With a model that costs far more than asking does: the load comes from the same cores."""
+    models = copy_versions(tmp_path)
+    add_version(models, "2", costly(20))
+    with running(tmp_path / "log.txt", models=models, max_inflight=8) as service:
+        load(service.url, 1, clients=8)
+        _, before = load(service.url, 8, clients=8)
+        found, goodput = load(service.url, 60, a_second=5 * before)
+        time.sleep(2)
+        after, normal = load(service.url, 8, clients=8)
+        assert set(found) == {200, 429}
+        assert found[429] > found[200]
+        assert set(after) == {200}
+        # What the machine can has two measurements, since it may have had other work meanwhile.
+        assert goodput > 0.8 * min(before, normal), (before, goodput, normal)

@@ -1,0 +1,44 @@
+"""That the soak (`make soak`; three minutes of it in CI) would see what it looks for, and a few seconds of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.service import running
+from tests.soak import Look, Soak, grown
+
+
+def looks(bytes_a_request: float = 0.0, descriptors: float = 0.0, threads: float = 0.0) -> list[Look]:
+    return [
+        Look(100 * n, int(200e6 + 100 * n * bytes_a_request), int(40 + n * descriptors), int(20 + n * threads))
+        for n in range(1000)
+    ]
+
+
+def test_what_is_flat_is_not_told() -> None:
+    assert grown(looks()) == []
+    assert grown(looks(bytes_a_request=90)) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "growing"),
+    [
+        ("memory grows by 1.20 MB", looks(bytes_a_request=120)),
+        ("descriptors grow", looks(descriptors=0.1)),
+        ("threads grow", looks(threads=0.1)),
+    ],
+)
+def test_what_grows_is_told(told: str, growing: list[Look]) -> None:
+    (only,) = grown(growing)
+    assert told in only
+
+
+def test_some_seconds_of_it_bring_what_is_expected(tmp_path: Path) -> None:
+    with running(tmp_path / "log.txt") as service:
+        soak = Soak(service)
+        seen = soak.run(12)
+    assert soak.unexpected == []
+    assert seen[-1].requests > 0
+    assert {kind.split()[0] for kind in soak.outcomes} == {"http", "hostile", "grpc", "live"}

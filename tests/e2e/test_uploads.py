@@ -1,0 +1,92 @@
+"""Uploads that do not end: they hold little memory, and not for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+from http.client import HTTPResponse
+
+import httpx
+import pytest
+
+from tests.service import Service, metric, running, until
+from tests.sounds import encode, voice
+
+WAV = encode(voice(1.0), 16_000)
+MIB = 1 << 20
+ANNOUNCED, SENT = 4 * MIB, 5 * MIB // 2
+BOUNDARY = "frontier"
+TIMEOUT_S = 15
+
+INFER = json.dumps(
+    {
+        "inputs": [
+            {"name": "audio", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": ANNOUNCED - 1000}}
+        ]
+    }
+).encode()
+FORM = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'.encode()
+
+# By way in: path, headers, and how the body begins.
+WAYS = {
+    "raw": ("/predict", "Content-Type: audio/wav", b""),
+    "multipart": ("/predict", f"Content-Type: multipart/form-data; boundary={BOUNDARY}", FORM),
+    "tensors": ("/v2/models/timbre/infer", f"Inference-Header-Content-Length: {len(INFER)}", INFER),
+}
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with room for two such bodies, and not for three."""
+    log = tmp_path_factory.mktemp("uploads") / "log.txt"
+    with running(log, max_upload_mib=5, max_held_mib=6, upload_timeout_s=TIMEOUT_S) as service:
+        yield service
+
+
+def begin(service: Service, way: str) -> socket.socket:
+    """A connection on which a good half of a body has been sent."""
+    path, header, start = WAYS[way]
+    connection = service.connect()
+    head = f"POST {path} HTTP/1.1\r\nHost: test\r\n{header}\r\nContent-Length: {ANNOUNCED}\r\n\r\n".encode()
+    connection.sendall(head + start + bytes(SENT - len(start)))
+    return connection
+
+
+def answer(connection: socket.socket) -> tuple[HTTPResponse, str]:
+    response = HTTPResponse(connection)
+    response.begin()
+    return response, response.read().decode()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_bodies_that_are_being_read_take_no_more_memory_than_they_may(roomy: Service, way: str) -> None:
+    with contextlib.ExitStack() as stack, httpx.Client(base_url=roomy.url, timeout=30) as client:
+        before = metric(client, "timbre_rejects_total", reason="uploads")
+        slow = [stack.enter_context(begin(roomy, way)) for _ in range(2)]
+        assert until(lambda: metric(client, "timbre_upload_bytes") == 2 * SENT)
+        for _ in range(3):  # what one more of them would take is refused while it comes, and let go of
+            with begin(roomy, way) as refused:
+                response, told = answer(refused)
+                assert (response.status, response.headers["retry-after"]) == (429, "1")
+                assert "overloaded" in told
+                assert "MiB of requests are in memory already" in told
+        assert metric(client, "timbre_rejects_total", reason="uploads") - before == 3
+        assert metric(client, "timbre_upload_bytes") == 2 * SENT
+        # There is room for a small one still, which gives it back, as do those who leave.
+        assert client.post("/predict", files={"file": WAV}).is_success
+        assert metric(client, "timbre_upload_bytes") == 2 * SENT
+        for connection in slow:
+            connection.close()
+        assert until(lambda: metric(client, "timbre_upload_bytes") == 0)
+        assert "Traceback" not in roomy.log.read_text()
+
+
+def test_a_slow_body_has_its_time_and_then_gives_its_room_back(roomy: Service) -> None:
+    with httpx.Client(base_url=roomy.url, timeout=30) as client, begin(roomy, "multipart") as slow:
+        assert until(lambda: metric(client, "timbre_upload_bytes") == SENT)
+        response, told = answer(slow)
+        assert response.status == 408
+        assert "upload_timeout" in told
+        assert until(lambda: metric(client, "timbre_upload_bytes") == 0)

@@ -1,0 +1,177 @@
+"""python -m tests.soak [--minutes 30]: good and hostile traffic over HTTP, gRPC and live, and what it leaves behind.
+
+Fails where memory, descriptors or threads grow, or where an answer is none that is expected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import httpx
+import numpy as np
+
+from serving.proto.timbre.v1 import timbre_pb2 as pb
+from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
+from tests.hostile import HEARD, Hostile, flipped, lying_headers, not_for_us, polyglots, sounds, truncated
+from tests.service import Service, children, running
+from tests.sounds import voice
+from tests.transports import clip_of, code_of, websocket
+
+_EVERY_S = 2.0
+_WARM_SHARE = 0.25  # of the time: caches fill, allocators find their size, decoders start
+_SLOPE_BYTES = 1e6  # in 10,000 requests
+_NOISE_BYTES = 4 << 20  # of a resident set, whatever is done
+_SPARE = 12  # descriptors and threads that come and go
+
+
+@dataclass(frozen=True)
+class Look:
+    """The service and what it has started, at one moment."""
+
+    requests: int
+    resident_bytes: int
+    descriptors: int
+    threads: int
+
+
+class Soak:
+    """Traffic until told to stop; ``unexpected`` holds what no answer should have been."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._stop = threading.Event()
+        self.outcomes: Counter[str] = Counter()
+        self.unexpected: list[str] = []
+
+    def run(self, seconds: float) -> list[Look]:
+        """Looks, one every two seconds."""
+        work = (self._good, self._good, self._hostile, self._grpc, self._live, self._vanish)
+        threads = [threading.Thread(target=self._again, args=(what,)) for what in work]
+        for thread in threads:
+            thread.start()
+        looks = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(_EVERY_S)
+            looks.append(self._look())
+        self._stop.set()
+        for thread in threads:
+            thread.join()
+        return looks
+
+    def _look(self) -> Look:
+        pids = [self._service.process.pid, *children(self._service.process.pid)]
+        return Look(
+            self.outcomes.total(),
+            self._service.resident_bytes(),
+            sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids),
+            sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids),
+        )
+
+    def _again(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - told at the end, whatever it was
+            self.unexpected.append(f"{work.__name__}: {type(error).__name__}: {error}")
+
+    def _met(self, kind: str, came: str, expected: frozenset[str]) -> None:
+        self.outcomes[f"{kind} {came}"] += 1
+        if came not in expected:
+            self.unexpected.append(f"{kind}: {came}")
+
+    def _good(self) -> None:
+        with httpx.Client(base_url=self._service.url, timeout=60) as client:
+            for data in itertools.cycle(sounds().values()):
+                if self._stop.is_set():
+                    return
+                answer = client.post("/predict", files={"file": ("clip", data)})
+                self._met("http", _outcome(answer), frozenset({HEARD}))
+                client.get("/metrics")
+
+    def _hostile(self) -> None:
+        families = (truncated, flipped, lying_headers, not_for_us, polyglots)
+        files: list[Hostile] = [hostile for family in families for hostile in family(sounds())]
+        with httpx.Client(base_url=self._service.url, timeout=60) as client:
+            for hostile in itertools.cycle(files):
+                if self._stop.is_set():
+                    return
+                answer = client.post("/predict", content=hostile.data, headers={"Content-Type": "audio/wav"})
+                self._met(f"hostile ({hostile.name})", _outcome(answer), hostile.outcomes)
+
+    def _grpc(self) -> None:
+        files = [*sounds().values(), b"nothing"]
+        with grpc.insecure_channel(self._service.grpc) as channel:
+            for data in itertools.cycle(files):
+                if self._stop.is_set():
+                    return
+                try:
+                    TimbreStub(channel).Predict(pb.PredictRequest(audio=data), timeout=60)
+                    came = HEARD
+                except grpc.RpcError as error:
+                    came = code_of(error)
+                self._met("grpc", came, frozenset({"unsupported_audio" if data == b"nothing" else HEARD}))
+
+    def _live(self) -> None:
+        clip = clip_of(voice(4.0), 16_000)
+        frames = [clip.pcm[place : place + 3200] for place in range(0, len(clip.pcm), 3200)]
+        while not self._stop.is_set():
+            told = [message["type"] for message in websocket(self._service, frames, 16_000)]
+            self._met("live", told[0], frozenset({"session"}))
+
+    def _vanish(self) -> None:
+        while not self._stop.is_set():
+            with self._service.connect() as connection:
+                connection.sendall(b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: 99999\r\n\r\nRIFF")
+            time.sleep(0.05)
+
+
+def _outcome(answer: httpx.Response) -> str:
+    return HEARD if answer.is_success else str(answer.json()["error"]["code"])
+
+
+def grown(looks: list[Look]) -> list[str]:
+    """What has grown since the warm-up, one sentence each; nothing where all is flat."""
+    steady = looks[int(len(looks) * _WARM_SHARE) :]
+    requests = np.array([look.requests for look in steady], dtype=float)
+    resident = np.array([look.resident_bytes for look in steady], dtype=float)
+    slope, _ = np.polyfit(requests, resident, 1)  # bytes a request
+    found = []
+    if slope * 1e4 > _SLOPE_BYTES and slope * (requests[-1] - requests[0]) > _NOISE_BYTES:
+        found.append(f"memory grows by {slope * 1e4 / 1e6:.2f} MB in 10,000 requests")
+    third = max(1, len(steady) // 3)
+    for name in ("descriptors", "threads"):
+        first, last = ([getattr(look, name) for look in part] for part in (steady[:third], steady[-third:]))
+        if np.median(last) > np.median(first) + _SPARE:
+            found.append(f"{name} grow from {np.median(first):g} to {np.median(last):g}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    minutes = parser.parse_args().minutes
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.txt"
+        with running(log, max_inflight=64) as service:
+            soak = Soak(service)
+            looks = soak.run(60 * minutes)
+        traceback = "Traceback" in log.read_text()
+    print(json.dumps({"requests": looks[-1].requests, "first": vars(looks[0]), "last": vars(looks[-1])}, indent=1))
+    problems = [*grown(looks), *soak.unexpected[:20], *(["a traceback in the log"] if traceback else [])]
+    for problem in problems:
+        print(problem)
+    raise SystemExit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()
