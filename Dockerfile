@@ -20,7 +20,7 @@ RUN python3 -m venv /opt/timbre \
 COPY serving /app/serving
 COPY exported /app/exported
 # Byte code is written here, of what is imported and of no more: the root file system will be read-only.
-RUN cd /app && /opt/timbre/bin/python -c "import serving.__main__, serving.tracing, scipy.stats"
+RUN cd /app && /opt/timbre/bin/python -c "import serving.__main__, serving.tracing, scipy.stats, markdown_it"
 
 FROM ${BASE}
 ARG VERSION=unknown

@@ -31,7 +31,7 @@ SERVICES = (timbre.SERVICE, oip.SERVICE)
 
 _LOOK_S = 1.0  # between looks at readiness; a stop is told at once
 _SPARE_BYTES = 1 << 20  # above the limit of an upload, so that what is a little over it gets our answer and not gRPC's
-_PING_S, _PONG_S = 30, 10
+_PONG_S = 10  # at most, for a connection to answer a ping; clients may send theirs so often
 GRACE_S = 30
 """What is in flight at a stop has so long, seconds."""
 
@@ -134,6 +134,7 @@ class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]  # nor h
 def _options(settings: Settings) -> list[tuple[str, int]]:
     """Channel arguments of gRPC core."""
     age_ms = round(1e3 * settings.grpc_age_s)
+    pong_ms = round(1e3 * min(_PONG_S, settings.grpc_ping_s))
     return [
         ("grpc.max_receive_message_length", settings.max_upload_bytes + _SPARE_BYTES),
         ("grpc.max_send_message_length", -1),
@@ -142,8 +143,9 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # A balancer before several replicas sees new connections only: old ones are asked to go, and may finish.
         ("grpc.max_connection_age_ms", age_ms),
         ("grpc.max_connection_age_grace_ms", round(1e3 * (settings.listen_max_s + settings.timeout_s))),
-        ("grpc.keepalive_time_ms", 1000 * _PING_S),
-        ("grpc.keepalive_timeout_ms", 1000 * _PONG_S),
+        ("grpc.keepalive_time_ms", round(1e3 * settings.grpc_ping_s)),
+        ("grpc.keepalive_timeout_ms", pong_ms),
+        ("grpc.http2.ping_timeout_ms", pong_ms),  # which is a minute else, whatever the line above says
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 1000 * _PONG_S),
         # Several workers share the port, and the kernel gives each connection to one; else a port in use is an error.

@@ -12,6 +12,7 @@ import functools
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -54,6 +55,7 @@ def run(
         TimbreError: nothing can be loaded.
     """
     log_to_stderr(settings.log)
+    _find_scratch()
     lifecycle = Lifecycle(Parts.build(settings) if load_first else None)
     http = http_transport(lifecycle)
     server = _Server(settings, lifecycle)
@@ -62,6 +64,14 @@ def run(
     server.run(sockets=[listener or listen(settings)])
     if server.failure:
         raise server.failure
+
+
+def _find_scratch() -> None:
+    """BentoML makes an empty folder at its start; where nothing can be written, that lies in memory."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = "/dev/shm"  # noqa: S108 - a folder of a name that nobody guesses is made in it
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -78,8 +78,7 @@ def create_service(
             """Everything in flight over HTTP has been answered; what is over gRPC will be."""
             lifecycle.stop()
             self._work.cancel()  # first: a start that is not over yet shall open no more doors
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._work
+            await asyncio.wait({self._work})
             await self._doors.aclose()
             if lifecycle.parts:
                 await lifecycle.parts.pipeline.close()

@@ -155,6 +155,9 @@ class Settings(BaseModel):
     grpc_age_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = Field(
         300.0, description="Age at which gRPC clients are asked to reconnect, so that load spreads, seconds."
     )
+    grpc_ping_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = Field(
+        30.0, description="Silence after which a gRPC connection is asked whether it lives, seconds."
+    )
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

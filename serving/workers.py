@@ -32,9 +32,7 @@ from serving.tls import tls_context
 
 logger = logging.getLogger("timbre")
 
-LOAD_FIRST = "--load-first"
-"""Option of a worker that takes no connection before it can answer."""
-
+_LOAD_FIRST = "--load-first"  # option of a worker that takes no connection before it can answer
 _LOOK_S = 0.1
 # Between restarts of one worker, twice as long each time that it dies without having been ready: a fault at start shall
 # not burn the machine.
@@ -61,7 +59,7 @@ def run_workers(settings: Settings, command: Sequence[str] = (sys.executable, "-
         # Workers of one replica must read each other's request ids.
         secret = settings.secret.get_secret_value() or secrets.token_hex(32)
         environment = os.environ | {MULTIPROCESS_DIR: folder, f"{PREFIX}SECRET": secret}
-        return _Workers([_Worker(command, door, environment) for _ in range(settings.workers)]).run()
+        return _Workers([_Worker(command, door, environment) for _ in range(settings.workers)], door).run()
 
 
 def run_worker(settings: Settings, door: int, link: int, *, load_first: bool) -> None:
@@ -116,7 +114,7 @@ class _Worker:
         self._link, link = socket.socketpair()
         self._link.setblocking(False)
         numbers = [self._door.fileno(), link.fileno()]
-        options = [LOAD_FIRST] if load_first else []
+        options = [_LOAD_FIRST] if load_first else []
         with link:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 [*self._command, *map(str, numbers), *options],
@@ -149,8 +147,8 @@ class _Worker:
 class _Workers:
     """The processes, each replaced when it dies, until a signal tells to stop."""
 
-    def __init__(self, workers: Sequence[_Worker]) -> None:
-        self._workers = workers
+    def __init__(self, workers: Sequence[_Worker], door: socket.socket) -> None:
+        self._workers, self._door = workers, door
         self._been_ready = self._stopping = False
         self._signals: list[int] = []
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -193,5 +191,6 @@ class _Workers:
     def _pass_signals_on(self) -> None:
         while self._signals:
             number, self._stopping = self._signals.pop(0), True
+            self._door.close()  # else who comes when the workers have closed theirs would wait for nobody
             for worker in self._workers:
                 worker.signal(number)

@@ -120,8 +120,8 @@ def refusal(**settings: str | float | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def wait_until_ready(service: Service) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
+def wait_until_ready(service: Service, seconds: float = _START_TIMEOUT_S) -> None:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if service.process.poll() is not None:
             break

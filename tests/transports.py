@@ -265,9 +265,11 @@ def websocket(service: Service, frames: list[bytes], rate_hz: int, **options: fl
         yield from map(json.loads, socket)
 
 
-def grpc_listen(service: Service, frames: list[bytes], rate_hz: int, **options: float) -> Iterator[dict[str, Any]]:
+def grpc_listen(
+    service: Service, frames: list[bytes], rate_hz: int, hop_s: float | None = None
+) -> Iterator[dict[str, Any]]:
     """The messages of a live stream, under the names that they have in JSON."""
-    start = pb.ListenRequest(start=pb.ListenStart(rate_hz=rate_hz, **options))
+    start = pb.ListenRequest(start=pb.ListenStart(rate_hz=rate_hz, hop_s=hop_s))
     with grpc.insecure_channel(service.grpc) as channel:
         for message in TimbreStub(channel).Listen(iter([start, *(pb.ListenRequest(frame=frame) for frame in frames)])):
             yield plain(message)

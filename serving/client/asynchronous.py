@@ -111,6 +111,7 @@ class AsyncClient:
         version: str | None = None,
         key: str | None = None,
         min_confidence: float = 0.0,
+        hop_s: float | None = None,
     ) -> AsyncGenerator[Message, None]:
         """Hear live audio: messages come while frames go.
 
@@ -120,13 +121,14 @@ class AsyncClient:
                 may block.
             rate_hz: of the frames, 8000 to 48000.
             version, key, min_confidence: as of :meth:`predict`; every utterance is answered by one version.
+            hop_s: between two measurements of an utterance; the model's own hop where None.
 
         Raises:
             RequestError: the service refuses the stream, or ends it. Only connecting is tried again: frames that have
                 been sent are gone.
             Unreachable: no connection to the service, or it broke.
         """
-        options = Options(version, key, min_confidence)
+        options = Options(version, key, min_confidence, hop_s)
         stream, first = await self._try(lambda: begin(self._transport, rate_hz, options))
         async with aclosing(converse(stream, first, frames)) as messages:
             async for message in messages:

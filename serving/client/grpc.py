@@ -58,7 +58,8 @@ class Grpc:
     async def listen(self, rate_hz: int, options: Options) -> Listen:
         call = self._stub().Listen(metadata=self._metadata)
         stream = Listen(call, self)
-        await stream.write(pb.ListenRequest(start=pb.ListenStart(rate_hz=rate_hz, options=_options(options))))
+        start = pb.ListenStart(rate_hz=rate_hz, options=_options(options), hop_s=options.hop_s)
+        await stream.write(pb.ListenRequest(start=start))
         return stream
 
     async def close(self) -> None:

@@ -53,6 +53,7 @@ class Http:
     async def listen(self, rate_hz: int, options: Options) -> WebSocket:
         query: dict[str, Any] = {"rate_hz": rate_hz, "min_confidence": options.min_confidence}
         query |= {name: value for name, value in (("version", options.version), ("key", options.key)) if value}
+        query |= {} if options.hop_s is None else {"hop_s": options.hop_s}
         url = f"ws{self._url.removeprefix('http')}/v1/listen?{urlencode(query)}"
         try:
             return WebSocket(

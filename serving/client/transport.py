@@ -21,11 +21,13 @@ class Options:
         version: the version that shall answer; any by its weight where None.
         key: any user or session id; it always gets the same variant.
         min_confidence: below it no emotion is named.
+        hop_s: of a live stream, seconds between two measurements; the model's own where None.
     """
 
     version: str | None = None
     key: str | None = None
     min_confidence: float = 0.0
+    hop_s: float | None = None
 
 
 @dataclass(frozen=True)

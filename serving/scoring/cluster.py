@@ -10,7 +10,7 @@ from typing import Any
 
 import serving
 from serving.artifact import Artifact
-from serving.errors import UsageError
+from serving.errors import Unreachable, UsageError
 from serving.scoring.scorer import Row, Scorer
 
 _ITEMS_OF_A_BLOCK = 16  # rows come back block by block: this much is lost at most where a run is stopped
@@ -26,6 +26,7 @@ def on_ray(arguments: tuple[Any, ...], items: Sequence[Row], address: str | None
 
     Raises:
         UsageError: there is no cluster at that address, or it wants another token.
+        Unreachable: none could be started here.
     """
     # No telemetry, and nothing on the terminal that is not about the archive: what goes wrong is raised.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -36,13 +37,15 @@ def on_ray(arguments: tuple[Any, ...], items: Sequence[Row], address: str | None
     import ray.exceptions
 
     code = str(Path(serving.__file__).parent)
+    where = f"at {address}" if address else "on this machine"
     try:
         ray.init(address, runtime_env={"py_modules": [code]}, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
-        where = f"at {address}" if address else "on this machine"
         raise UsageError(
             f"No Ray cluster {where} takes us in: {error}. One that has a token wants it in RAY_AUTH_TOKEN."
         ) from error
+    except Exception as error:  # what Ray raises, without a class of its own, where a machine is too busy to start it
+        raise Unreachable(f"Ray does not start {where}: {error}") from error
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

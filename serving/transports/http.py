@@ -35,6 +35,7 @@ from serving.transports.openapi import (
     describe,
     docs,
     swagger_assets,
+    tell_of_others,
 )
 from serving.transports.refusals import HANDLERS, Unmatched, refusal, refusal_of
 from serving.uploads import Take
@@ -187,6 +188,7 @@ class HttpTransport:
         app.router.routes.extend(others)
         # Last, for whatever nothing above takes.
         app.router.routes.append(Route("/{path:path}", Unmatched()))
+        tell_of_others(app)
         return app
 
 

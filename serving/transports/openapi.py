@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
+from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
@@ -136,3 +137,59 @@ def _policy(page: bytes) -> str:
 def swagger_assets() -> Path:
     """The folder of that copy."""
     return Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"
+
+
+def tell_of_others(app: FastAPI) -> None:
+    """Let /openapi.json have the paths too that are no routes of FastAPI's: probes, metrics, other protocols."""
+    of_routes = app.openapi
+
+    def everything() -> dict[str, Any]:
+        document = of_routes()
+        document["paths"] = _OTHERS | document["paths"]
+        return document
+
+    app.openapi = everything  # type: ignore[method-assign]  # FastAPI's own way of changing the document
+
+
+def _operation(summary: str, *errors: int, body: bool = False, kind: str = "application/json") -> dict[str, Any]:
+    """One of them; its refusals are JSON with an ``error``, whatever stands in it."""
+    content: dict[str, Any] = {kind: {"schema": {"type": ["object", "array"]} if kind == "application/json" else {}}}
+    refused = {"application/json": {"schema": {"type": "object", "required": ["error"]}}}
+    answers: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
+    for status in sorted({*(error.http_status for error in _AT_THE_DOOR), *errors}):
+        answers[str(status)] = {"description": "Refused; the code says why.", "content": refused}
+    operation: dict[str, Any] = {"summary": summary, "responses": answers}
+    if body:
+        operation["requestBody"] = {"content": {"application/json": {"schema": {"type": "object"}}}}
+    return operation
+
+
+_NAMED = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+_VERSIONED = {**_NAMED, "name": "version"}
+_OF_A_BODY = (408, 413, 415, 422)
+
+
+def _of_model(path: str, *parameters: dict[str, Any]) -> dict[str, Any]:
+    """The Open Inference Protocol's paths below a model."""
+    return {
+        path: {"parameters": parameters, "get": _operation("What its tensors are.", 404, 503)},
+        f"{path}/config": {"parameters": parameters, "get": _operation("The same for Triton's tools.", 404, 503)},
+        f"{path}/ready": {"parameters": parameters, "get": _operation("Whether it answers.", 404, 503)},
+        f"{path}/infer": {
+            "parameters": parameters,
+            "post": _operation("Hear clips.", *_OF_A_BODY, 404, 500, 503, 504, body=True),
+        },
+    }
+
+
+_OTHERS: dict[str, Any] = {
+    "/livez": {"get": _operation("Whether the process lives.")},
+    "/readyz": {"get": _operation("Whether every routed version answers.", 503)},
+    "/metrics": {"get": _operation("For Prometheus.", 503, kind="text/plain")},
+    "/v2": {"get": _operation("The Open Inference Protocol: the server.")},
+    "/v2/health/live": {"get": _operation("Whether the process lives.")},
+    "/v2/health/ready": {"get": _operation("Whether every routed version answers.", 503)},
+    "/v2/repository/index": {"post": _operation("The loaded versions.", *_OF_A_BODY, 503, body=True)},
+    **_of_model("/v2/models/{name}", _NAMED),
+    **_of_model("/v2/models/{name}/versions/{version}", _NAMED, _VERSIONED),
+}

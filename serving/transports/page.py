@@ -45,11 +45,7 @@ _POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
-_HEADERS = {
-    "Cache-Control": "no-cache",  # asked for each time, and sent again only where it has changed
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+_HEADERS = {"Cache-Control": "no-cache"}  # asked for each time, and sent again only where it has changed
 
 
 class PageTransport:

@@ -6,7 +6,7 @@ import { comparison } from "./compare.js";
 import { h, say } from "./dom.js";
 import { feedbackRow } from "./feedback.js";
 import { Player, stageOf } from "./player.js";
-import { snippetRow } from "./snippets.js";
+import { asCurl, asPython, snippetRow } from "./snippets.js";
 import { labels, threshold } from "./state.js";
 import { Timeline, timelineTable } from "./timeline.js";
 
@@ -107,7 +107,7 @@ class ClipCard {
       button.disabled = false;
     };
     const button = h("button", { type: "button", class: "quiet", onclick: compare }, "Compare versions");
-    const actions = h("div", { class: "actions" }, button, snippetRow(request));
+    const actions = h("div", { class: "actions" }, button, snippetRow({ curl: asCurl(request), Python: asPython(request) }));
     this.body.replaceChildren(
       h("div", { class: "split" }, answer.element, stage),
       feedbackRow(known, judged(probabilities).emotion, requestId),

@@ -13,7 +13,8 @@ export class Conversation {
 
   /** @param onMessage is given each message as /v1/listen sends it */
   constructor(rateHz, minConfidence, onMessage) {
-    this.#socket = new WebSocket(listenUrl({ rate_hz: rateHz, hop_s: HOP_S, min_confidence: minConfidence }));
+    this.url = listenUrl({ rate_hz: rateHz, hop_s: HOP_S, min_confidence: minConfidence }).href;
+    this.#socket = new WebSocket(this.url);
     this.#socket.addEventListener("open", () => {
       for (const each of this.#early.splice(0)) this.#socket.send(each);
     });

@@ -6,6 +6,7 @@ import { clock, h, percent, say } from "./dom.js";
 import { feedbackRow } from "./feedback.js";
 import { NoMicrophone, openMicrophone } from "./microphone.js";
 import { Player, stageOf } from "./player.js";
+import { snippetRow, streamAsPython } from "./snippets.js";
 import { labels, threshold } from "./state.js";
 import { Timeline } from "./timeline.js";
 import { wav } from "./wav.js";
@@ -58,7 +59,8 @@ class LiveView {
     this.button.textContent = "Stop";
     this.button.classList.add("on");
     this.status.textContent = "Listening. Talk.";
-    this.session.over.then(() => this.session && this.#stop()); // the service may end it too
+    const { session } = this;
+    session.over.then(() => this.session === session && this.#stop()); // the service may end it too
   }
 
   async #stop() {
@@ -115,8 +117,8 @@ class Session {
     if (!this.frames.length) return undefined;
     const player = new Player("the recording");
     const link = h("a", { class: "quiet keep", href: URL.createObjectURL(file), download: file.name }, "Keep as WAV");
-    this.stage.replaceWith(stageOf(player, this.timeline));
-    player.controls.append(link);
+    const copies = snippetRow({ Python: streamAsPython({ name: file.name, url: this.talk.url }) });
+    this.stage.replaceWith(stageOf(player, this.timeline, h("div", { class: "actions" }, link, copies)));
     await player.load(file);
     for (const button of this.list.querySelectorAll("button.replay")) {
       button.disabled = false;

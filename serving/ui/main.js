@@ -32,7 +32,8 @@ openThreshold();
 openClips();
 addEventListener("hashchange", show);
 // A fault of the page itself is said, not only logged.
-addEventListener("error", (event) => {
-  document.getElementById("main").prepend(h("p", { class: "refusal", role: "alert" }, `The page failed: ${event.message}`));
-});
+const fail = (message) =>
+  document.getElementById("main").prepend(h("p", { class: "refusal", role: "alert" }, `The page failed: ${message}`));
+addEventListener("error", (event) => event.error && fail(event.message)); // without one it is the browser's own remark
+addEventListener("unhandledrejection", (event) => fail(event.reason?.message ?? event.reason));
 show();

@@ -31,6 +31,24 @@ export async function openMicrophone(onFrame) {
   } catch (error) {
     throw new NoMicrophone(REASONS[error.name] ?? `The microphone cannot be opened: ${error.message}.`);
   }
+  const close = () => stream.getTracks().forEach((track) => track.stop());
+  try {
+    const context = await framing(stream, onFrame);
+    return {
+      rateHz: context.sampleRate,
+      async stop() {
+        close();
+        await context.close();
+      },
+    };
+  } catch (error) {
+    close();
+    throw new NoMicrophone(`The browser cannot read the microphone: ${error.message}.`);
+  }
+}
+
+/** The stream's way into the worklet, at the sound card's own rate where that is not too high. */
+async function framing(stream, onFrame) {
   let context = new AudioContext();
   if (context.sampleRate > MAX_RATE_HZ) {
     await context.close();
@@ -40,11 +58,5 @@ export async function openMicrophone(onFrame) {
   const frames = new AudioWorkletNode(context, "frames", { numberOfOutputs: 0 });
   frames.port.onmessage = ({ data }) => onFrame(data);
   context.createMediaStreamSource(stream).connect(frames);
-  return {
-    rateHz: context.sampleRate,
-    async stop() {
-      for (const track of stream.getTracks()) track.stop();
-      await context.close();
-    },
-  };
+  return context;
 }

@@ -34,8 +34,38 @@ export function asPython({ name, version, minConfidence }) {
   ].join("\n");
 }
 
-/** Buttons that put the request into the clipboard, or where there is none, under themselves to be copied by hand. */
-export function snippetRow(request) {
+/** The live stream once more, from the recording of it. */
+export function streamAsPython({ name, url }) {
+  return `import asyncio, json, wave
+
+import websockets
+
+
+async def main():
+    with wave.open(${python(name)}) as recording:
+        async with websockets.connect(${python(url)}) as stream:
+
+            async def talk():
+                while frame := recording.readframes(recording.getframerate() // 10):
+                    await stream.send(frame)
+                await stream.send(json.dumps({"type": "end"}))
+
+            talking = asyncio.create_task(talk())  # frames go while messages come
+            async for message in stream:
+                print(message)
+            await talking
+
+
+asyncio.run(main())
+`;
+}
+
+/**
+ * Buttons that put a request into the clipboard, or where there is none, under themselves to be copied by hand.
+ *
+ * @param texts by what each is for, such as curl
+ */
+export function snippetRow(texts) {
   const shown = h("pre", { class: "snippet", tabindex: "0", hidden: true });
   const copy = async (text, what) => {
     shown.textContent = text;
@@ -53,8 +83,9 @@ export function snippetRow(request) {
   return h(
     "div",
     { class: "snippets" },
-    h("button", { type: "button", class: "quiet", onclick: () => copy(asCurl(request), "curl") }, "Copy as curl"),
-    h("button", { type: "button", class: "quiet", onclick: () => copy(asPython(request), "Python") }, "Copy as Python"),
+    Object.entries(texts).map(([what, text]) =>
+      h("button", { type: "button", class: "quiet", onclick: () => copy(text, what) }, `Copy as ${what}`),
+    ),
     copied,
     shown,
   );

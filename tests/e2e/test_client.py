@@ -182,6 +182,9 @@ def test_live_audio_from_any_iterable(timbre: Client, spoken: dict[int, Clip]) -
     check_conversation(list(timbre.listen(frames_of(clip.pcm, clip.rate_hz), clip.rate_hz)), clip, timbre)
     arrays = iter(np.array_split(clip.samples, 100))
     check_conversation(list(timbre.listen(arrays, clip.rate_hz)), clip, timbre)
+    session, *_ = timbre.listen(arrays, clip.rate_hz, hop_s=0.25)
+    assert isinstance(session, Session)
+    assert session.hop_s == 0.25
 
 
 def test_live_audio_asynchronously(timbre: Client, url: str, spoken: dict[int, Clip]) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
+import pty
+import re
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import zipfile
 from pathlib import Path
@@ -23,9 +27,10 @@ from typer.testing import CliRunner, Result
 
 from serving.__main__ import app
 from serving.client import load
+from serving.runtime import cores
 from tests.conftest import ROOT, SERVED
 from tests.models import copy_versions
-from tests.service import Service, environment, free_port, running, until
+from tests.service import Service, children, environment, free_port, running, until
 from tests.sounds import encode, voice
 from tests.transports import Clip
 
@@ -261,6 +266,7 @@ def test_score_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "serving", "score", str(archive), "--out", str(table)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL, start_new_session=True)
     assert until(lambda: journal.exists() and len(journal.read_bytes().splitlines()) > 5, 120)
+    assert len(hearing(process)) == cores()
     process.kill()
     process.wait(30)
     before = journal.read_bytes().splitlines()
@@ -277,6 +283,27 @@ def test_score_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     assert len(journal.read_bytes().splitlines()) == 61
     # Nobody waits for the dead.
     assert until(lambda: not _alive_in_session(process.pid))
+
+
+def hearing(process: subprocess.Popen[bytes]) -> list[int]:
+    """The processes that hear for one that scores."""
+    mine = children(process.pid)
+    return [pid for pid in mine if b"--multiprocessing-fork" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_score_hears_in_as_many_processes_as_it_is_told(tmp_path: Path, workers: int) -> None:
+    clip = encode(voice(20.0), 16_000, "FLAC")
+    archive = fill(tmp_path / "archive", {f"{n:03d}.flac": clip for n in range(40)})
+    command = [sys.executable, "-m", "serving", "score", str(archive), "--out", str(tmp_path / "table.csv")]
+    journal = tmp_path / "table.csv.journal"
+    process = subprocess.Popen([*command, "--workers", str(workers)], cwd=ROOT, env=environment())
+    try:
+        assert until(lambda: journal.exists() and len(journal.read_bytes().splitlines()) > 1, 120)
+        assert len(hearing(process)) == workers
+    finally:
+        process.kill()
+        process.wait(30)
 
 
 def _alive_in_session(leader: int) -> list[int]:
@@ -426,6 +453,50 @@ def test_a_refused_utterance_is_1_and_the_rest_is_heard(
         assert json.loads(last)["error"]["code"] == "audio_too_long"
     else:
         assert last.startswith("utterance 1: ")
+
+
+def seen_on_a_terminal(*arguments: str | Path) -> str:
+    """All that a command shows on a terminal of 100 columns: control characters too, but no colours."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (40, 100))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment() | {"TERM": "xterm-256color"},
+        stdin=its,
+        stdout=its,
+        stderr=its,
+    )
+    os.close(its)
+    shown = b""
+    with contextlib.suppress(OSError):  # its end of the terminal is closed
+        while data := os.read(ours, 65_536):
+            shown += data
+    os.close(ours)
+    process.wait(30)
+    return re.sub(r"\x1b\[[\d;]*m", "", shown.decode())
+
+
+def test_people_see_a_bar_per_emotion_while_they_listen(
+    tmp_path: Path, service: Service, spoken: dict[int, Clip]
+) -> None:
+    clip = tmp_path / "spoken.wav"
+    clip.write_bytes(encode(spoken[16_000].samples[: 5 * 16_000], 16_000))
+    shown = seen_on_a_terminal("listen", clip, "--url", service.url)
+    assert "somebody speaks" in shown
+    for label in load(ROOT / "exported" / SERVED).labels:
+        assert re.search(rf"\b{label}\s+[█▏▎▍▌▋▊▉]*\s+[01]\.\d\d", shown), label
+    assert re.search(r"\w+ +[█▏▎▍▌▋▊▉]+ +[01]\.\d\d", shown)
+    assert "\x1b[1A" in shown  # drawn again in its place
+    assert re.search(r"0:\d\d\.\d to 0:\d\d\.\d  \w+, [01]\.\d\d", shown)
+
+
+def test_people_see_how_far_an_archive_is(archive: Path, tmp_path: Path) -> None:
+    shown = seen_on_a_terminal("score", archive, "--out", tmp_path / "table.csv", "--workers", "1")
+    assert "Scoring" in shown
+    assert "0/6" in shown
+    assert re.search(r"Scoring, [12] bad.*[1-6]/6", shown)
+    assert "6 files, 2 of them bad" in shown
 
 
 def test_listen_to_a_microphone(tmp_path: Path, service: Service, spoken: dict[int, Clip]) -> None:

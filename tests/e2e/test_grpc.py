@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status import rpc_status
 
+from benchmarks.streams import frames_of
 from serving.grpc_server import GRACE_S
 from serving.proto.inference import inference_pb2
 from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
@@ -30,7 +31,7 @@ from tests.conftest import SERVED
 from tests.models import add_version, copy_versions, costly
 from tests.service import Service, children, free_port, metric, refusal, running, until
 from tests.sounds import encode, voice
-from tests.transports import code_of
+from tests.transports import Clip, code_of
 
 WAV = encode(voice(1.0), 16_000)
 SERVICES = ("", "timbre.v1.Timbre", "inference.GRPCInferenceService")
@@ -39,7 +40,7 @@ Status = health_pb2.HealthCheckResponse.ServingStatus
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A minute of speech takes seconds; two requests at a time."""
+    """Two minutes of speech take many seconds; two requests at a time."""
     folder = tmp_path_factory.mktemp("slow")
     models = copy_versions(folder)
     add_version(models, "2", costly(4))
@@ -136,28 +137,87 @@ def inflight(service: Service) -> float:
         return metric(client, "timbre_inflight")
 
 
-LONG = pb.PredictRequest(audio=encode(voice(60.0), 16_000))
+LONG = pb.PredictRequest(audio=encode(voice(120.0), 16_000))
 
 
-def test_a_deadline_is_honoured(slow: Service) -> None:
-    """The client hears of it, and the work that nobody waits for is dropped."""
+def tensor_of(request: pb.PredictRequest) -> inference_pb2.ModelInferRequest:
+    """The same question in the words of the Open Inference Protocol."""
+    asked = inference_pb2.ModelInferRequest(model_name="timbre")
+    asked.inputs.add(name="audio", datatype="BYTES", shape=[1]).contents.bytes_contents.append(request.audio)
+    return asked
+
+
+def predict(channel: grpc.Channel, **call: Any) -> Any:
+    return TimbreStub(channel).Predict.future(LONG, **call)
+
+
+def predict_many(channel: grpc.Channel, **call: Any) -> Any:
+    return TimbreStub(channel).PredictMany.future(iter([LONG]), **call)
+
+
+def model_infer(channel: grpc.Channel, **call: Any) -> Any:
+    return GRPCInferenceServiceStub(channel).ModelInfer.future(tensor_of(LONG), **call)
+
+
+def model_stream_infer(channel: grpc.Channel, **call: Any) -> Any:
+    return GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([tensor_of(LONG)]), **call)
+
+
+def refusal_of(call: Any, begin: Any) -> str:
+    """The code word that a call brings, in its status or in the answer to its only question; else its status."""
+    try:
+        answer = next(call) if begin is model_stream_infer else call.result()
+    except grpc.RpcError as error:
+        return code_of(error) if rpc_status.from_call(error) else str(error.code().name)
+    if isinstance(answer, pb.PredictManyResponse):
+        return str(answer.answers[0].error.code)
+    return str(answer.error_message.split(":")[0])
+
+
+every_way = pytest.mark.parametrize("begin", [predict, predict_many, model_infer, model_stream_infer])
+
+
+def given_up(service: Service) -> bool:
+    """Whether nothing is being worked on any more, and nothing waits to be."""
+    with httpx.Client(base_url=service.url) as client:
+        return metric(client, "timbre_inflight") == metric(client, "timbre_queue_windows") == 0
+
+
+@every_way
+def test_a_deadline_is_honoured(slow: Service, begin: Any) -> None:
+    """The client hears of it from its own library or from us, and the work that nobody waits for is dropped."""
     with grpc.insecure_channel(slow.grpc) as channel:
-        with pytest.raises(grpc.RpcError) as error:
-            TimbreStub(channel).Predict(LONG, timeout=0.5)
-        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert until(lambda: inflight(slow) == 0)
-        with httpx.Client(base_url=slow.url) as client:
-            assert until(lambda: metric(client, "timbre_queue_windows") == 0)
+        assert refusal_of(begin(channel, timeout=0.5), begin) in ("DEADLINE_EXCEEDED", "deadline_exceeded")
+        assert until(lambda: given_up(slow), 10)
 
 
-def test_a_cancelled_call_is_given_up(slow: Service) -> None:
+@every_way
+def test_a_cancelled_call_is_given_up(slow: Service, begin: Any) -> None:
     with grpc.insecure_channel(slow.grpc) as channel:
-        call = TimbreStub(channel).Predict.future(LONG)
+        call = begin(channel)
         assert until(lambda: inflight(slow) == 1)
         call.cancel()
-        assert until(lambda: inflight(slow) == 0)
-        with httpx.Client(base_url=slow.url) as client:
-            assert until(lambda: metric(client, "timbre_queue_windows") == 0)
+        assert until(lambda: given_up(slow), 10)
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """As slow, and it gives itself half a second."""
+    folder = tmp_path_factory.mktemp("impatient")
+    models = copy_versions(folder)
+    add_version(models, "2", costly(4))
+    with running(folder / "log.txt", models=models, timeout_s=0.5) as service:
+        yield service
+
+
+@every_way
+def test_what_is_not_ready_in_time_is_told_by_its_code_word(impatient: Service, begin: Any) -> None:
+    with grpc.insecure_channel(impatient.grpc) as channel:
+        call = begin(channel)
+        assert refusal_of(call, begin) == "deadline_exceeded"
+        if begin in (predict, model_infer):
+            assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert until(lambda: given_up(impatient), 10)
 
 
 def test_overload_says_when_to_try_again(slow: Service) -> None:
@@ -187,6 +247,62 @@ def test_connections_are_asked_to_go(tmp_path: Path) -> None:
         while time.monotonic() < end:
             stub.Predict(pb.PredictRequest(audio=WAV))
         assert until(lambda: states.count(grpc.ChannelConnectivity.READY) > 1)
+
+
+def test_a_live_stream_outlives_the_age_of_its_connection(tmp_path: Path, spoken: dict[int, Clip]) -> None:
+    """Another call takes another connection meanwhile, and the stream is heard to its end on the old one."""
+    frames = frames_of(spoken[16_000].pcm, 16_000)
+
+    def speaking() -> Iterator[pb.ListenRequest]:
+        yield pb.ListenRequest(start=pb.ListenStart(rate_hz=16_000))
+        for frame in frames:
+            time.sleep(4 / len(frames))
+            yield pb.ListenRequest(frame=frame)
+
+    with running(tmp_path / "log.txt", grpc_age_s=1) as service, grpc.insecure_channel(service.grpc) as channel:
+        states: list[grpc.ChannelConnectivity] = []
+        channel.subscribe(states.append)
+        messages = TimbreStub(channel).Listen(speaking())
+        first = next(messages)
+        assert until(lambda: states[-1] is not grpc.ChannelConnectivity.READY)
+        assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == SERVED
+        assert states.count(grpc.ChannelConnectivity.READY) > 1
+        kinds = [message.WhichOneof("message") for message in (first, *messages)]
+        assert kinds.count("utterance_end") == 2
+        assert "error" not in kinds
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS, PING, ACK = 4, 6, 1
+
+
+def frame(kind: int, flags: int, payload: bytes = b"") -> bytes:
+    """A frame of HTTP/2 (RFC 9113, 4.1) on the connection itself."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + bytes(4) + payload
+
+
+def frames_from(connection: socket.socket) -> Iterator[tuple[int, int, bytes]]:
+    """Kind, flags and payload of each frame that comes, until the connection is closed."""
+    with connection.makefile("rb") as stream:
+        while len(head := stream.read(9)) == 9:
+            yield head[3], head[4], stream.read(int.from_bytes(head[:3], "big"))
+
+
+def test_a_quiet_connection_is_kept_and_a_dead_one_is_closed(tmp_path: Path) -> None:
+    """It is asked whether it lives: who answers stays, who does not is let go."""
+    with running(tmp_path / "log.txt", grpc_ping_s=1) as service:
+        host, port = service.grpc.split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(PREFACE + frame(SETTINGS, 0))
+            pings = 0
+            for kind, flags, payload in frames_from(connection):
+                if kind == SETTINGS and not flags & ACK:
+                    connection.sendall(frame(SETTINGS, ACK))
+                if kind == PING and not flags & ACK:
+                    pings += 1
+                    if pings < 3:
+                        connection.sendall(frame(PING, ACK, payload))
+            assert pings == 3  # and then it was closed
 
 
 def test_a_stop_is_told_at_once_and_finishes_what_is_in_flight(tmp_path: Path) -> None:
@@ -239,8 +355,7 @@ def test_idle_streams_do_not_hold_up_a_stop(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_goes_on_is_answered_while_the_service_drains(tmp_path: Path) -> None:
-    infer = inference_pb2.ModelInferRequest(model_name="timbre")
-    infer.inputs.add(name="audio", datatype="BYTES", shape=[1]).contents.bytes_contents.append(WAV)
+    infer = tensor_of(pb.PredictRequest(audio=WAV))
     with running(tmp_path / "log.txt", drain_s=1) as service, grpc.insecure_channel(service.grpc) as channel:
 
         def questions() -> Iterator[inference_pb2.ModelInferRequest]:

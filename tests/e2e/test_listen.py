@@ -295,6 +295,20 @@ def test_a_stream_has_a_longest_time(strict: Service) -> None:
         sender.join()
 
 
+def test_a_grpc_stream_has_a_longest_time(strict: Service) -> None:
+    over = threading.Event()
+
+    def silence() -> Iterator[pb.ListenRequest]:
+        yield START
+        while not over.wait(FRAME_S):
+            yield pb.ListenRequest(frame=bytes(3200))
+
+    with grpc.insecure_channel(strict.grpc) as channel, pytest.raises(grpc.RpcError) as error:
+        list(TimbreStub(channel).Listen(silence()))
+    over.set()
+    assert (code_of(error.value), error.value.code()) == ("stream_too_long", grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
 def keep_sending(socket: Any, frame: bytes) -> None:
     try:
         while True:

@@ -111,6 +111,17 @@ class Visit:
             expect(card).not_to_have_attribute("aria-busy", "true")
         return cards
 
+    def check_accessible(self) -> None:
+        """Nothing has complained so far, and axe finds no serious fault."""
+        assert self.complaints == []
+        serious = [
+            f"{each['id']}: {each['help']}: {[node['html'] for node in each['nodes']][:3]}"
+            for each in Axe().run(self.page).response["violations"]
+            if each["impact"] in ("serious", "critical")
+        ]
+        assert serious == []
+        self.complaints.clear()  # of axe, whose own styles the page does not let in
+
     def screenshot(self, name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, animations="disabled")
@@ -262,7 +273,7 @@ def test_below_the_threshold_it_is_not_sure(visit: Visitor, service: Service, cl
 
 def test_the_microphone_is_heard_live(visit: Visitor, service: Service, spoken: np.ndarray, tmp_path: Path) -> None:
     messages: list[dict[str, Any]] = []
-    seen = visit("live", permissions=["microphone"])
+    seen = visit("live", permissions=["microphone", "clipboard-read", "clipboard-write"])
     page = seen.page
 
     def listen(socket: WebSocket) -> None:
@@ -291,9 +302,9 @@ def test_the_microphone_is_heard_live(visit: Visitor, service: Service, spoken: 
     samples, rate_hz = soundfile.read(kept, dtype="int16")
     assert len(samples) / rate_hz >= 0.9 * (len(spoken) / RATE_HZ - 3)  # it may have been stopped in the last silence
     for item in utterances.all():
-        start, end = (int(item.get_attribute(f"data-{edge}-sample") or -1) for edge in ("start", "end"))
+        first, last = (int(item.get_attribute(f"data-{edge}-sample") or -1) for edge in ("start", "end"))
         cut = tmp_path / "utterance.wav"
-        soundfile.write(cut, samples[start:end], rate_hz)
+        soundfile.write(cut, samples[first:last], rate_hz)
         answer = predicted(service, cut)
         line = item.locator("p").first.inner_text()
         assert f"{word_for(answer)} {percent(answer['confidence'])}" in line
@@ -302,7 +313,16 @@ def test_the_microphone_is_heard_live(visit: Visitor, service: Service, spoken: 
     replay.click()
     expect(page.get_by_role("button", name="Pause the recording")).to_be_visible()
     expect(page.get_by_role("button", name="Play the recording")).to_be_visible()  # it stops at the utterance's end
+    seen.check_accessible()
     seen.screenshot("live")
+    # The same frames once more, by what the page tells others to write.
+    page.get_by_role("button", name="Copy as Python").click()
+    copied = page.locator("#live .snippet").inner_text()
+    done = subprocess.run([sys.executable, "-c", copied], cwd=kept.parent, capture_output=True, text=True, check=True)
+    again = [message for message in map(json.loads, done.stdout.splitlines()) if message["type"] == "utterance.end"]
+    assert [(end["start_sample"], end["end_sample"]) for end in again] == [
+        (message["start_sample"], message["end_sample"]) for message in messages if message["type"] == "utterance.end"
+    ]
 
 
 def test_a_refused_microphone_is_told_and_can_be_allowed_later(visit: Visitor) -> None:
@@ -474,14 +494,7 @@ def test_it_is_accessible_at_every_width_and_in_both_colours(
     for view, ready in (("clips", ".comparison"), ("live", ".talk"), ("model", ".confusion")):
         page.get_by_role("link", name={"clips": "Clips", "live": "Microphone", "model": "Model"}[view]).click()
         expect(page.locator(f"#{view} {ready}").first).to_be_visible()
-        assert seen.complaints == []
-        serious = [
-            f"{each['id']}: {each['help']}: {[node['html'] for node in each['nodes']][:3]}"
-            for each in Axe().run(page).response["violations"]
-            if each["impact"] in ("serious", "critical")
-        ]
-        assert serious == []
-        seen.complaints.clear()  # of axe, whose own styles the page does not let in
+        seen.check_accessible()
         width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert width[0] <= width[1], f"{view} is wider than the screen"
         seen.screenshot(f"{name}-{view}")
@@ -513,7 +526,8 @@ def test_it_is_small_and_there_at_once(visit: Visitor, capsys: pytest.CaptureFix
         expect(seen.page.locator("#threshold-meaning")).not_to_be_empty()
         seen.page.wait_for_load_state("networkidle")
         paints.append(seen.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
-        size = sum(sum(request.sizes().values()) for request in seen.finished)
+        sizes = [request.sizes() for request in seen.finished]
+        size = sum(each["responseHeadersSize"] + each["responseBodySize"] for each in sizes)
         assert 100_000 < size < MAX_BYTES
     with capsys.disabled():
         print(f"\nthe page: {size / 1000:.0f} kB, first paint after {min(paints):.0f} to {max(paints):.0f} ms")

@@ -5,12 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 from collections.abc import Iterator
+from functools import partial
 from http.client import HTTPResponse
 
+import grpc
 import httpx
 import pytest
 
+from serving.proto.inference import inference_pb2 as inference
+from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
+from serving.proto.timbre.v1 import timbre_pb2 as pb
+from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.service import Service, metric, running, until
 from tests.sounds import encode, voice
 
@@ -81,6 +88,29 @@ def test_bodies_that_are_being_read_take_no_more_memory_than_they_may(roomy: Ser
             connection.close()
         assert until(lambda: metric(client, "timbre_upload_bytes") == 0)
         assert "Traceback" not in roomy.log.read_text()
+
+
+def test_what_comes_over_grpc_counts_too(roomy: Service) -> None:
+    with contextlib.ExitStack() as stack, httpx.Client(base_url=roomy.url, timeout=30) as client:
+        for _ in range(2):
+            stack.enter_context(begin(roomy, "raw"))
+        assert until(lambda: metric(client, "timbre_upload_bytes") == 2 * SENT)
+        channel = stack.enter_context(grpc.insecure_channel(roomy.grpc))
+        tensor = inference.ModelInferRequest.InferInputTensor(name="audio", datatype="BYTES", shape=[1])
+        infer = inference.ModelInferRequest(
+            model_name="timbre", inputs=[tensor], raw_input_contents=[struct.pack("<I", 2 * MIB) + bytes(2 * MIB)]
+        )
+        for call in (
+            partial(TimbreStub(channel).Predict, pb.PredictRequest(audio=bytes(2 * MIB))),
+            partial(GRPCInferenceServiceStub(channel).ModelInfer, infer),
+        ):
+            with pytest.raises(grpc.RpcError, match="MiB of requests are in memory already") as caught:
+                call(timeout=30)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV), timeout=30).emotion
+        assert metric(client, "timbre_upload_bytes") == 2 * SENT
+    with httpx.Client(base_url=roomy.url, timeout=30) as client:
+        assert until(lambda: metric(client, "timbre_upload_bytes") == 0)
 
 
 def test_a_slow_body_has_its_time_and_then_gives_its_room_back(roomy: Service) -> None:

@@ -169,6 +169,27 @@ def test_workers_stop_when_nobody_is_left_to_stop_them(tmp_path: Path) -> None:
     assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=30)
 
 
+def test_at_a_stop_what_is_in_flight_is_answered_and_nothing_new_is_taken(tmp_path: Path) -> None:
+    with running(tmp_path / "log.txt", workers=2) as service, service.connect() as slow:
+        assert until(lambda: ready(service) == 2, seconds=60)
+        head = f"POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: audio/wav\r\nContent-Length: {len(WAV)}\r\n\r\n"
+        slow.sendall(head.encode() + WAV[:1000])
+        time.sleep(0.5)  # so that the request has begun
+        service.process.send_signal(signal.SIGTERM)
+
+        def refused() -> bool:
+            try:
+                service.connect().close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        assert until(refused)
+        slow.sendall(WAV[1000:])
+        assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        assert service.process.wait(30) == 0
+
+
 def test_all_workers_stop_when_it_is_told_to(tmp_path: Path) -> None:
     with running(tmp_path / "log.txt", workers=2) as service:
         workers = children(service.process.pid)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,8 @@ from tests.service import Service, environment, free_port, start_process, until,
 
 PODS = 16
 """Most pods of one play; each gets a place of its own in the proxy, so that its name is never another's."""
+START_S = 300
+"""A pod starts on the cores on which the others answer."""
 DRAIN_S = 1.5
 PRE_STOP_S = 1.0
 """The manifest's preStop sleep, in small."""
@@ -30,9 +34,9 @@ global
 defaults
     mode http
     timeout connect 2s
-    timeout client 30s
-    timeout server 30s
-    timeout check 5s
+    timeout client 60s
+    timeout server 60s
+    timeout check 60s
     retries 3
     option redispatch 1
     retry-on conn-failure
@@ -57,22 +61,32 @@ backend grpc
 
 @dataclass
 class Pod:
-    """One replica: its process, its name in the proxy, and what it had counted when it was last asked."""
+    """One replica: its process, its name in the proxy, and what it had counted when it was last asked.
+
+    Times are by the monotonic clock, seconds. ``asked_at`` and ``told_at`` are before and after it counted; ``down_at``
+    is when the proxy had noticed that it was killed, and ``held`` what it certainly had in hand then.
+    """
 
     name: str
     service: Service
     grpc_port: int
     counted: dict[str, float] = field(default_factory=dict)
+    asked_at: float = 0.0
+    told_at: float = 0.0
     killed_at: float | None = None
+    down_at: float | None = None
+    held: int = 0
     drained_at: float | None = None
     ready_at_sigterm: bool = False
 
     def count(self) -> bool:
         """Ask for its metrics; whether it still answers."""
+        asked_at = time.monotonic()
         try:
-            text = httpx.get(f"{self.service.url}/metrics", timeout=5).text
+            text = httpx.get(f"{self.service.url}/metrics", timeout=60).text
         except httpx.TransportError:
             return False
+        self.asked_at, self.told_at = asked_at, time.monotonic()
         rows = [row for row in text.splitlines() if row.startswith("timbre_requests_total{")]
         self.counted = {labels: float(value) for labels, value in (row.rsplit(" ", 1) for row in rows)}
         return True
@@ -102,11 +116,12 @@ class Proxy:
             grpc_pods="\n".join(f"    server {name} 127.0.0.1:1 proto h2 track http/{name} disabled" for name in names),
         )
         (folder / "haproxy.cfg").write_text(text)
-        with (folder / "haproxy.log").open("wb") as log:
+        self._log = folder / "haproxy.log"
+        with self._log.open("wb") as log:
             command = ["haproxy", "-f", str(folder / "haproxy.cfg"), "-db"]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         if not until(self._socket.exists, 20):
-            raise RuntimeError((folder / "haproxy.log").read_text())
+            raise RuntimeError(self._log.read_text())
 
     def close(self) -> None:
         self._process.terminate()
@@ -133,6 +148,10 @@ class Proxy:
     def sends_to(self, pod: Pod) -> bool:
         return any(row["svname"] == pod.name and row["status"] in {"UP", "no check"} for row in self._rows())
 
+    def holds(self, pod: Pod) -> int:
+        """Requests that were given to a pod and are not answered yet."""
+        return sum(int(row["scur"] or 0) for row in self._rows() if row["svname"] == pod.name)
+
     def retries(self) -> int:
         """Requests that could not be handed to the pod that was chosen."""
         rows = [row for row in self._rows() if row["svname"] == "BACKEND"]
@@ -158,16 +177,24 @@ class Deployment:
         self.pods: list[Pod] = []
         self.past: list[Pod] = []
         self._routes = folder / "routes.yaml"
+        self._numbers = itertools.count()
 
     def apply(self, revision: str, routes: str) -> None:
-        """Roll to a revision with these routes: surge 1, unavailable 0."""
+        """Roll to a revision with these routes: surge 1, unavailable 0.
+
+        While an old pod takes its time to stop, the next new one starts: a pod that terminates is none of the replicas.
+        """
         self._routes = self._folder / f"routes-{revision}.yaml"
         self.edit(routes)
         old = list(self.pods)
-        for _ in range(self._replicas):
-            self.start()
-            if old:
-                self.stop(old.pop(0))
+        with ThreadPoolExecutor() as pool:
+            stopping = []
+            for _ in range(self._replicas):
+                self.start()
+                if old:
+                    stopping.append(pool.submit(self.stop, old.pop(0)))
+            for each in stopping:
+                each.result()
 
     def edit(self, routes: str) -> None:
         """Change the ConfigMap of the revision that runs, as a kubelet does: by moving another file into its place."""
@@ -177,13 +204,13 @@ class Deployment:
 
     def start(self) -> Pod:
         """One pod more; an endpoint once it is ready."""
-        name = f"pod{len(self.pods) + len(self.past)}"
+        name = f"pod{next(self._numbers)}"
         port, grpc_port = free_port(), free_port()
         settings = environment(
             port=port, grpc_port=grpc_port, models=self._models, routes=self._routes, drain_s=DRAIN_S, runtime="cpu"
         )
         pod = Pod(name, start_process(self._folder / f"{name}.txt", settings), grpc_port)
-        wait_until_ready(pod.service)
+        wait_until_ready(pod.service, START_S)
         self._proxy.add(pod)
         self.pods.append(pod)
         return pod
@@ -196,20 +223,34 @@ class Deployment:
         self._proxy.drain(pod)
         pod.drained_at = time.monotonic()
         time.sleep(PRE_STOP_S)
-        pod.ready_at_sigterm = httpx.get(f"{pod.service.url}/readyz", timeout=5).is_success
+        pod.ready_at_sigterm = httpx.get(f"{pod.service.url}/readyz", timeout=60).is_success
         pod.service.process.send_signal(signal.SIGTERM)
         while pod.count():
             time.sleep(0.05)
-        if pod.service.process.wait(40) != 0:
+        if pod.service.process.wait(120) != 0:
             raise RuntimeError(pod.service.log.read_text())
         self._gone(pod)
 
-    def kill(self, pod: Pod) -> None:
-        """SIGKILL, and another in its place."""
+    def kill(self, pod: Pod, holding: int = 0) -> None:
+        """SIGKILL, and another in its place; its metrics are read right before.
+
+        Args:
+            holding: so many requests it shall have in hand: it stands still until it has. With as many as there are
+                clients nobody can ask for anything more meanwhile, and what is lost is known exactly.
+        """
+        if not pod.count():
+            raise RuntimeError(pod.service.log.read_text())
+        if holding:
+            pod.service.process.send_signal(signal.SIGSTOP)
+            if not until(lambda: self._proxy.holds(pod) == holding, 120):
+                raise RuntimeError(f"{pod.name} has {self._proxy.holds(pod)} requests in hand, not {holding}")
+            pod.held = holding
         pod.killed_at = time.monotonic()
         pod.service.process.kill()
         pod.service.process.wait(10)
-        until(lambda: not self._proxy.sends_to(pod), 10)
+        if not until(lambda: not self._proxy.sends_to(pod), 10):
+            raise RuntimeError(f"the proxy goes on sending to {pod.name}, which was killed")
+        pod.down_at = time.monotonic()
         self._gone(pod)
         self.start()
 
@@ -227,8 +268,9 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Request:
-    """What one client saw of one request; times by the monotonic clock, seconds."""
+    """What one client saw of one request; times by the monotonic clock, seconds. A client has one at a time."""
 
+    client: str
     transport: str
     key: str
     began: float
@@ -245,6 +287,7 @@ class Load:
     def __init__(self, clients: int, keys: int) -> None:
         self.requests: list[Request] = []
         self._keys, self._stop = keys, threading.Event()
+        self._turns = [0] * clients
         self._threads = [threading.Thread(target=self._run, args=(client,)) for client in range(clients)]
 
     def start(self) -> None:
@@ -257,6 +300,12 @@ class Load:
             thread.join()
         self.close()
 
+    def goes_round(self) -> Callable[[], bool]:
+        """Whether every client has asked with each of its keys since this was called."""
+        before = list(self._turns)
+        # One more than the keys: the first may have begun before.
+        return lambda: all(now > was + self._keys for now, was in zip(self._turns, before, strict=True))
+
     def ask(self, client: int, key: str) -> Request:
         raise NotImplementedError
 
@@ -265,10 +314,10 @@ class Load:
         raise NotImplementedError
 
     def _run(self, client: int) -> None:
-        turn = 0
         while not self._stop.is_set():
-            turn += 1
-            self.requests.append(self.ask(client, f"{type(self).__name__}-{client}-{turn % self._keys}"))
+            key = f"{type(self).__name__}-{client}-{self._turns[client] % self._keys}"
+            self.requests.append(self.ask(client, key))
+            self._turns[client] += 1
             time.sleep(0.02)  # steady, and not as fast as it goes: pods start on the same cores
 
 

@@ -76,6 +76,16 @@ def test_the_bento_holds_the_service_and_its_models_and_nothing_else(tmp_path: P
         check=True,
     )
     assert packed == {*listed.stdout.split(), "bentofile.yaml"} - {"exported/kustomization.yaml"}
+    beside = {str(path.relative_to(bento)) for path in bento.rglob("*") if path.is_file()}
+    assert {path for path in beside if not path.startswith("src/")} == {
+        "README.md",
+        "bento.yaml",
+        *(f"apis/{name}" for name in ("openapi.yaml", "schema.json")),  # what it answers
+        *(f"env/docker/{name}" for name in ("Dockerfile", "entrypoint.sh")),  # BentoML's own way to an image
+        *(
+            f"env/python/{name}" for name in ("requirements.in", "requirements.txt")
+        ),  # the lock, as it came and as it goes
+    }
     assert pins(bento / "env" / "python" / "requirements.txt") == pins(ROOT / "requirements" / "serving.txt")
 
 

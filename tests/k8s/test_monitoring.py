@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from serving.errors import RequestError
+from serving.errors import Overloaded, RequestError
 from tests.k8s.manifests import K8S, OVERLAYS, render, render_text
 from tests.k8s.prometheus import analysis, groups, needs_promtool, promtool
 from tests.service import running
@@ -101,7 +101,8 @@ def test_prometheus_can_read_every_other_query(tmp_path: Path) -> None:
 
 
 def test_errors_by_our_fault_are_the_same_everywhere_and_all_that_the_service_has() -> None:
-    ours = {error.code for error in refusals(RequestError) if error.http_status >= 500 or error.http_status == 429}
+    """A full service is our fault; a client that uses more than its rate is not."""
+    ours = {error.code for error in refusals(RequestError) if error.http_status >= 500} | {Overloaded.code}
     asked = {rule["expr"] for rule in rules("record").values()} | set(queries())
     (codes,) = {codes for query in asked for codes in re.findall(r'code=~"([^"]+)"', query)}
     assert set(codes.split("|")) == ours
@@ -184,3 +185,22 @@ def test_every_alert_has_a_runbook() -> None:
         text = readme.split(f"\n### {name}\n")[1].split("\n#")[0]
         assert len(text.split()) > 25, name
         assert rule["labels"]["severity"] in {"critical", "warning"}
+
+
+def test_the_runbooks_numbers_are_the_rules() -> None:
+    """Which share of failures burns how fast, and what is slow: each a product or a limit of what the rules say."""
+    said = {
+        name: float(rule["expr"].removeprefix("vector(").removesuffix(")"))
+        for name, rule in rules("record").items()
+        if rule["expr"].startswith("vector(")
+    }
+    runbooks = (K8S / "README.md").read_text().split("\n## Alerts\n")[1]
+    for alert, rate in {"TimbreErrorsBurnFast": "critical", "TimbreErrorsBurnSlowly": "warning"}.items():
+        share = said[f"timbre:burn:{rate}"] * said["timbre:errors:budget"]
+        assert f"Over {share:.0%}".replace("%", " %") in runbooks.split(f"### {alert}\n")[1].split("###")[0]
+    assert f"{1 / (said['timbre:burn:critical'] * said['timbre:slow:budget']):.0f}" == "7"
+    assert "one answer in seven took over half a second" in runbooks
+    assert said["timbre:burn:warning"] * said["timbre:slow:budget"] == 0.06
+    assert "Six answers in a hundred took over half a second" in runbooks
+    limits = set(re.findall(r'le="([^"]+)"', "".join(rule["expr"] for rule in rules("record").values())))
+    assert limits == {"0.5"}

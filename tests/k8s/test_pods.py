@@ -90,14 +90,15 @@ def test_what_may_be_written_is_small_and_gone_with_the_pod(overlay: str) -> Non
 
 @each_overlay
 def test_the_memory_limit_holds_the_worst_that_may_come(overlay: str) -> None:
-    """Every permit with the largest upload and its longest recording, every live stream with its longest utterance."""
+    """All bodies that may be held, every permit with the longest recording, every live stream with an utterance."""
     rate_hz = json.loads((ROOT / "exported" / SERVED / "model.json").read_text())["metadata"]["sample_rate_hz"]
     rendered = render(overlay)
     for _, pod in rendered.pods():
         settings = Settings.from_environment(settings_of(pod, rendered))
-        clip = settings.max_upload_mib * UNITS["Mi"] + settings.max_duration_s * rate_hz * 4
-        streams = settings.listen_streams * settings.listen_utterance_s * rate_hz * 4
-        worst = MAX_RESIDENT_BYTES + settings.max_inflight * clip + streams
+        second = rate_hz * 4
+        recordings = settings.max_inflight * settings.max_duration_s * second
+        streams = settings.listen_streams * settings.listen_utterance_s * second
+        worst = MAX_RESIDENT_BYTES + settings.max_held_bytes + recordings + streams
         amounts = container(pod)["resources"]
         requested, limited = (size_bytes(amounts[kind]["memory"]) for kind in ("requests", "limits"))
         cuda = requested if settings.runtime == "cuda" else 0

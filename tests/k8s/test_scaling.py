@@ -54,7 +54,9 @@ def test_there_are_more_pods_long_before_requests_are_refused() -> None:
     for name in SCALED.values():
         assert 1 < int(target["averageValue"]) <= permits(render(name)) / 4
     assert triggers()["in-flight"]["metadata"]["threshold"] == target["averageValue"]
-    assert f"in flight per pod, {target['averageValue']} at most" in (K8S / "README.md").read_text()
+    readme = (K8S / "README.md").read_text()
+    assert f"in flight per pod, {target['averageValue']} at most" in readme
+    assert f"At {permits(render('cpu'))} in flight" in readme
 
 
 def test_pods_come_at_once_and_go_one_by_one() -> None:
