@@ -9,10 +9,11 @@ ARGS ?=
 SERVING ?= serving
 
 .DEFAULT_GOAL := help
-.PHONY: help serve extras test fuzz soak licences lint format proto ui lock image image-cuda rollout-test data train evaluate compare export clean
+.PHONY: help serve extras test fuzz soak licences lint format proto ui lock image image-cuda rollout-test benchmark \
+	benchmark-peers benchmark-soak benchmark-check data train evaluate compare export clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.serving ## answer on http://localhost:3000 with the committed model
 	@exec $(BIN)/python -m serving serve
@@ -66,6 +67,26 @@ image-cuda: $(VENV)/.dev ## the same for NVIDIA GPUs
 rollout-test: $(VENV)/.dev ## play a Kubernetes rollout on this machine: HAProxy, pods replaced and killed under load
 	$(BIN)/python -m pytest tests/k8s/test_rollout.py -s $(ARGS)
 
+# A service elsewhere has no peers here.
+benchmark: $(if $(findstring --url,$(ARGS)),$(VENV)/.dev,benchmark-peers) ## measure everything, going on where it stopped; ARGS="--only latency", ARGS="--url http://..."
+	$(BIN)/python -m benchmarks run $(ARGS)
+
+benchmark-peers: $(VENV)/.dev ## install what the service is measured beside, each in an environment of its own
+	@$(BIN)/python -m benchmarks peers
+
+benchmark-soak: $(VENV)/.dev ## half an hour at 70 % of capacity; ARGS=600 for ten minutes
+	$(BIN)/python -m benchmarks soak $(ARGS)
+
+# `make benchmark-check A.json B.json`: what follows are files, not targets.
+ifeq (benchmark-check,$(firstword $(MAKECMDGOALS)))
+FILES := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+.PHONY: $(FILES)
+$(FILES): ; @:
+endif
+
+benchmark-check: $(VENV)/.dev ## compare two results files by ratios: make benchmark-check BEFORE.json AFTER.json
+	@$(BIN)/python -m benchmarks check $(FILES) $(ARGS)
+
 data: $(VENV)/.dev ## download RAVDESS and TESS into data/ (or ARGS="--data DIR"), resuming
 	$(BIN)/python -m training data $(ARGS)
 
@@ -95,9 +116,13 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 		requirements/clients.in -o requirements/clients.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--generate-hashes requirements/checks.in -o requirements/checks.txt
+	for peer in benchmarks/peers/*/requirements.in; do \
+		$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+			--no-emit-package torch $$peer -o $${peer%.in}.txt || exit 1; \
+	done
 
 clean: ## remove the environment and caches, not data or runs
-	rm -rf $(VENV) $(CHECKS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build
+	rm -rf $(VENV) $(CHECKS) .venv-peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'

@@ -1,142 +1,117 @@
-"""A closed loop of HTTP clients in one event loop: each sends its next request when its last is answered.
-
-Written on bare sockets because the load generator shares the cores with what it measures: a request costs it some 60
-microseconds, a tenth of what an HTTP client library takes.
-"""
+"""What a load saw of a server, and of the program that made the load."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-_BOUNDARY = "timbre-benchmark"
-_OK, _NO_ROOM = 200, 429
+from benchmarks.histogram import Histogram
+
+OK, BROKEN, UNANSWERED = "ok", "broken", "unanswered"
+"""Outcomes of a request beside the transport's own codes."""
+NO_ROOM = ("http_429", "grpc_resource_exhausted")
+
+MOST_SHARE = 0.8
+"""Of one core: a generator that takes more has no room to keep time."""
+
+
+class Connection(Protocol):
+    """One client's connection; ``closed`` when the server has said that it is."""
+
+    closed: bool
+
+    async def ask(self, turn: int) -> str:
+        """Send a request, wait for its answer; returns its outcome.
+
+        Raises:
+            OSError, asyncio.IncompleteReadError: the connection broke.
+        """
+
+    async def close(self) -> None:
+        """Let go of it."""
+
+
+class Transport(Protocol):
+    """A way to ask a server."""
+
+    async def connect(self) -> Connection:
+        """A connection of one's own.
+
+        Raises:
+            OSError: nobody is there.
+        """
 
 
 @dataclass
 class Load:
-    """What a closed loop saw.
+    """What was sent and what came of it, after the warm-up.
 
     Attributes:
-        clients: connections, each with one request under way.
-        seconds: measured, after the warm-up.
-        latencies_s: of each request that was answered with 200.
-        refused_s: of each that was refused for lack of room, with 429.
-        statuses: how many answers had which HTTP status; 0 is a connection that broke.
+        seconds: measured.
+        clients: of a closed loop, each with one request under way.
+        rate: of an open loop, requests per second.
+        latencies_s: of each request that was answered well, or given up: of a closed loop from its sending, of an open
+            one from when it was due.
+        refused_s: of each that was refused for lack of room; quick refusals make no server quicker.
+        outcomes: how many ended how.
         all_requests: answered, the warm-up's too.
-        own_cpu_s: processor time that the load generator itself took.
+        own_cpu_s: processor time that this program took.
+        lags_s: how late this program was: for what was due, or for a timer.
     """
 
-    clients: int
     seconds: float
+    clients: int = 0
+    rate: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
     refused_s: list[float] = field(default_factory=list)
-    statuses: Counter[int] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
     all_requests: int = 0
     own_cpu_s: float = 0.0
+    lags_s: list[float] = field(default_factory=list)
+
+    def count(self, outcome: str, seconds: float) -> None:
+        """One request that ended so, after so long."""
+        self.outcomes[outcome] += 1
+        if outcome in (OK, UNANSWERED):
+            self.latencies_s.append(seconds)
+        elif outcome in NO_ROOM:
+            self.refused_s.append(seconds)
+
+    @property
+    def per_second(self) -> float:
+        """Good answers."""
+        return self.outcomes[OK] / self.seconds
 
     def to_json(self) -> dict[str, Any]:
-        """Requests per second, latencies in ms, errors, and the generator's share of one core.
-
-        Raises:
-            RuntimeError: no request was answered.
-        """
-        if not self.latencies_s:
-            raise RuntimeError(f"None of {sum(self.statuses.values())} requests was answered: {dict(self.statuses)}.")
-        p50, p90, p99 = (round(float(p) * 1e3, 2) for p in np.percentile(self.latencies_s, [50, 90, 99]))
-        good = sum(count for status, count in self.statuses.items() if status == _OK)
-        return {
-            "clients": self.clients,
-            "requests": sum(self.statuses.values()),
-            "errors": sum(self.statuses.values()) - good,
-            "per_second": round(good / self.seconds, 1),
-            "p50_ms": p50,
-            "p90_ms": p90,
-            "p99_ms": p99,
-            "generator_core_share": round(self.own_cpu_s / self.seconds, 3),
+        """Requests per second, latencies in ms, errors, the generator's own cost and whether it was the bottleneck."""
+        total = self.outcomes.total()
+        latencies, lags = Histogram(self.latencies_s), Histogram(self.lags_s)
+        told: dict[str, Any] = {"clients": self.clients} if self.clients else {"rate": round(self.rate, 2)}
+        share = self.own_cpu_s / self.seconds
+        return told | {
+            "seconds": self.seconds,
+            "requests": total,
+            "errors": total - self.outcomes[OK],
+            "outcomes": dict(self.outcomes),
+            "per_second": round(self.per_second, 2),
+            "mean_ms": round(float(np.mean(self.latencies_s)) * 1e3, 3) if self.latencies_s else 0.0,
+            **latencies.to_json(),
+            "generator": {
+                "core_share": round(share, 3),
+                "lag_p50_ms": lags.ms(50),
+                "lag_p99_ms": lags.ms(99),
+                "bottleneck": bottleneck(share, lags.ms(99), latencies.ms(50)),
+            },
         }
 
 
-def multipart_request(clip: bytes, host: str, path: str = "/predict") -> bytes:
-    """One upload as curl sends it, head and body."""
-    body = (
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="clip.wav"\r\n'
-        "Content-Type: audio/wav\r\n\r\n"
-    ).encode()
-    body += clip + f"\r\n--{_BOUNDARY}--\r\n".encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: multipart/form-data; boundary={_BOUNDARY}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-def closed_loop(
-    host: str, port: int, request: bytes, clients: int, seconds: float, warm_s: float = 1.0, pause_s: float = 0.0
-) -> Load:
-    """Keep so many clients busy for so long.
-
-    Args:
-        warm_s: before measuring begins.
-        pause_s: before a client that was refused for lack of room comes again.
-    """
-    return asyncio.run(_closed_loop(_Target(host, port, request, pause_s), clients, seconds, warm_s))
-
-
-@dataclass(frozen=True)
-class _Target:
-    """Whom clients ask for what."""
-
-    host: str
-    port: int
-    request: bytes
-    pause_s: float
-
-
-async def _closed_loop(target: _Target, clients: int, seconds: float, warm_s: float) -> Load:
-    load = Load(clients, seconds)
-    begin = time.perf_counter() + warm_s
-    tasks = [asyncio.create_task(_client(target, load, begin, begin + seconds)) for _ in range(clients)]
-    await asyncio.sleep(warm_s)
-    cpu = time.process_time()
-    await asyncio.gather(*tasks)
-    load.own_cpu_s = time.process_time() - cpu
-    return load
-
-
-async def _client(target: _Target, load: Load, begin: float, end: float) -> None:
-    """One connection, opened again when it breaks or the server closes it."""
-    while time.perf_counter() < end:
-        try:
-            reader, writer = await asyncio.open_connection(target.host, target.port)
-            try:
-                closes = False
-                while not closes and (sent := time.perf_counter()) < end:
-                    writer.write(target.request)
-                    status, closes = await _answer(reader)
-                    done = time.perf_counter()
-                    load.all_requests += 1
-                    if sent >= begin and done <= end:
-                        load.statuses[status] += 1
-                        if status in (_OK, _NO_ROOM):
-                            (load.latencies_s if status == _OK else load.refused_s).append(done - sent)
-                    if status == _NO_ROOM:
-                        await asyncio.sleep(target.pause_s)
-            finally:
-                writer.close()
-        except (OSError, asyncio.IncompleteReadError):
-            load.statuses[0] += 1
-            await asyncio.sleep(0.05)
-
-
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
-    """Read one answer; returns its status, and whether the connection is closed after it."""
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]
-    await reader.readexactly(int(length))
-    return int(head.split(b" ", 2)[1]), b"connection: close" in head
+def bottleneck(core_share: float, lag_p99_ms: float, latency_p50_ms: float) -> str:
+    """Why a load says more of its generator than of the server; empty where it does not."""
+    if core_share > MOST_SHARE:
+        return f"the load generator took {core_share:.2f} of one core, more than {MOST_SHARE}"
+    if lag_p99_ms > latency_p50_ms:
+        return f"the load generator was {lag_p99_ms:.1f} ms late (p99), more than the median answer took"
+    return ""

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
-_START_S = 120.0
+_START_S, _STOP_S = 300.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,22 @@ class Server:
 
     Attributes:
         ready_s: from start to the first 200 of its readiness path.
+        grpc_port: 0 where it has none.
     """
 
     process: subprocess.Popen[bytes]
     port: int
     ready_s: float
+    grpc_port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def read_mb(self) -> float:
+        """What the process and its children had to fetch from the disk, not from the kernel's cache."""
+        told = (Path(f"/proc/{pid}/io").read_text() for pid in self._family(self.process.pid))
+        return round(sum(int(text.split("\nread_bytes:")[1].split()[0]) for text in told) / 1e6, 1)
 
     def resident_mb(self) -> float:
         """Memory of the process and its children."""
@@ -59,28 +71,71 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    command: Sequence[str], port: int, env: dict[str, str], ready: str = "/readyz", cwd: Path = ROOT
+    command: Sequence[str],
+    port: int,
+    env: dict[str, str],
+    ready: str = "/readyz",
+    cwd: Path = ROOT,
+    *,
+    grpc_port: int = 0,
+    cores: set[int] | None = None,
 ) -> Iterator[Server]:
     """Start a command that listens on the port, wait until it is ready, stop it afterwards.
+
+    Args:
+        cores: those it may use; all of this process's where None.
 
     Raises:
         RuntimeError: it stops or is not ready in time; what it printed is in the message.
     """
     started = time.monotonic()
     with tempfile.TemporaryFile() as log:  # not a pipe, which nobody would empty
-        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
+        with _bound_to(cores):
+            process = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
-            while not _is_ready(f"http://{HOST}:{port}{ready}"):
-                if process.poll() is not None or time.monotonic() - started > _START_S:
-                    log.seek(0)
-                    printed = log.read().decode(errors="replace")
-                    raise RuntimeError(f"{' '.join(command)} is not ready after {_START_S:g} s:\n{printed}")
-                time.sleep(0.02)
-            yield Server(process, port, round(time.monotonic() - started, 2))
+            wait_until_ready(process, f"http://{HOST}:{port}{ready}", log)
+            yield Server(process, port, round(time.monotonic() - started, 2), grpc_port)
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                process.wait(60)
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL to one that does not go."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: IO[bytes]) -> None:
+    """Return when the address answers well.
+
+    Raises:
+        RuntimeError: the process ended or is not ready in time; what it printed is in the message.
+    """
+    deadline = time.monotonic() + _START_S
+    while not _is_ready(url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            log.seek(0)
+            printed = log.read().decode(errors="replace")
+            why = (
+                f"ended with {process.returncode}" if process.poll() is not None else f"is not ready in {_START_S:g} s"
+            )
+            raise RuntimeError(f"{process.args!r} {why}:\n{printed}")
+        time.sleep(0.02)
+
+
+@contextmanager
+def _bound_to(cores: set[int] | None) -> Iterator[None]:
+    """What is started meanwhile may use these cores only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def clean_environment(**settings: object) -> dict[str, str]:

@@ -11,7 +11,7 @@ from training.provenance import provenance
 FOLDER = Path(__file__).parent / "results"
 
 
-def write(path: Path, results: dict[str, Any]) -> None:
+def write(path: Path, results: dict[str, Any], seed: int | None = None) -> None:
     """JSON with the command, commit, machine and library versions that it came from."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"provenance": provenance(), **results}, indent=1) + "\n")
+    path.write_text(json.dumps({"provenance": provenance(seed), **results}, indent=1) + "\n")

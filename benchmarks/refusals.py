@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.load import Load, closed_loop, multipart_request
+from benchmarks.load import Load, Transport
+from benchmarks.loops import closed_loop
 from benchmarks.peers import timbre
-from benchmarks.process import HOST, Server
 from benchmarks.record import write
 from benchmarks.sounds import wav
+from benchmarks.transports import multipart
 
 PERMITS, CLIENTS = 8, 32
 PAUSE_S = 0.1  # before somebody who was refused comes again: a tenth of what the answer's Retry-After asks for
@@ -28,8 +29,8 @@ def refusals(out: Path, rounds: int, seconds: float) -> Json:
         seconds: of each load.
     """
     with timbre(max_inflight=PERMITS) as server:
-        request = multipart_request(wav(), f"{HOST}:{server.port}")
-        found = [_round(server, request, seconds) for _ in range(rounds)]
+        way = multipart(server.url, [wav()])
+        found = [_round(way, seconds) for _ in range(rounds)]
     results: Json = {
         "permits": PERMITS,
         "clients": CLIENTS,
@@ -43,9 +44,9 @@ def refusals(out: Path, rounds: int, seconds: float) -> Json:
     return results
 
 
-def _round(server: Server, request: bytes, seconds: float) -> Json:
-    quiet = closed_loop(HOST, server.port, request, PERMITS, seconds)
-    crowded = closed_loop(HOST, server.port, request, CLIENTS, seconds, pause_s=PAUSE_S)
+def _round(way: Transport, seconds: float) -> Json:
+    quiet = closed_loop(way, PERMITS, seconds)
+    crowded = closed_loop(way, CLIENTS, seconds, pause_s=PAUSE_S)
     return {"quiet": quiet.to_json(), "crowded": crowded.to_json(), "refused": refused(crowded)}
 
 
@@ -56,7 +57,7 @@ def refused(load: Load) -> Json:
         RuntimeError: nobody was refused.
     """
     if not load.refused_s:
-        raise RuntimeError(f"Nobody was refused: {dict(load.statuses)}.")
+        raise RuntimeError(f"Nobody was refused: {dict(load.outcomes)}.")
     p50, p99, most = (round(float(p) * 1e3, 2) for p in np.percentile(load.refused_s, [50, 99, 100]))
     soon = sum(seconds < SOON_S for seconds in load.refused_s) / len(load.refused_s)
     return {

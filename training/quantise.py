@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,7 +51,8 @@ def quantise(config: QuantiseConfig) -> Json:
     data = (folder / description["file"]).read_bytes()
     training = description["metadata"]["training"]
     split = Split.load(folder / "report" / "split.json", find_clips(config.data, training["corpora"]))
-    quantised = eight_bits(data, Recordings(_spread(split.train)))
+    calibration = Recordings(_spread(split.train)).window_batches(1)
+    quantised = eight_bits(data, (windows.numpy() for windows, _ in calibration))
     heard = decoded(split, "test")
     labels = heard.labels.numpy()
     uar = {
@@ -81,10 +82,13 @@ def quantise(config: QuantiseConfig) -> Json:
     return results
 
 
-def eight_bits(data: bytes, recordings: Recordings) -> bytes:
+def eight_bits(data: bytes, calibration: Iterable[npt.NDArray[np.float32]]) -> bytes:
     """A graph with its network in 8 bit; the front end keeps its 32, which powers of ten need.
 
     Static, per channel, quantise-dequantise pairs around convolutions and products.
+
+    Args:
+        calibration: windows (n, samples) whose activations say what ranges there are.
 
     Raises:
         ValueError: there is no convolution.
@@ -96,7 +100,7 @@ def eight_bits(data: bytes, recordings: Recordings) -> bytes:
         quantize_static(
             prepared,
             done,
-            _Windows(recordings),
+            _Windows(calibration),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -126,12 +130,10 @@ def time_beside(graphs: dict[str, bytes]) -> dict[str, float]:
 
 
 class _Windows(CalibrationDataReader):  # type: ignore[misc]
-    """Windows of some clips, one at a time."""
+    """Windows, a batch at a time."""
 
-    def __init__(self, recordings: Recordings) -> None:
-        self._batches: Iterator[npt.NDArray[np.float32]] = (
-            windows.numpy() for windows, _ in recordings.window_batches(1)
-        )
+    def __init__(self, batches: Iterable[npt.NDArray[np.float32]]) -> None:
+        self._batches = iter(batches)
 
     def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
         windows = next(self._batches, None)

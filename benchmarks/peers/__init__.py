@@ -1,38 +1,141 @@
-"""The designs that others take, each as its authors would write it, and how each is started."""
+"""The designs that others take, each as its authors would write it, and how each is started and asked."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from benchmarks.process import HOST, Server, clean_environment, free_port, serving
+from benchmarks.load import Transport
+from benchmarks.peers import environments
+from benchmarks.process import HOST, ROOT, Server, clean_environment, free_port, serving
+from benchmarks.transports import multipart, oip_json
+from serving.router import ROUTES_FILE, Routes
+from serving.runtime import cores
 
 HERE = Path(__file__).parent
+EXPORTED = ROOT / "exported"
 
 
 @contextmanager
-def timbre(**settings: object) -> Iterator[Server]:
-    """This service with one version, as ``make serve`` starts it."""
+def timbre(bound_to: set[int] | None = None, /, **settings: object) -> Iterator[Server]:
+    """This service, as ``make serve`` starts it, with these settings."""
     port = free_port()
-    env = clean_environment(**{"port": port, "grpc_port": free_port(), "drain_s": 0, **settings})
-    with serving([sys.executable, "-m", "serving", "serve"], port, env) as server:
+    settings = {"port": port, "grpc_port": free_port(), "drain_s": 0, **settings}
+    env, grpc_port = clean_environment(**settings), int(str(settings["grpc_port"]))
+    command = [sys.executable, "-m", "serving", "serve"]
+    with serving(command, port, env, grpc_port=grpc_port, cores=bound_to) as server:
         yield server
 
 
-@contextmanager
-def classic() -> Iterator[Server]:
-    """FastAPI, librosa's MFCC, a PyTorch CNN, one request at a time.
+@dataclass(frozen=True)
+class Peer:
+    """One of those who are measured.
 
-    On one thread, where it is three times as fast as with torch's own choice: threads that spin between two small
-    products take the cores of the server and of who asks it.
+    Attributes:
+        start: its process, in its own environment.
+        ask: a way to send it clips.
+        why_missing: says why it cannot be started here; empty where it can.
     """
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "app:app", "--host", HOST, "--port", str(port), "--no-access-log"]
-    with serving(command, port, clean_environment() | {"OMP_NUM_THREADS": "1"}, cwd=HERE / "classic") as server:
-        yield server
+
+    what: str
+    start: Callable[[], AbstractContextManager[Server]]
+    ask: Callable[[str, Sequence[bytes]], Transport]
+    why_missing: Callable[[], str] = lambda: ""
 
 
-PEERS: dict[str, Callable[[], AbstractContextManager[Server]]] = {"timbre": timbre, "classic": classic}
+def _peer(
+    name: str,
+    what: str,
+    command: Callable[[int], list[str]],
+    ask: Callable[[str, Sequence[bytes]], Transport] = multipart,
+    ready: str = "/readyz",
+    extra: Callable[[int], dict[str, str]] = lambda _: {},
+) -> Peer:
+    """A program in the folder of that name, with its own environment; ``command`` begins with one of its programs."""
+
+    @contextmanager
+    def start() -> Iterator[Server]:
+        port = free_port()
+        version = Routes.parse((EXPORTED / ROUTES_FILE).read_text(), EXPORTED / ROUTES_FILE).default_version
+        paths = {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE / name}", "MODEL": str(EXPORTED / version)}
+        program, *arguments = command(port)
+        full = [str(environments.python(name).with_name(program)), *arguments]
+        with serving(full, port, clean_environment() | paths | extra(port), ready, cwd=HERE / name) as server:
+            yield server
+
+    return Peer(what, start, ask, lambda: environments.why_missing(name))
+
+
+def _uvicorn(app: str) -> Callable[[int], list[str]]:
+    return lambda port: ["uvicorn", app, "--host", HOST, "--port", str(port), "--no-access-log"]
+
+
+def _of_mlserver(port: int) -> dict[str, str]:
+    settings = {
+        "HOST": HOST,
+        "HTTP_PORT": port,
+        "GRPC_PORT": free_port(),
+        "METRICS_PORT": free_port(),
+        "METRICS_DIR": environments.FOLDER / "mlserver_onnx" / "metrics",
+        "PARALLEL_WORKERS": cores(),
+        "DEBUG": "false",
+    }
+    return {f"MLSERVER_{name}": str(value) for name, value in settings.items()}
+
+
+PEERS: dict[str, Peer] = {
+    "timbre": Peer("this service", timbre, multipart),
+    "classic": _peer(
+        "classic",
+        "FastAPI, librosa's MFCC, a PyTorch CNN, one request at a time",
+        _uvicorn("app:app"),
+        # Three times as fast as with torch's own choice: threads that spin between two small products take the cores
+        # of the server and of who asks it.
+        extra=lambda _: {"OMP_NUM_THREADS": "1"},
+    ),
+    "fastapi_onnx": _peer("fastapi_onnx", "FastAPI with our ONNX file, no batching", _uvicorn("api:app")),
+    "bentoml_plain": _peer(
+        "bentoml_plain",
+        "BentoML as its documentation shows it: gateway service, depends, batchable API, our ONNX file",
+        lambda port: ["bentoml", "serve", "service:Gateway", "--host", HOST, "--port", str(port)],
+        extra=lambda _: {"BENTOML_DO_NOT_TRACK": "True"},
+    ),
+    "litserve_onnx": _peer(
+        "litserve_onnx",
+        "LitServe with our ONNX file, batching",
+        lambda port: ["python", "server.py", str(port)],
+        ready="/health",
+    ),
+    "mlserver_onnx": _peer(
+        "mlserver_onnx",
+        "MLServer with a custom runtime over our ONNX file, adaptive batching",
+        lambda _: ["mlserver", "start", "."],
+        ask=partial(oip_json, model="timbre"),
+        ready="/v2/models/timbre/ready",
+        extra=_of_mlserver,
+    ),
+}
 """Who is measured, by name; the first is who the others are compared with."""
+
+_LESS_DONE = (
+    "it does less for a request: no limits, no check of the samples, no timeline, no metrics, no deadline, no permits"
+)
+_LESS_LOADED = "it loads one model, and no gRPC, no second audio library and no metrics"
+
+WHY_BETTER: dict[tuple[str, str], str] = {
+    ("fastapi_onnx", "per_second"): _LESS_DONE,
+    ("fastapi_onnx", "p50"): _LESS_DONE,
+    ("fastapi_onnx", "p99"): _LESS_DONE,
+    ("fastapi_onnx", "memory"): _LESS_LOADED,
+    ("litserve_onnx", "per_second"): "it decodes in a process per core, which we leave to replicas; " + _LESS_DONE,
+    ("litserve_onnx", "p50"): _LESS_DONE,
+    ("litserve_onnx", "p99"): "it decodes in a process per core, which we leave to replicas",
+    ("mlserver_onnx", "per_second"): "it decodes in a process per core, which we leave to replicas; " + _LESS_DONE,
+    ("mlserver_onnx", "p99"): "it decodes in a process per core, which we leave to replicas",
+}
+"""Why a peer is better than this service in a measure, for README; a run that finds another case has to say why."""

@@ -21,10 +21,10 @@ def test_a_crowd_is_refused_and_both_sides_are_measured(tmp_path: Path) -> None:
 
 
 def test_refusals_within_20_ms_are_counted() -> None:
-    told = refused(Load(1, 1.0, refused_s=[0.001, 0.019, 0.02, 0.4]))
+    told = refused(Load(1.0, refused_s=[0.001, 0.019, 0.02, 0.4]))
     assert (told["within_20_ms"], told["max_ms"]) == (0.5, 400.0)
     with pytest.raises(RuntimeError, match="Nobody was refused"):
-        refused(Load(1, 1.0))
+        refused(Load(1.0))
 
 
 def test_the_ratio_is_of_each_round() -> None:

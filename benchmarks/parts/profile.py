@@ -7,17 +7,11 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from matplotlib.figure import Figure
+from benchmarks.bench import Bench, Json, NotHereError
+from benchmarks.loops import closed_loop
 
-from benchmarks.load import closed_loop, multipart_request
-from benchmarks.peers import timbre
-from benchmarks.process import HOST
-from benchmarks.record import write
-from benchmarks.sounds import wav
-
-_CLIENTS, _RATE_HZ = 8, 200
+_CLIENTS, _RATE_HZ, _LOAD_S = 8, 200, 6.0
 
 # The innermost frame that one of these is in says where a sample was. First match wins; a frame is "name (file:line)".
 PARTS = (
@@ -38,15 +32,19 @@ PARTS = (
 _IDLE = ("_worker (concurrent/futures/thread.py",)
 
 
-def profile(out: Path, seconds: int) -> dict[str, Any]:
-    """Sample the service with its newest version under eight clients; write profile.json, .md and .png.
+def measure(bench: Bench) -> Json:
+    """Sample the service under eight clients: processor time of a request, shared out.
 
     Raises:
-        RuntimeError: py-spy cannot look into the process (it needs ptrace: root, or its parent).
+        NotHereError: a service elsewhere is measured, or py-spy may not look into processes here.
     """
-    with timbre() as server, tempfile.TemporaryDirectory() as folder:
-        request = multipart_request(wav(), f"{HOST}:{server.port}")
-        closed_loop(HOST, server.port, request, _CLIENTS, 1)
+    if bench.url:
+        raise NotHereError("py-spy looks into processes of this machine only")
+    target, seconds = bench.service(), max(2, round(bench.seconds(_LOAD_S)))
+    server = target.server
+    if server is None:
+        raise NotHereError("the service is not this machine's")
+    with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.txt"
         spy = subprocess.Popen(
             [
@@ -57,24 +55,20 @@ def profile(out: Path, seconds: int) -> dict[str, Any]:
             stderr=subprocess.STDOUT,
         )
         before = server.cpu_s()
-        load = closed_loop(HOST, server.port, request, _CLIENTS, seconds)
-        cpu_ms = (server.cpu_s() - before) / load.all_requests * 1e3
-        printed = spy.communicate(timeout=120)[0]
+        load = closed_loop(bench.multipart(), _CLIENTS, seconds)
+        cpu_ms = (server.cpu_s() - before) / max(1, load.all_requests) * 1e3
+        printed = spy.communicate(timeout=120)[0].decode(errors="replace")
         if spy.returncode or not raw.exists():
-            raise RuntimeError(f"py-spy: {printed.decode(errors='replace')}")
+            raise NotHereError(f"py-spy needs ptrace: {printed.strip().splitlines()[-1]}")
         samples = by_part(raw.read_text())
-    total = sum(samples.values())
-    shares = {name: samples[name] / total for name, _ in PARTS} | {"other": samples["other"] / total}
-    results = {
+    counted = samples.total()
+    shares = {name: samples[name] / counted for name, _ in PARTS} | {"other": samples["other"] / counted}
+    return {
         "load": load.to_json(),
-        "samples": total,
+        "samples": counted,
         "server_cpu_ms_per_request": round(cpu_ms, 3),
         "shares": {name: round(share, 4) for name, share in shares.items()},
     }
-    write(out / "profile.json", results)
-    plot(shares, cpu_ms, out / "profile.png")
-    (out / "profile.md").write_text(table(shares, cpu_ms))
-    return results
 
 
 def by_part(raw: str) -> Counter[str]:
@@ -94,24 +88,3 @@ def _part(stack: list[str]) -> str:
             if any(place in frame for place in places):
                 return name
     return "other"
-
-
-def table(shares: dict[str, float], cpu_ms: float) -> str:
-    """Markdown, dearest first."""
-    rows = sorted(shares.items(), key=lambda item: -item[1])
-    return "| part | share | ms |\n|---|---|---|\n" + "".join(
-        f"| {name} | {share:.1%} | {share * cpu_ms:.2f} |\n" for name, share in rows
-    )
-
-
-def plot(shares: dict[str, float], cpu_ms: float, path: Path) -> None:
-    """Milliseconds of processor time per request, by part."""
-    rows = sorted(shares.items(), key=lambda item: item[1])
-    figure = Figure(figsize=(8, 0.4 * len(rows) + 1), layout="constrained")
-    axes = figure.subplots()
-    bars = axes.barh([name for name, _ in rows], [share * cpu_ms for _, share in rows])
-    axes.bar_label(bars, [f" {share:.0%}" for _, share in rows], fontsize=8)
-    axes.set(xlabel="processor time per request, ms")
-    axes.margins(x=0.1)
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=120)

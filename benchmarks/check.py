@@ -1,0 +1,92 @@
+"""The regression guard: two results files, compared by ratios that travel between machines, never by times."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.parts.stages import STAGES
+
+Json = dict[str, Any]
+
+CLASSIC = "classic"
+TOLERANCE = 0.15
+"""A ratio may be so much worse, of its value before."""
+_SMALL = 0.05
+"""And a stage that takes less than this share of the roof's time is noise: it may change by so much of it."""
+
+
+class NotComparableError(ValueError):
+    """A results file does not hold what is compared; says what is missing."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One number without a unit.
+
+    Attributes:
+        slack: by how much it may be worse without that meaning anything, in its own measure.
+    """
+
+    name: str
+    value: float
+    higher_is_better: bool
+    slack: float = 0.0
+
+
+def ratios(results: Json) -> list[Ratio]:
+    """Requests/s relative to the classic peer, and each stage's time relative to the ceiling's.
+
+    The ceiling's time of a request is what decoding and inference take in-process, without a server.
+
+    Raises:
+        NotComparableError: the parts ``peers`` or ``stages`` are not in the results, or not whole.
+    """
+    try:
+        parts = results["parts"]
+        classic = parts["peers"]["summary"][CLASSIC]["ratios"]
+        stages, roof = parts["stages"]["stages_ms"], parts["stages"]["roof"]
+        ceiling_ms = roof["decode_ms"] + roof["inference_ms"]
+        faster = 1 / classic["per_second"][0]
+        achieved = parts["stages"]["achieved"]
+    except (KeyError, TypeError) as error:
+        raise NotComparableError(
+            f"no {error} in it: peers (with {CLASSIC}) and stages are compared. Run `make benchmark` here again."
+        ) from error
+    return [
+        Ratio(f"requests/s, to {CLASSIC}'s", faster, higher_is_better=True),
+        Ratio("requests/s, to the roof's", achieved, higher_is_better=True),
+        *(
+            Ratio(f"{stage}, to the roof's time", stages[stage] / ceiling_ms, higher_is_better=False, slack=_SMALL)
+            for stage in (*STAGES, "pipeline", "around")
+        ),
+    ]
+
+
+def worse(before: Ratio, after: Ratio, tolerance: float = TOLERANCE) -> bool:
+    """Whether it is worse by more than tolerance and slack."""
+    loss = before.value - after.value if before.higher_is_better else after.value - before.value
+    return loss > tolerance * before.value + before.slack
+
+
+def check(before: Path, after: Path, tolerance: float = TOLERANCE) -> tuple[str, list[str]]:
+    """A table of all ratios, and the names of those that are worse.
+
+    Raises:
+        NotComparableError: a file does not hold what is compared.
+    """
+    lines, failed = ["| ratio | before | after | |", "|---|---|---|---|"], []
+    for old, new in zip(_of(before), _of(after), strict=True):
+        bad = worse(old, new, tolerance)
+        failed += [old.name] if bad else []
+        lines.append(f"| {old.name} | {old.value:.3f} | {new.value:.3f} | {'worse' if bad else 'holds'} |")
+    return "\n".join(lines), failed
+
+
+def _of(path: Path) -> list[Ratio]:
+    try:
+        return ratios(json.loads(path.read_text()))
+    except (OSError, NotComparableError, json.JSONDecodeError) as error:
+        raise NotComparableError(f"{path}: {error}") from error

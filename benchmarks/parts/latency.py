@@ -1,0 +1,24 @@
+"""Latency at fixed arrival rates: Poisson, open loop, from the time a request was due."""
+
+from __future__ import annotations
+
+from benchmarks.bench import Bench, Json
+from benchmarks.loops import open_loop
+
+SHARES = (0.10, 0.25, 0.50, 0.75, 0.90)
+"""Of the transport's own capacity."""
+_LOAD_S = 2.5
+
+
+def measure(bench: Bench) -> Json:
+    """Percentiles of every transport at every share of what it can do."""
+    found = []
+    for name, way in bench.service().transports(bench.data).items():
+        most = bench.highest(name)
+        for number, share in enumerate(SHARES):
+            load = open_loop(way, share * most, bench.seconds(_LOAD_S), bench.seed + number).to_json()
+            bench.say(
+                f"{name}, {share:.0%} ({load['rate']:.0f}/s): p50 {load['p50_ms']:.1f}, p99 {load['p99_ms']:.1f} ms"
+            )
+            found.append({"transport": name, "share": share, **load})
+    return {"arrivals": "Poisson", "counted_from": "due time", "loads": found}

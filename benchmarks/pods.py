@@ -1,0 +1,93 @@
+"""How many pods of which size for N requests/s at a p99: benchmarks/capacity.md, worked out from a results file."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+Json = dict[str, Any]
+
+WANTED = (10, 50, 100, 500, 1000)
+"""Requests per second that the table answers for."""
+_LOAD = 0.7
+"""Of the rate that holds the p99, so that one request in a while more is no incident."""
+_MEMORY = 1.5
+"""Times the memory after load: what long recordings in flight take beside."""
+
+
+def pods(rate: float, held: float) -> int:
+    """Pods for a rate when one holds ``held``: loaded to _LOAD, and one more, which may be replaced or lost."""
+    return math.ceil(rate / (_LOAD * held)) + 1
+
+
+def memory_mib(resident_mb: float) -> int:
+    """A pod's memory request, MiB, in steps of 64."""
+    return math.ceil(_MEMORY * resident_mb * 1e6 / 2**20 / 64) * 64
+
+
+def sizes(found: Json) -> list[Json]:
+    """The sizes of pods that were measured: name, cores, the rate that each holds, its memory in MB."""
+    parts = found["parts"]
+    cores = int(found["provenance"]["machine"].split(" cores")[0].rsplit(", ", 1)[1])
+    one = parts["replicas"]["replicas"][0]
+    return [
+        {"name": "1 core", "how": "simulated from the measured service times", "held": one["simulated"]["rate"]}
+        | ({"how": "behind HAProxy", "held": one["measured"]["rate"]} if one["measured"] else {})
+        | {"resident_mb": parts["replicas"]["resident_mb"]},
+        {
+            "name": f"{cores} cores",
+            "how": "beside its load generator on the same cores",
+            "held": parts["capacity"]["held"]["rate"],
+        }
+        | {"resident_mb": parts["size"]["memory"]["after_mb"]},
+    ]
+
+
+def capacity_md(found: Json) -> str:
+    """The page, with its arithmetic; every number is of the results file."""
+    parts = found["parts"]
+    if lacking := [
+        name for name in ("capacity", "replicas", "size") if "left_out" in parts.get(name, {"left_out": ""})
+    ]:
+        return f"# Capacity\n\nNot worked out: {', '.join(lacking)} was not measured.\n"
+    measured = [size for size in sizes(found) if size["held"]]
+    p99 = parts["capacity"]["held"]["p99_ms"]
+    mean_s = sum(clip["seconds"] for clip in found["clips"]) / len(found["clips"])
+    text = (
+        f"# How many pods\n\nWorked out by `python -m benchmarks report --readme` from the run of "
+        f"{found['provenance']['date'][:10]} on {found['provenance']['machine']}, with clips of {mean_s:.1f} s on "
+        f"average, for a p99 of {p99:g} ms under Poisson arrivals. Measure on a node of yours with "
+        "`make benchmark`, and put its numbers here.\n\n## What one pod holds\n\n"
+        "| pod | requests/s within the p99 | how that is known | memory after load | memory to request |\n"
+        "|---|---|---|---|---|\n"
+    )
+    for size in measured:
+        text += (
+            f"| {size['name']} | {size['held']:.1f} | {size['how']} | {size['resident_mb']:.0f} MB | "
+            f"{_MEMORY:g} x {size['resident_mb']:.0f} MB = {memory_mib(size['resident_mb'])} MiB |\n"
+        )
+    text += (
+        f"\n## Pods for a rate\n\npods = ceil(rate / ({_LOAD:g} x what one holds)) + 1. {_LOAD:g}, because the rate "
+        "that just holds has no room for a busy minute; one more, because a rollout or a lost node takes one away.\n\n"
+        "| requests/s | "
+    )
+    text += " | ".join(f"pods of {size['name']}" for size in measured) + " |\n|---" + "|---" * len(measured) + "|\n"
+    for rate in WANTED:
+        cells = [f"ceil({rate} / {_LOAD * size['held']:.1f}) + 1 = {pods(rate, size['held'])}" for size in measured]
+        text += f"| {rate} | {' | '.join(cells)} |\n"
+    return text + _growth(parts)
+
+
+def _growth(parts: Json) -> str:
+    """What other clips make of it."""
+    growth = parts.get("growth")
+    if not growth or "left_out" in growth:
+        return ""
+    line = growth["line"]
+    fixed, each = line["fixed_ms"], line["ms_per_second_of_speech"]
+    return (
+        f"\n## Longer clips\n\nA request takes {fixed:.1f} ms and {each:.2f} ms for each second of speech. A minute is "
+        f"{fixed:.1f} + 60 x {each:.2f} = {fixed + 60 * each:.0f} ms: divide the rates above by what that is to "
+        f"{fixed:.1f} + 3 x {each:.2f} = {fixed + 3 * each:.1f} ms, a clip of 3 s, and allow for the p99 the time of "
+        "the longest clip besides.\n"
+    )

@@ -1,0 +1,61 @@
+"""Half an hour at 70 % of capacity: latency and memory over time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.bench import Bench, Json
+from benchmarks.loops import open_loop
+from benchmarks.record import write
+from benchmarks.run import file_name
+
+_WINDOW_S = 30.0
+
+
+def soak(bench: Bench, out: Path, seconds: float, share: float = 0.7) -> Path:
+    """An open loop that goes on, written down window by window, so that what was measured of a stopped one is there.
+
+    Args:
+        seconds: all together.
+        share: of what a short closed loop answers.
+    """
+    path = out / f"{file_name()}-soak.json"
+    windows: list[Json] = []
+    try:
+        target = bench.service()
+        rate = share * bench.highest()
+        bench.say(f"{rate:.0f} requests/s for {seconds:g} s")
+        way = bench.multipart()
+        lasted = 0.0
+        while lasted < seconds:
+            window_s = min(_WINDOW_S, seconds - lasted)
+            # Windows follow one another without a pause, save for what is still under way.
+            load = open_loop(way, rate, window_s, bench.seed + len(windows), warm_s=0.0).to_json()
+            lasted += window_s
+            windows.append({"until_s": round(lasted, 1), "resident_mb": target.resident_mb(), **load})
+            bench.say(
+                f"{lasted:.0f} s: p50 {load['p50_ms']:.1f}, p99 {load['p99_ms']:.1f} ms, "
+                f"{load['errors']} errors, {windows[-1]['resident_mb']:.0f} MB"
+            )
+            write(path, {"rate": round(rate, 2), "share": share, **summary(windows), "windows": windows}, bench.seed)
+    finally:
+        bench.stop()
+    return path
+
+
+def summary(windows: list[Json]) -> Json:
+    """Errors, and what memory and p99 do from the second tenth of the time on: MB and ms per hour."""
+    later = windows[len(windows) // 10 :]
+    hours = [window["until_s"] / 3600 for window in later]
+    slopes = {
+        f"{name}_per_hour": round(float(np.polyfit(hours, [window[key] for window in later], 1)[0]), 3)
+        for name, key in (("mb", "resident_mb"), ("p99_ms", "p99_ms"))
+        if len(later) > 1
+    }
+    return {
+        "requests": sum(window["requests"] for window in windows),
+        "errors": sum(window["errors"] for window in windows),
+        **slopes,
+    }

@@ -1,0 +1,252 @@
+"""The parts of a results file as tables in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from benchmarks.peers import WHY_BETTER
+
+Json = dict[str, Any]
+
+_FEW = 1000  # requests of which one in a thousand is the largest
+
+MEASURES = {"per_second": "requests/s", "p50": "p50", "p99": "p99", "memory": "memory"}
+_HIGHER_IS_BETTER = {"per_second"}
+
+
+def rows(headings: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown."""
+    names = list(headings)
+    text = "| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|\n"
+    return text + "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+def peers_section(part: Json) -> str:
+    """The table of the peers, then where one is better and why, and who is missing."""
+    text = (
+        f"Requests/s of {part['clients']} clients that ask again as soon as they are answered; p50 and p99 at "
+        f"{part['rate']:g} requests/s that arrive by chance (Poisson), from when each was due; what follows is theirs "
+        "to ours, with the lowest and highest of the rounds.\n\n"
+    )
+    text += peers_table(part["summary"])
+    for name, measure, ratio in better(part["summary"]):
+        why = WHY_BETTER.get((name, measure), "")
+        text += f"\n{name} is better in {MEASURES[measure]} ({ratio:.2f} of ours){': ' + why if why else ''}.\n"
+    for name, reason in part["missing"].items():
+        text += f"\n{name} was not measured: {reason}.\n"
+    return text
+
+
+def peers_table(lines: Json) -> str:
+    """One line per server."""
+    headings = ["server", "requests/s", "p50 ms", "p99 ms", "CPU ms", "memory MB", "errors"]
+    told = []
+    for name, line in lines.items():
+        if "failed" in line:
+            told.append([name, *["did not start"] * 1, *[""] * 9])
+            continue
+        figures = [
+            "not quoted: " + line["bottleneck"] if line["bottleneck"] else f"{line['per_second']:.0f}",
+            f"{line['p50_ms']:.1f}", f"{line['p99_ms']:.1f}", f"{line['server_cpu_ms']:.1f}",
+            f"{line['resident_mb']:.0f}", line["errors"],
+        ]  # fmt: skip
+        ratios = ["{:.2f} ({:.2f} to {:.2f})".format(*line["ratios"][measure]) for measure in MEASURES]
+        told.append([name, *figures, *ratios])
+    return rows([*headings, *(f"{what}, to ours" for what in MEASURES.values())], told)
+
+
+def better(lines: Json) -> list[tuple[str, str, float]]:
+    """(peer, measure, median ratio) wherever a peer is better than the first in every round."""
+    found = []
+    for name, line in list(lines.items())[1:]:
+        for measure in MEASURES if "failed" not in line else ():
+            ratio, low, high = line["ratios"][measure]
+            if low > 1 if measure in _HIGHER_IS_BETTER else high < 1:
+                found.append((name, measure, ratio))
+    return found
+
+
+def latency_table(part: Json) -> str:
+    """Percentiles of each transport at each share of its capacity."""
+    text = (
+        f"Latency at fixed rates (Poisson, from when a request was due); p99.9 of fewer than {_FEW} is the largest:\n\n"
+    )
+    headings = [
+        "transport",
+        "of capacity",
+        "requests/s",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "requests",
+        "errors",
+    ]
+    return text + rows(
+        [*headings, "generator"],
+        (
+            [load["transport"], f"{load['share']:.0%}", f"{load['rate']:.0f}"]
+            + [f"{load[key]:.1f}" for key in ("p50_ms", "p90_ms", "p99_ms", "p999_ms")]
+            + [load["requests"], load["errors"], _generator(load)]
+            for load in part["loads"]
+        ),
+    )
+
+
+def _generator(load: Json) -> str:
+    """What the load generator cost, and whether it was the bottleneck."""
+    own = load["generator"]
+    told = f"{own['core_share']:.0%} of a core, {own['lag_p99_ms']:.1f} ms late"
+    return f"{told}: it was the bottleneck" if own["bottleneck"] else told
+
+
+def held(part: Json) -> str:
+    """The highest rate that keeps the p99."""
+    rate, p99 = part["held"]["rate"], part["held"]["p99_ms"]
+    return f"Up to {rate:.0f} requests/s (Poisson, HTTP multipart) have a p99 within {p99:g} ms.\n"
+
+
+def reached(part: Json) -> str:
+    """Achieved / roof."""
+    if part["roof"] is None:
+        return ""
+    return (
+        f"Decoding, cutting and inference alone, without any server, on the same cores: "
+        f"{part['roof']['per_second']:.0f} requests/s; the service reaches {part['achieved']:.0%} of that.\n"
+    )
+
+
+def capacity_section(part: Json) -> str:
+    """Closed loops."""
+    lines = []
+    for name, found in part["transports"].items():
+        for load in found["loads"]:
+            figures = [f"{load[key]:.1f}" for key in ("p50_ms", "p99_ms")]
+            lines.append(
+                [name, load["clients"], f"{load['per_second']:.0f}", *figures, load["errors"], _generator(load)]
+            )
+    text = rows(["transport", "clients", "requests/s", "p50 ms", "p99 ms", "errors", "generator"], lines)
+    for name, found in part["transports"].items():
+        if found["per_second"] is None:
+            text += f"\nCapacity of {name} is not quoted: {found['not_quoted']}.\n"
+    return text + "\n" + held(part)
+
+
+def stages_section(part: Json) -> str:
+    """Mean ms of a request in each stage, floor and roof."""
+    whole_ms = sum(part["stages_ms"].values())
+    text = f"Mean of a request at {part['load']['rate']:.0f} requests/s:\n\n" + rows(
+        ["stage", "ms", "share"],
+        ([name, f"{ms:.2f}", f"{ms / whole_ms:.0%}"] for name, ms in part["stages_ms"].items()),
+    )
+    text += "\nFloor, a route that does nothing:\n\n" + rows(
+        ["clients", "requests/s", "p50 ms", "p99 ms"],
+        ([load["clients"], f"{load['per_second']:.0f}", load["p50_ms"], load["p99_ms"]] for load in part["floor"]),
+    )
+    return text + "\n" + reached(part)
+
+
+def profile_section(part: Json) -> str:
+    """Processor time by part of the code."""
+    cpu_ms = part["server_cpu_ms_per_request"]
+    shares = sorted(part["shares"].items(), key=lambda item: -item[1])
+    return rows(["part", "share", "ms"], ([name, f"{share:.1%}", f"{share * cpu_ms:.2f}"] for name, share in shares))
+
+
+def batching_section(part: Json) -> str:
+    """Batch sizes against load, with and without, and the wait cap."""
+    lines = (
+        [
+            *(load["device"], load["setting"], load["clients"], f"{load['per_second']:.0f}"),
+            *(f"{load['p50_ms']:.1f}", f"{load['p99_ms']:.1f}", f"{load['mean_windows']:.2f}"),
+            ", ".join(f"{size}: {n}" for size, n in load["windows"].items()),
+        ]
+        for load in part["loads"]
+    )
+    headings = ["device", "batching", "clients", "requests/s", "p50 ms", "p99 ms", "windows a batch", "batches by size"]
+    return rows(headings, lines) + (f"\nNot on CUDA: {part['no_cuda']}.\n" if part["no_cuda"] else "")
+
+
+def size_section(part: Json) -> str:
+    """Starts and memory."""
+    memory, text = part["memory"], ""
+    if part["start"]:
+        lines = ([one["cache"], f"{one['ready_s']:.2f}", f"{one['read_mb']:.0f}"] for one in part["start"])
+        text = rows(["file cache", "s to ready", "MB from disk"], lines) + "\n"
+    return text + (
+        f"{memory['idle_mb']:.0f} MB at rest, {memory['after_mb']:.0f} MB after "
+        f"{memory['points'][0]['requests']} requests, {memory['growth_mb_per_1000']:+.2f} MB for 1,000 more.\n"
+    )
+
+
+def growth_section(part: Json) -> str:
+    """Length and rate."""
+
+    def lines(key: str, unit: str) -> Iterable[list[object]]:
+        for one in part[key]:
+            figures = [f"{one[name]:.1f}" for name in ("p50_ms", "server_cpu_ms")]
+            yield [f"{one[unit]:g}", *figures, f"{one['times_real_time']:.0f}", f"{one['stages_ms']['decode']:.1f}"]
+
+    head = ["p50 ms", "CPU ms", "times real time", "decode ms"]
+    line = part["line"]
+    return (
+        rows(["seconds of 16 kHz", *head], lines("lengths", "seconds"))
+        + f"\n{line['fixed_ms']:.1f} ms and {line['ms_per_second_of_speech']:.2f} ms per second of speech.\n\n"
+        + rows(["Hz, 3 s", *head], lines("rates", "rate_hz"))
+    )
+
+
+def replicas_section(part: Json) -> str:
+    """Measured and simulated rates that hold the p99."""
+    lines = (
+        [
+            one["replicas"],
+            f"{one['simulated']['rate']:.0f}",
+            f"{one['measured']['rate']:.0f}" if one["measured"] else one["why_not_measured"],
+        ]
+        for one in part["replicas"]
+    )
+    text = (
+        f"Requests/s with a p99 within {part['p99_ms']:g} ms, one core each, {part['arrivals']} arrivals, "
+        f"{part['balance']}; each of them alone takes {sum(part['service_ms']) / len(part['service_ms']):.1f} ms:\n\n"
+    )
+    return text + rows(["replicas", "simulated", "behind HAProxy"], lines)
+
+
+def offline_section(found: Json) -> str:
+    """Parts without a server."""
+    front = found["front_end"]
+    text = (
+        f"Front end (40 MFCC of one 3 s window): {front['ours_ms']:.2f} ms in the graph, {front['librosa_ms']:.2f} ms "
+        f"in librosa, {front['times_as_fast']:.1f} times as fast; they differ by {front['largest_difference']:.1e} at "
+        "most.\n\n"
+    )
+    batches = list(dict.fromkeys(one["batch"] for one in found["network"]))
+    text += "| version | precision | MB | threads | " + " | ".join(f"batch {batch}" for batch in batches) + " |\n"
+    text += "|---|---|---|---|" + "---|" * len(batches) + "\n"
+    cells = {
+        (one["version"], one["precision"], one["megabytes"], one["threads"], one["batch"]): one["ms_per_window"]
+        for one in found["network"]
+    }
+    for key in dict.fromkeys(key[:4] for key in cells):
+        row = " | ".join(f"{cells[*key, batch]:.2f}" for batch in batches)
+        text += f"| {' | '.join(map(str, key))} | {row} |\n"
+    text += "\nms per window, preprocessing included.\n\n| 3 s of | bytes | ms to decode |\n|---|---|---|\n"
+    text += "".join(f"| {one['format']} | {one['bytes']} | {one['ms']:.2f} |\n" for one in found["decode"])
+    text += "\n| 3 s at | ms to resample |\n|---|---|\n"
+    return text + "".join(f"| {one['rate_hz']} Hz | {one['ms']:.2f} |\n" for one in found["resample"])
+
+
+SECTIONS: tuple[tuple[str, str, Callable[[Json], str]], ...] = (
+    ("peers", "Beside its peers", peers_section),
+    ("latency", "Latency", latency_table),
+    ("capacity", "Capacity", capacity_section),
+    ("stages", "Where a request's time goes", stages_section),
+    ("profile", "Where the processor's time goes", profile_section),
+    ("batching", "Batching", batching_section),
+    ("size", "Start and size", size_section),
+    ("growth", "How the cost grows", growth_section),
+    ("replicas", "Replicas", replicas_section),
+    ("offline", "Parts without a server", offline_section),
+)

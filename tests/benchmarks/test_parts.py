@@ -1,0 +1,250 @@
+"""Every part of the benchmark against a real service, and what is worked out of what they find."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import soak as soaking
+from benchmarks.bench import Bench, NotHereError
+from benchmarks.clips import SAMPLES, clips
+from benchmarks.loops import one_by_one
+from benchmarks.parts import batching, capacity, growth, latency, profile, replicas, size, stages
+from benchmarks.parts.capacity import P99_MS, highest_rate, quoted
+from benchmarks.parts.replicas import haproxy, measured, response_s, simulated, why_not
+from benchmarks.process import serving
+from benchmarks.soak import soak, summary
+from benchmarks.target import MULTIPART, OIP, RAW, RPC, Target
+from benchmarks.transports import multipart
+from serving import settings
+from tests.benchmarks.made import load, quiet
+from tests.benchmarks.servers import answering
+from tests.conftest import ROOT, SERVED
+from tests.service import Service, running
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(tmp_path_factory.mktemp("benchmarks") / "log.txt") as found:
+        yield found
+
+
+@pytest.fixture
+def there(service: Service) -> Bench:
+    """A bench that measures a service which runs already."""
+    return quiet(url=service.url, grpc=service.grpc)
+
+
+def test_clips_are_made_where_there_are_none(tmp_path: Path) -> None:
+    made = [clip.to_json() for clip in clips(tmp_path / "nowhere")]
+    assert len({clip["sha256"] for clip in made}) == len(made) == 12
+    assert {clip["rate_hz"] for clip in made} == {48_000, 24_414}
+    if SAMPLES.is_dir():
+        real = [clip.to_json() for clip in clips()]
+        assert [clip["rate_hz"] for clip in real] == [clip["rate_hz"] for clip in made]
+        assert [clip["seconds"] for clip in real] == pytest.approx([clip["seconds"] for clip in made], abs=0.02)
+
+
+def test_capacity_and_latency_of_a_running_service(there: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "CLIENTS", (1, 2))
+    monkeypatch.setattr(capacity, "_FEW", (2,))
+    monkeypatch.setattr(capacity, "_PROBES", 2)
+    monkeypatch.setattr(latency, "SHARES", (0.75,))
+    found = capacity.measure(there)
+    assert list(found["transports"]) == [MULTIPART, RAW, RPC, OIP]
+    for one in found["transports"].values():
+        assert one["highest_seen"] > 0
+        assert all(each["errors"] == 0 for each in one["loads"])
+    assert len(found["held"]["probes"]) > 0
+    there.found["capacity"] = found
+    there.scale = 0.5
+    loads = latency.measure(there)["loads"]
+    assert [one["transport"] for one in loads] == [MULTIPART, RAW, RPC, OIP]
+    for one in loads:
+        assert one["rate"] == pytest.approx(0.75 * found["transports"][one["transport"]]["highest_seen"], abs=0.01)
+        assert one["errors"] == 0 < one["p50_ms"]
+
+
+def test_stages_and_growth_of_a_running_service(there: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "LENGTHS_S", (1.0, 30.0))
+    monkeypatch.setattr(growth, "RATES_HZ", (8_000, 48_000))
+    told = stages.measure(there)
+    assert told["stages_ms"]["inference"] > 0
+    assert sum(told["stages_ms"].values()) == pytest.approx(told["load"]["mean_ms"], rel=0.2)
+    assert (told["roof"], told["achieved"]) == (None, None)
+    assert told["floor"][0]["p50_ms"] < told["load"]["p50_ms"]
+    grown = growth.measure(there)
+    short, long = grown["lengths"]
+    assert short["mean_ms"] < long["mean_ms"]
+    assert short["server_cpu_ms"] < long["server_cpu_ms"]
+    assert {one["rate_hz"] for one in grown["rates"]} == {8_000, 48_000}
+
+
+def test_memory_of_a_running_service(there: Bench) -> None:
+    there.scale = 0.005
+    found = size.measure(there)
+    assert found["start"] is None
+    first, *_, last = found["memory"]["points"]
+    assert last["requests"] - first["requests"] >= 300
+    assert 50 < first["resident_mb"] < 2000
+
+
+def test_whatever_the_service_reads_is_forgotten_for_a_cold_start() -> None:
+    files = {path.resolve() for path in size.read_by_the_service()}
+    for module in (np, json, settings):  # a package, the standard library, the service
+        assert Path(str(module.__file__)).resolve() in files
+    assert (ROOT / "exported" / SERVED / "model.onnx") in files
+
+
+@pytest.mark.parametrize("part", [batching, replicas, profile])
+def test_what_only_a_service_of_its_own_can_tell_is_left_out(there: Bench, part: Any) -> None:
+    with pytest.raises(NotHereError):
+        part.measure(there)
+
+
+def test_a_soak_is_written_window_by_window(there: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soaking, "_WINDOW_S", 0.4)
+    found = json.loads(soak(there, tmp_path, seconds=1.0, share=0.3).read_text())
+    assert [window["until_s"] for window in found["windows"]] == [0.4, 0.8, 1.0]
+    assert found["errors"] == 0 < found["requests"]
+    assert all(window["resident_mb"] > 50 for window in found["windows"])
+
+
+def test_what_a_soak_comes_to_by_hand() -> None:
+    windows = [{"until_s": 360.0 * n, "resident_mb": 200.0 + n, **load(100, 9.0)} for n in range(1, 21)]
+    told = summary(windows)
+    assert told["mb_per_hour"] == pytest.approx(10.0)
+    assert told["p99_ms_per_hour"] == pytest.approx(0.0)
+    assert told["requests"] == 2000
+
+
+def test_a_service_of_its_own_tells_roof_profile_and_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(size, "forget_files", lambda: None)  # it would slow down every other test
+    bench = quiet(scale=0.02)
+    try:
+        try:
+            shares = profile.measure(bench)["shares"]
+            assert sum(shares.values()) == pytest.approx(1, abs=0.01)
+            assert shares["network and front end (ONNX Runtime)"] > 0.05
+        except NotHereError as reason:
+            assert "ptrace" in str(reason)  # noqa: PT017 - a machine may forbid it, and then says so
+        memory = size.measure(bench)
+        told = stages.measure(bench)
+    finally:
+        bench.stop()
+    assert memory["memory"]["idle_mb"] > 50
+    assert [one["cache"] for one in memory["start"]] == ["cold", "warm", "warm"]
+    assert told["roof"]["per_second"] > 0
+    assert told["achieved"] > 0
+    assert min(told["roof"]["decode_ms"], told["roof"]["inference_ms"]) > 0
+
+
+def test_without_batching_every_pass_has_one_window() -> None:
+    bench = quiet()
+    with bench.started(max_batch=1, max_wait_ms=0) as target:
+        alone = batching.loaded(target, bench, clients=4)
+    assert alone["mean_windows"] == 1.0
+    assert alone["windows"].keys() == {"1"}
+    assert alone["errors"] == 0
+
+
+def test_batch_sizes_are_told_apart() -> None:
+    def bucket(le: str, n: float) -> tuple[tuple[str, tuple[tuple[str, str], ...]], float]:
+        return ("timbre_batch_windows_bucket", (("le", le), ("version", "2"))), n
+
+    counted = dict([bucket("1.0", 3), bucket("2.0", 3), bucket("4.0", 8), bucket("+Inf", 9)])
+    assert batching.sizes(counted) == {"1": 3, "4": 5, "more": 1}
+
+
+def test_the_highest_rate_is_found_by_halving() -> None:
+    """Of 160: 80 is too much, 40 and 60 and 70 are held, 75 is not."""
+    probed: list[float] = []
+
+    def at(rate: float) -> Json:
+        probed.append(rate)
+        return {**load(rate, 9.0), "p99_ms": P99_MS + rate - 72}
+
+    assert highest_rate(at, 160) == 70
+    assert probed == [80, 40, 60, 70, 75]
+
+
+@pytest.mark.parametrize("why", ["late", "errors", "slow", "silent"])
+def test_a_rate_is_not_held_for_any_of_these_reasons(why: str) -> None:
+    bad: Json = {"late": {"generator": {"bottleneck": "late"}}, "errors": {"errors": 1}}
+    bad |= {"slow": {"p99_ms": P99_MS + 1}, "silent": {"p99_ms": 0.0}}
+    assert highest_rate(lambda rate: {**load(rate, 9.0), "p99_ms": 40.0, **bad[why]}, 160) == 0
+
+
+def test_a_capacity_is_quoted_only_where_the_generator_kept_up() -> None:
+    limits = {"core_share": 0.9, "bottleneck": "it took 0.9"}
+    loads = [load(100, 9.0, clients=1), load(200, 9.0, clients=8)]
+    assert quoted(loads) == {"highest_seen": 200, "per_second": 200, "clients": 8, "not_quoted": ""}
+    loads[1]["generator"] = limits
+    assert quoted(loads) == {"highest_seen": 200, "per_second": None, "clients": 8, "not_quoted": "it took 0.9"}
+
+
+def test_the_simulation_waits_as_theory_says() -> None:
+    """One server, Poisson arrivals, constant service: the mean wait is rho s / 2 (1 - rho) (Pollaczek-Khinchine)."""
+    service_s, rate = 0.01, 70.0
+    found = response_s(np.array([service_s]), 1, rate, seed=0, arrivals=200_000)
+    rho = rate * service_s
+    assert found.mean() == pytest.approx(service_s + rho * service_s / (2 * (1 - rho)), rel=0.03)
+
+
+def test_more_simulated_replicas_hold_more() -> None:
+    rates = [simulated(np.array([0.008, 0.012]), replicas, seed=0)["rate"] for replicas in (1, 2, 4)]
+    assert 50 < rates[0] < 100
+    assert 2 * rates[0] <= rates[1] <= 2 * 100
+    assert 2 * rates[1] <= rates[2] <= 4 * 100
+
+
+def test_replicas_are_started_where_there_are_cores_for_them_and_haproxy() -> None:
+    assert "need 5 cores; here are 2" in why_not(4, 2)
+    assert why_not(1, 2) == ("" if shutil.which("haproxy") else "HAProxy is not installed (apt-get install haproxy)")
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy, which is not on this machine")
+def test_haproxy_sends_requests_in_turn() -> None:
+    with answering() as one, answering() as other, haproxy([one.port, other.port]) as url:
+        one_by_one(multipart(url, [b"clip"]), 0.0, least=9)
+        assert one.seen == other.seen == 5
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy, which is not on this machine")
+def test_a_real_replica_behind_haproxy_has_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = min(os.sched_getaffinity(0))
+    bound: list[set[int]] = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        bound.append(options["cores"])
+        return serving(*arguments, **options)
+
+    monkeypatch.setattr("benchmarks.peers.serving", watched)
+    monkeypatch.setattr(capacity, "_PROBES", 1)
+    found = measured(quiet(), [core])
+    assert bound == [{core}]
+    assert found["probes"][0]["requests"] > 0
+
+
+def test_a_bound_process_may_use_its_core_only() -> None:
+    core = max(os.sched_getaffinity(0))
+    bench = quiet()
+    before = os.sched_getaffinity(0)
+    with bench.started({core}, grpc_port=0) as target:
+        assert target.server is not None
+        assert os.sched_getaffinity(target.server.process.pid) == {core}
+    assert os.sched_getaffinity(0) == before
+
+
+def test_a_service_elsewhere_has_its_grpc_beside_it() -> None:
+    assert Target.at("http://somewhere:3000/", "").grpc == "somewhere:3001"
+    assert Target.at("http://somewhere", "other:9").grpc == "other:9"

@@ -1,0 +1,135 @@
+"""Each peer answers the same question as the service, and is measured in turn with it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from benchmarks.bench import Bench, NotHereError
+from benchmarks.clips import clips
+from benchmarks.parts import peers as module
+from benchmarks.peers import PEERS, WHY_BETTER, Peer, environments, timbre
+from benchmarks.sounds import wav
+from benchmarks.tables import MEASURES
+from benchmarks.transports import Http, multipart
+from tests.service import until
+
+CLIP = wav(4.2, 48_000)
+OURS = [name for name in PEERS if name not in ("timbre", "classic")]
+
+
+def ask(peer: Peer, url: str) -> dict[str, Any]:
+    """What it says of CLIP, asked with the very bytes that the load generator sends."""
+    way = peer.ask(url, [CLIP])
+    assert isinstance(way, Http)
+    head, _, body = way.requests[0].partition(b"\r\n\r\n")
+    path = head.split(b" ")[1].decode()
+    kind = head.split(b"Content-Type: ")[1].split(b"\r\n")[0].decode()
+    answers: list[httpx.Response] = []
+
+    def answered() -> bool:
+        answers.append(httpx.post(f"{url}{path}", content=body, headers={"Content-Type": kind}, timeout=300))
+        return answers[-1].is_success
+
+    # BentoML's gateway says that it is ready before the service behind it is.
+    assert until(answered, 60), answers[-1].text
+    told: dict[str, Any] = answers[-1].json()
+    if "outputs" not in told:
+        return told
+    values = {output["name"]: output["data"][0] for output in told["outputs"]}  # as MLServer tells it
+    return {**values, "all_emotions": json.loads(values["all_emotions"])}
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Any]:
+    with timbre() as server:
+        return ask(PEERS["timbre"], server.url)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_peer_with_our_file_hears_what_we_hear(name: str, expected: dict[str, Any]) -> None:
+    if reason := PEERS[name].why_missing():
+        pytest.skip(f"{name} is not installed: {reason}")
+    with PEERS[name].start() as server:
+        told = ask(PEERS[name], server.url)
+        assert server.resident_mb() > 50
+    assert told["emotion"] == expected["emotion"]
+    assert told["confidence"] == pytest.approx(expected["confidence"], abs=1e-3)
+    assert told["all_emotions"] == pytest.approx(expected["all_emotions"], abs=1e-3)
+
+
+def test_the_classic_design_answers_with_the_same_emotions(expected: dict[str, Any]) -> None:
+    if reason := PEERS["classic"].why_missing():
+        pytest.skip(f"classic is not installed: {reason}")
+    with PEERS["classic"].start() as server:
+        told = ask(PEERS["classic"], server.url)
+    assert told["all_emotions"].keys() == expected["all_emotions"].keys()
+    assert sum(told["all_emotions"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_every_peer_has_an_environment_of_its_own_with_pinned_requirements() -> None:
+    assert set(environments.names()) == PEERS.keys() - {"timbre"}
+    for name in environments.names():
+        wanted = (environments.HERE / name / "requirements.in").read_text().splitlines()
+        assert all("==" in line and "  # " in line for line in wanted), name
+        locked = (environments.HERE / name / "requirements.txt").read_text().splitlines()
+        for line in wanted:
+            pin = line.split(" ")[0]
+            assert pin.startswith("torch==") or any(other.startswith(pin) for other in locked), (name, pin)
+
+
+def test_why_a_peer_is_better_is_said_of_peers_and_measures_that_there_are() -> None:
+    assert {name for name, _ in WHY_BETTER} <= PEERS.keys()
+    assert {measure for _, measure in WHY_BETTER} <= MEASURES.keys()
+
+
+def broken() -> Any:
+    raise RuntimeError("no module named torch")
+
+
+def test_peers_are_measured_in_turn_and_one_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    again = Peer("the same again", timbre, multipart)
+    gone = Peer("nowhere", timbre, multipart, why_missing=lambda: "run something first")
+    mine = {"timbre": PEERS["timbre"], "again": again, "broken": Peer("fails", broken, multipart), "gone": gone}
+    monkeypatch.setattr(module, "PEERS", mine)
+    said: list[str] = []
+    found = module.measure(Bench(scale=0.15, rounds=1, sent=clips()[:2], say=said.append))
+    assert [line.split(": ")[0].split(", ")[1] for line in said if line.startswith("round")] == [
+        "timbre",
+        "again",
+        "broken",
+    ]
+    assert found["missing"] == {"gone": "run something first"}
+    assert found["summary"]["broken"] == {"failed": "no module named torch"}
+    for name in ("timbre", "again"):
+        (once,) = found["rounds"][name]
+        assert once["closed"]["errors"] == once["open"]["errors"] == 0
+        assert once["open"]["rate"] == module.RATE
+        assert once["server_cpu_ms"] > 0
+    low, high = found["summary"]["again"]["ratios"]["memory"][1:]
+    assert 0.5 < low <= high < 2
+
+
+def test_a_service_elsewhere_has_no_peers() -> None:
+    with pytest.raises(NotHereError, match="other cores"):
+        module.measure(Bench(url="http://somewhere"))
+
+
+def test_an_environment_that_does_not_install_says_why(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments, "FOLDER", tmp_path / "venvs")
+    monkeypatch.setattr(environments, "HERE", tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    (tmp_path / "odd").mkdir()
+    for kind in ("in", "txt"):
+        (tmp_path / "odd" / f"requirements.{kind}").write_text("there-is-no-such-package==1\n")
+    assert environments.why_missing("odd") == "run `make benchmark-peers` first"
+    assert "there-is-no-such-package" in environments.install("odd")
+    assert environments.why_missing("odd").startswith("it did not install")
+    (tmp_path / "odd" / "requirements.txt").write_text("\n")
+    assert environments.install("odd") == ""
+    assert environments.why_missing("odd") == ""
+    (tmp_path / "odd" / "requirements.txt").write_text("# other\n")
+    assert "have changed" in environments.why_missing("odd")

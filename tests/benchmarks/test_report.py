@@ -1,0 +1,205 @@
+"""Tables, plots, the page on capacity and the regression guard, from made results; figures worked out by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import report as module
+from benchmarks.__main__ import app
+from benchmarks.check import NotComparableError, check, ratios
+from benchmarks.parts.peers import summary
+from benchmarks.plots import plot, plot_soak
+from benchmarks.pods import capacity_md, memory_mib, pods
+from benchmarks.report import for_readme, into_readme, report, whole
+from benchmarks.tables import better, peers_table
+from tests.benchmarks.made import load, once, results
+
+Json = dict[str, Any]
+
+
+def written(path: Path, found: Json) -> Path:
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_ratios_are_of_rounds_and_their_spread_is_told() -> None:
+    lines = summary(
+        {
+            "timbre": [once(400, 2, 200), once(500, 4, 200), once(900, 3, 200)],
+            "slow": [once(100, 8, 500), once(100, 8, 400), once(300, 6, 500)],
+        }
+    )
+    slow = lines["slow"]
+    assert slow["ratios"]["per_second"] == [0.25, 0.2, 0.333]
+    assert slow["ratios"]["p50"] == pytest.approx([2.0, 2.0, 4.0], rel=0.01)
+    assert slow["ratios"]["memory"] == [2.5, 2.0, 2.5]
+    assert slow["per_second"] == 100
+    assert slow["requests_at_rate"] == 300
+    assert "0.25 (0.20 to 0.33)" in peers_table(lines)
+
+
+def test_a_peer_that_did_not_start_is_told_and_the_rest_is_measured() -> None:
+    lines = summary({"timbre": [once(400, 2, 200)], "broken": [{"failed": "no module"}]})
+    assert lines["broken"] == {"failed": "no module"}
+    assert "| broken | did not start |" in peers_table(lines)
+
+
+def test_where_a_peer_is_better_is_said_and_why() -> None:
+    found = results()
+    assert better(found["parts"]["peers"]["summary"]) == [("fastapi_onnx", "memory", 0.55)]
+    text = for_readme(found)
+    assert "fastapi_onnx is better in memory (0.55 of ours): it loads one model" in text
+    assert "mlserver_onnx was not measured: it did not install: no wheel" in text
+
+
+def test_a_capacity_is_not_quoted_where_the_generator_was_the_bottleneck() -> None:
+    found = results()
+    found["parts"]["capacity"]["transports"]["HTTP multipart"] |= {"per_second": None, "not_quoted": "it was late"}
+    found["parts"]["peers"]["summary"]["timbre"]["bottleneck"] = "it was late"
+    text = whole(found)
+    assert "Capacity of HTTP multipart is not quoted: it was late." in text
+    assert "| timbre | not quoted: it was late |" in text
+
+
+def test_everything_is_in_the_tables_and_what_was_left_out_is_named() -> None:
+    found = results()
+    found["parts"]["profile"] = {"left_out": "py-spy may not"}
+    text = whole(found)
+    for part in (
+        "| HTTP multipart | 90% | 180 |",
+        "| HTTP multipart | 8 | 200 |",
+        "| inference | 6.00 | 50% |",
+        "the service reaches 80% of that",
+        "1: 3, 4: 9",
+        "Not on CUDA: no CUDA: no device",
+        "| cold | 3.00 | 90 |",
+        "200 MB after 10000 requests, +0.01 MB for 1,000 more",
+        "4.0 ms and 2.00 ms per second of speech",
+        "| 1 | 100 | 90 |",
+        "| 2 | 100 | too few cores |",
+        "5% of a core, 0.4 ms late",
+        "2.5 times as fast",
+        "| 2 | int8 | 1.5 | 1 | 3.00 | 3.00 |",
+        "| MP3 | 12000 | 1.50 |",
+        "| 48000 Hz | 0.70 |",
+        "Left out: py-spy may not.",
+    ):
+        assert part in text, part
+
+
+def test_every_part_is_drawn(tmp_path: Path) -> None:
+    found = results()
+    files = plot(found, tmp_path / "day-machine.json")
+    assert {file.name for file in files} == {
+        f"day-machine-{part}.{kind}" for part in found["parts"] if part != "size" for kind in ("png", "svg")
+    }
+    assert all(file.stat().st_size > 3_000 for file in files)
+
+
+def test_readme_gets_the_table_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme, path = tmp_path / "README.md", written(tmp_path / "r.json", results())
+    readme.write_text(f"before\n{module._START}old\n{module._END}after\n")
+    for _ in range(2):  # twice is once
+        into_readme(path, readme)
+        assert readme.read_text() == f"before\n{module._START}{for_readme(results())}{module._END}after\n"
+    monkeypatch.setattr(module, "_CAPACITY", tmp_path / "capacity.md")
+    monkeypatch.setattr(module, "plot", lambda *_: None)  # has a test of its own
+    assert report(path, capacity=True).read_text() == whole(results())
+    assert (tmp_path / "capacity.md").read_text() == capacity_md(results())
+
+
+def test_pods_by_hand() -> None:
+    """500 / (0.7 * 90) = 7.94, so 8, and one more; 1.5 * 190 MB = 271.8 MiB, in steps of 64: 320."""
+    assert pods(500, 90) == 9
+    assert memory_mib(190.0) == 320
+    page = capacity_md(results())
+    assert "ceil(500 / 63.0) + 1 = 9" in page
+    assert "ceil(500 / 105.0) + 1 = 6" in page
+    assert "4.0 + 60 x 2.00 = 124 ms" in page
+    found = results()
+    del found["parts"]["replicas"]
+    assert "Not worked out: replicas was not measured." in capacity_md(found)
+
+
+def test_a_rate_that_nothing_holds_makes_no_pods() -> None:
+    found = results()
+    found["parts"]["replicas"]["replicas"][0] |= {"measured": None}
+    found["parts"]["replicas"]["replicas"][0]["simulated"]["rate"] = 0.0
+    assert "pods of 2 cores" in capacity_md(found)
+    assert "pods of 1 core " not in capacity_md(found)
+
+
+def changed(**factors: float) -> Json:
+    """The made results, some figures of which are so many times as large."""
+    found = copy.deepcopy(results())
+    parts = found["parts"]
+    for name, factor in factors.items():
+        if name == "classic":
+            ratio = parts["peers"]["summary"]["classic"]["ratios"]["per_second"]
+            ratio[0] = ratio[0] / factor
+        elif name == "achieved":
+            parts["stages"]["achieved"] *= factor
+        elif name == "machine":
+            parts["stages"]["stages_ms"] = {stage: ms * factor for stage, ms in parts["stages"]["stages_ms"].items()}
+            for key in ("decode_ms", "inference_ms"):
+                parts["stages"]["roof"][key] *= factor
+        else:
+            parts["stages"]["stages_ms"][name] *= factor
+    return found
+
+
+@pytest.mark.parametrize(
+    ("factors", "failed"),
+    [
+        ({}, []),
+        ({"machine": 3.0}, []),  # a slower machine is no regression
+        ({"classic": 0.9}, []),
+        ({"classic": 0.8}, ["requests/s, to classic's"]),
+        ({"classic": 2.0, "inference": 0.5}, []),  # better is not worse
+        ({"achieved": 0.7}, ["requests/s, to the roof's"]),
+        ({"inference": 1.3}, ["inference, to the roof's time"]),
+        ({"pipeline": 1.5}, []),  # of a twentieth of the roof's time
+        ({"pipeline": 3.0}, ["pipeline, to the roof's time"]),
+    ],
+)
+def test_the_guard(tmp_path: Path, factors: dict[str, float], failed: list[str]) -> None:
+    before, after = written(tmp_path / "a.json", results()), written(tmp_path / "b.json", changed(**factors))
+    table, found = check(before, after)
+    assert found == failed
+    assert table.count("worse") == len(failed)
+    run = CliRunner().invoke(app, ["check", str(before), str(after)])
+    assert run.exit_code == (1 if failed else 0)
+
+
+def test_a_wider_tolerance_lets_more_pass(tmp_path: Path) -> None:
+    before, after = written(tmp_path / "a.json", results()), written(tmp_path / "b.json", changed(classic=0.8))
+    assert CliRunner().invoke(app, ["check", str(before), str(after), "--tolerance", "0.3"]).exit_code == 0
+
+
+@pytest.mark.parametrize("lacking", ["peers", "stages"])
+def test_what_cannot_be_compared_is_told(tmp_path: Path, lacking: str) -> None:
+    short = results()
+    del short["parts"][lacking]
+    whole_one, other = written(tmp_path / "a.json", results()), written(tmp_path / "b.json", short)
+    with pytest.raises(NotComparableError, match=f"b.json: no '{lacking}' in it"):
+        check(whole_one, other)
+    assert CliRunner().invoke(app, ["check", str(whole_one), str(other)]).exit_code == 2
+    assert CliRunner().invoke(app, ["check", str(whole_one), str(tmp_path / "nothing.json")]).exit_code == 2
+
+
+def test_the_guard_never_compares_a_time() -> None:
+    """Everything twice as slow, the classic peer too: no ratio changes."""
+    slow = changed(machine=2.0)
+    assert [one.value for one in ratios(slow)] == pytest.approx([one.value for one in ratios(results())])
+
+
+def test_a_soak_is_drawn(tmp_path: Path) -> None:
+    windows = [{"until_s": 30.0 * n, "resident_mb": 200.0 + n, **load(100, 9.0, rate=100)} for n in range(1, 6)]
+    files = plot_soak(written(tmp_path / "soak.json", {"windows": windows}))
+    assert [file.name for file in files] == ["soak-over-time.png", "soak-over-time.svg"]

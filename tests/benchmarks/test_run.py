@@ -1,0 +1,111 @@
+"""A run: its order, that it goes on where it stopped, what it leaves out, and how it is stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import parts
+from benchmarks import run as module
+from benchmarks.__main__ import app
+from benchmarks.bench import Bench, NotHereError
+from benchmarks.run import PARTS, file_name, resumable, run
+from tests.benchmarks.made import quiet
+from tests.conftest import ROOT
+from tests.service import children, until
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Three parts that only say that they ran, the last of which may not be measured here."""
+    ran: list[str] = []
+
+    def part(path: str) -> SimpleNamespace:
+        def measure(_: Bench) -> Json:
+            name = path.rpartition(".")[2]
+            ran.append(name)
+            if name == "third":
+                raise NotHereError("there is no moon")
+            return {"number": len(ran)}
+
+        return SimpleNamespace(measure=measure)
+
+    monkeypatch.setattr(module, "PARTS", ("first", "second", "third"))
+    monkeypatch.setattr(module, "import_module", part)
+    return ran
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, counted: list[str]) -> None:
+    path = run(quiet(), tmp_path, ["first"])
+    assert (counted, path.name) == (["first"], f"{file_name()}.json")
+    run(quiet(), tmp_path)
+    assert counted == ["first", "second", "third"]
+    found = json.loads(path.read_text())
+    assert {"command", "commit", "machine", "date", "seed"} <= found["provenance"].keys()
+    assert [part["number"] for part in list(found["parts"].values())[:2]] == [1, 2]
+    assert found["parts"]["third"]["left_out"] == "there is no moon"
+    assert [clip["name"] for clip in found["clips"]] == [clip.name for clip in quiet().sent]
+
+
+def test_a_named_part_is_measured_again_and_the_others_are_kept(tmp_path: Path, counted: list[str]) -> None:
+    run(quiet(), tmp_path)
+    path = run(quiet(), tmp_path, ["second"])
+    assert counted == ["first", "second", "third", "second"]
+    assert [part.get("number") for part in json.loads(path.read_text())["parts"].values()] == [1, 4, None]
+
+
+def test_fresh_and_another_scale_keep_nothing(tmp_path: Path, counted: list[str]) -> None:
+    run(quiet(), tmp_path)
+    run(quiet(), tmp_path, fresh=True)
+    run(quiet(scale=0.2), tmp_path)
+    assert len(counted) == 9
+
+
+def test_another_commit_keeps_nothing(tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run(quiet(), tmp_path)
+    found = json.loads(path.read_text())
+    header = {key: found[key] for key in ("settings", "clips")}
+    assert resumable(path, header).keys() == {"first", "second", "third"}
+    monkeypatch.setattr(module, "commit", lambda: "b" * 40)
+    assert resumable(path, header) == {}
+    assert resumable(tmp_path / "nothing.json", header) == {}
+
+
+def test_a_part_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, ["run", "--only", "speed", "--out", str(tmp_path)])
+    assert told.exit_code == 2
+    assert "no part speed" in re.sub(r"[\s│]+", " ", told.output)
+
+
+def test_the_file_is_called_after_day_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "machine", lambda: "Intel(R) Xeon(R) Processor @ 2.50GHz, 2 cores, Linux x86_64")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-intel-xeon-2\.50ghz-2-cores", file_name())
+
+
+def test_a_run_that_is_told_to_stop_stops_what_it_started_and_goes_on_later(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "run", "--only", "capacity", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    lines = process.stdout
+    assert until(lambda: "1 clients" in lines.readline(), 120)  # the service answers
+    started = children(process.pid)
+    assert started
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=90)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+
+
+def test_every_part_there_is_has_its_turn() -> None:
+    assert set(PARTS) == {path.stem for path in Path(parts.__file__).parent.glob("[a-z]*.py")}
