@@ -109,13 +109,14 @@ export class Player {
 
 /** Settles when this browser has read the file's head, or fails: wavesurfer.js would wait for ever. */
 function isPlayable(file) {
-  const url = URL.createObjectURL(file);
   return new Promise((resolve, reject) => {
     const probe = new Audio();
+    probe.preload = "metadata";
     probe.onloadedmetadata = resolve;
     probe.onerror = reject;
-    probe.src = url;
-  }).finally(() => URL.revokeObjectURL(url));
+    // Not revoked: it may still be read from, and keeps no more than a name of the file.
+    probe.src = URL.createObjectURL(file);
+  });
 }
 
 /** Waveform and timeline with common edges, in step: pressing on either moves both. */
