@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -156,7 +157,10 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Of all its threads, and theirs."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    listed = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    return listed + [grand for child in listed for grand in children(child)]
+    """Of all its threads, and theirs; those that end while they are looked for are none."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, (task / "children").read_text().split())
+    return found + [grand for child in found for grand in children(child)]

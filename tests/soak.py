@@ -6,6 +6,7 @@ Fails where memory, descriptors or threads grow, or where an answer is none that
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import tempfile
@@ -61,12 +62,15 @@ class Soak:
             thread.start()
         looks = []
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            time.sleep(_EVERY_S)
-            looks.append(self._look())
-        self._stop.set()
-        for thread in threads:
-            thread.join()
+        try:
+            while time.monotonic() < end:
+                time.sleep(_EVERY_S)
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a decoder has just ended
+                    looks.append(self._look())
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
         return looks
 
     def _look(self) -> Look:
