@@ -1,4 +1,4 @@
-"""That the soak (`make soak`; three minutes of it in CI) would see what it looks for, and a few seconds of it."""
+"""That the soak (`make soak`) would see what it looks for, and a few seconds of it."""
 
 from __future__ import annotations
 
