@@ -91,8 +91,13 @@ def _capacity(part: Json, figure: Figure) -> None:
 def _peers(part: Json, figure: Figure) -> None:
     """Medians of the rounds, the lowest and highest as whiskers."""
     started = {name: line for name, line in part["summary"].items() if "failed" not in line}
-    titles = {"per_second": "requests/s", "p50": f"p50 at {part['rate']:g}/s", "p99": f"p99 at {part['rate']:g}/s"}
-    panels = figure.subplots(1, 4, sharey=True)
+    titles = {
+        "per_second": f"requests/s of {part['clients']['closed']}",
+        "crowd": f"requests/s of {part['clients']['crowd']}",
+        "alone": "p50 alone",
+        "p99": f"p99 at {part['rate']:g}/s",
+    }
+    panels = figure.subplots(1, len(titles) + 1, sharey=True)
     for axes, (measure, title) in zip(panels, (titles | {"memory": "memory"}).items(), strict=True):
         ratios = [line["ratios"][measure] for line in started.values()]
         errors = [[middle - low for middle, low, _ in ratios], [high - middle for middle, _, high in ratios]]
@@ -209,7 +214,7 @@ def _offline(found: Json, figure: Figure) -> None:
 _PLOTS: dict[str, tuple[float, float, Callable[[Json, Figure], None]]] = {
     "latency": (13, 4, _latency),
     "capacity": (9, 3.5, _capacity),
-    "peers": (13, 3, _peers),
+    "peers": (15, 3, _peers),
     "stages": (9, 2.8, _stages),
     "profile": (8, 5, _profile),
     "batching": (11, 3.2, _batching),

@@ -11,8 +11,15 @@ Json = dict[str, Any]
 
 _FEW = 1000  # requests of which one in a thousand is the largest
 
-MEASURES = {"per_second": "requests/s", "p50": "p50", "p99": "p99", "memory": "memory"}
-_HIGHER_IS_BETTER = {"per_second"}
+MEASURES = {
+    "per_second": "requests/s",
+    "crowd": "requests/s of the crowd",
+    "alone": "ms alone",
+    "p50": "p50",
+    "p99": "p99",
+    "memory": "memory",
+}
+_HIGHER_IS_BETTER = {"per_second", "crowd"}
 
 
 def rows(headings: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
@@ -25,9 +32,11 @@ def rows(headings: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
 def peers_section(part: Json) -> str:
     """The table of the peers, then where one is better and why, and who is missing."""
     text = (
-        f"Requests/s of {part['clients']} clients that ask again as soon as they are answered; p50 and p99 at "
-        f"{part['rate']:g} requests/s that arrive by chance (Poisson), from when each was due; what follows is theirs "
-        "to ours, with the lowest and highest of the rounds.\n\n"
+        "A WAV of {seconds:g} s at {rate_hz} Hz".format(**part["clip"])
+        + " to each. Requests/s of {closed} clients, and of a crowd of {crowd}, that ask again as soon as they are "
+        "answered; median ms of {alone} client alone; ".format(**part["clients"])
+        + f"p50 and p99 at {part['rate']:g} requests/s that arrive by chance (Poisson), from when each was due; what "
+        "follows is theirs to ours, with the lowest and highest of the rounds.\n\n"
     )
     text += peers_table(part["summary"])
     for name, measure, ratio in better(part["summary"]):
@@ -40,14 +49,15 @@ def peers_section(part: Json) -> str:
 
 def peers_table(lines: Json) -> str:
     """One line per server."""
-    headings = ["server", "requests/s", "p50 ms", "p99 ms", "CPU ms", "memory MB", "errors"]
+    headings = ["server", "requests/s", "of the crowd", "ms alone", "p50 ms", "p99 ms", "CPU ms", "memory MB", "errors"]
     told = []
     for name, line in lines.items():
         if "failed" in line:
-            told.append([name, *["did not start"] * 1, *[""] * 9])
+            told.append([name, "did not start", *[""] * (len(headings) - 2 + len(MEASURES))])
             continue
         figures = [
             "not quoted: " + line["bottleneck"] if line["bottleneck"] else f"{line['per_second']:.0f}",
+            "" if line["bottleneck"] else f"{line['crowd_per_second']:.0f}", f"{line['alone_ms']:.1f}",
             f"{line['p50_ms']:.1f}", f"{line['p99_ms']:.1f}", f"{line['server_cpu_ms']:.1f}",
             f"{line['resident_mb']:.0f}", line["errors"],
         ]  # fmt: skip

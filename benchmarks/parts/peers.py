@@ -1,4 +1,7 @@
-"""The service beside its peers: same clips, same cores, one after the other, interleaved, round after round."""
+"""The service beside its peers: same clip, same cores, one after the other, interleaved, round after round.
+
+The clip is one that no server has to resample, 3 s at 16 kHz, so that designs are compared and not their resamplers.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,17 @@ from benchmarks.bench import Bench, Json, NotHereError
 from benchmarks.histogram import Histogram
 from benchmarks.loops import closed_loop, one_by_one, open_loop
 from benchmarks.peers import PEERS, Peer
+from benchmarks.sounds import wav
 
-CLIENTS = 8
+CLIENTS = {"alone": 1, "closed": 8, "crowd": 32}
+"""Of the closed loops, by their names in the results."""
+
+SECONDS, RATE_HZ = 3.0, 16_000
+"""The clip that is sent."""
+
 RATE = 15.0
 """Of the open loop, requests per second: what the slowest of them can answer on two cores, with room."""
-_LOAD_S, _SAME_S = 2.0, 2.5
+_LOAD_S, _SAME_S = 1.5, 2.0
 
 
 def measure(bench: Bench) -> Json:
@@ -39,6 +48,7 @@ def measure(bench: Bench) -> Json:
             bench.say(f"round {turn + 1} of {bench.rounds}, {name}: {_told(rounds[name][-1])}")
     return {
         "clients": CLIENTS,
+        "clip": {"seconds": SECONDS, "rate_hz": RATE_HZ},
         "rate": RATE,
         "missing": missing,
         "what": {name: PEERS[name].what for name in present},
@@ -49,17 +59,17 @@ def measure(bench: Bench) -> Json:
 
 def _once(bench: Bench, peer: Peer, turn: int) -> Json:
     with peer.start() as server:
-        way = peer.ask(server.url, bench.data)
+        way = peer.ask(server.url, [wav(SECONDS, RATE_HZ)])
         # The first request may compile and load what later ones use: it is told apart.
         first = one_by_one(way, 0.0, least=1)
         before = server.cpu_s()
-        busy = closed_loop(way, CLIENTS, bench.seconds(_LOAD_S))
-        cpu_ms = (server.cpu_s() - before) / max(1, busy.all_requests) * 1e3
+        loops = {name: closed_loop(way, clients, bench.seconds(_LOAD_S)) for name, clients in CLIENTS.items()}
+        cpu_ms = (server.cpu_s() - before) / max(1, sum(loop.all_requests for loop in loops.values())) * 1e3
         same = open_loop(way, RATE, bench.seconds(_SAME_S), bench.seed + turn)
         return {
             "ready_s": server.ready_s,
             "first_errors": first.outcomes.total() - first.outcomes["ok"],
-            "closed": busy.to_json(),
+            **{name: loop.to_json() for name, loop in loops.items()},
             "open": same.to_json(),
             "server_cpu_ms": round(cpu_ms, 2),
             "resident_mb": server.resident_mb(),
@@ -97,12 +107,24 @@ def summary(rounds: dict[str, list[Json]]) -> Json:
             "resident_mb": median(one["resident_mb"] for one in once),
             "server_cpu_ms": median(one["server_cpu_ms"] for one in once),
             "ready_s": median(one["ready_s"] for one in once),
-            "errors": sum(one[kind]["errors"] for one in once for kind in ("closed", "open")),
-            "bottleneck": next((reason for one in once if (reason := one["closed"]["generator"]["bottleneck"])), ""),
+            "crowd_per_second": round(median(one["crowd"]["per_second"] for one in once), 2),
+            "alone_ms": median(one["alone"]["p50_ms"] for one in once),
+            "errors": sum(one[kind]["errors"] for one in once for kind in (*CLIENTS, "open")),
+            "bottleneck": next(
+                (
+                    told
+                    for one in once
+                    for kind in ("closed", "crowd")
+                    if (told := one[kind]["generator"]["bottleneck"])
+                ),
+                "",
+            ),
             "ratios": {
                 "per_second": spread(
                     [one["closed"]["per_second"] / ours["closed"]["per_second"] for one, ours in pairs]
                 ),
+                "crowd": spread([one["crowd"]["per_second"] / ours["crowd"]["per_second"] for one, ours in pairs]),
+                "alone": spread([one["alone"]["p50_ms"] / ours["alone"]["p50_ms"] for one, ours in pairs]),
                 "p50": spread([one["open"]["p50_ms"] / ours["open"]["p50_ms"] for one, ours in pairs]),
                 "p99": spread([one["open"]["p99_ms"] / ours["open"]["p99_ms"] for one, ours in pairs]),
                 "memory": spread([one["resident_mb"] / ours["resident_mb"] for one, ours in pairs]),

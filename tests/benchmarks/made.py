@@ -30,7 +30,9 @@ def load(per_second: float, ms: float, **more: Any) -> Json:
 def once(per_second: float, ms: float, memory: float) -> Json:
     """One round of one peer."""
     figures = {"server_cpu_ms": 5.0, "resident_mb": memory, "ready_s": 2.0, "first_errors": 0}
-    return {**figures, "closed": load(per_second, 30.0, clients=8), "open": load(15.0, ms, rate=15.0)}
+    loops = {"alone": load(per_second / 2, ms, clients=1), "closed": load(per_second, 30.0, clients=8)}
+    loops["crowd"] = load(per_second, 90.0, clients=32)
+    return {**figures, **loops, "open": load(15.0, ms, rate=15.0)}
 
 
 def results() -> Json:
@@ -115,7 +117,8 @@ def results() -> Json:
                 "resample": [{"rate_hz": 48_000, "ms": 0.7}],
             },
             "peers": {
-                "clients": 8,
+                "clients": {"alone": 1, "closed": 8, "crowd": 32},
+                "clip": {"seconds": 3.0, "rate_hz": 16_000},
                 "rate": 15.0,
                 "missing": {"mlserver_onnx": "it did not install: no wheel"},
                 "what": {},

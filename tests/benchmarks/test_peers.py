@@ -106,7 +106,8 @@ def test_peers_are_measured_in_turn_and_one_that_fails_is_told(monkeypatch: pyte
     assert found["summary"]["broken"] == {"failed": "no module named torch"}
     for name in ("timbre", "again"):
         (once,) = found["rounds"][name]
-        assert once["closed"]["errors"] == once["open"]["errors"] == 0
+        assert [once[kind]["errors"] for kind in (*module.CLIENTS, "open")] == [0] * 4
+        assert [once[kind]["clients"] for kind in module.CLIENTS] == [1, 8, 32]
         assert once["open"]["rate"] == module.RATE
         assert once["server_cpu_ms"] > 0
     low, high = found["summary"]["again"]["ratios"]["memory"][1:]

@@ -37,6 +37,8 @@ def test_ratios_are_of_rounds_and_their_spread_is_told() -> None:
     )
     slow = lines["slow"]
     assert slow["ratios"]["per_second"] == [0.25, 0.2, 0.333]
+    assert slow["ratios"]["crowd"] == slow["ratios"]["per_second"]
+    assert slow["ratios"]["alone"] == pytest.approx(slow["ratios"]["p50"])
     assert slow["ratios"]["p50"] == pytest.approx([2.0, 2.0, 4.0], rel=0.01)
     assert slow["ratios"]["memory"] == [2.5, 2.0, 2.5]
     assert slow["per_second"] == 100
