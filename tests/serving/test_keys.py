@@ -51,7 +51,11 @@ def test_a_key_opens_what_it_is_for(file: Path) -> None:
             doors.admit(APP, scope)
 
 
-@pytest.mark.parametrize("wrong", [None, "", "timbre_", APP[:-1], APP + "x", hashed(APP), "x" * 1_000_000, "\0é"])
+@pytest.mark.parametrize(
+    "wrong",
+    [None, "", "timbre_", APP[:-1], APP + "x", hashed(APP), "x" * 1_000_000, "\0é"],
+    ids=["none", "empty", "prefix", "shorter", "longer", "its hash", "endless", "binary"],  # keys differ at every start
+)
 def test_nothing_else_opens_anything(file: Path, wrong: str | None) -> None:
     with pytest.raises(Unauthenticated) as refused:
         guard(file).admit(wrong, Scope.HEALTH)
