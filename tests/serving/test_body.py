@@ -178,6 +178,7 @@ def test_a_packed_body_is_unpacked(encoding: str, pack: Callable[[bytes], bytes]
         ("br", b"", UnsupportedMediaType),
         ("gzip, gzip", b"", UnsupportedMediaType),
     ],
+    ids=["bomb", "bomb, deflate", "plain", "zlib", "cut", "more", "empty", "unknown", "twice"],  # gzip tells the time
 )
 def test_what_cannot_be_unpacked_is_refused(encoding: str, body: bytes, error: type[RequestError]) -> None:
     with pytest.raises(error):
