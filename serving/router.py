@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serving.errors import RoutesError, UnknownVersion
 
 ROUTES_FILE = "routes.yaml"
 PINNED = "pinned"
-"""Variant of a request that asked for a version which no variant has."""
+"""Variant of a request that asked for its version: nobody drew it, so it is no sample of any variant."""
 
 # Letters and digits: a version is a folder below the models, and nothing above it can be named.
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
@@ -57,6 +57,13 @@ class Routes(BaseModel):
         if self.default not in self.variants:
             raise ValueError(f"default names {self.default!r}, and the variants are {', '.join(self.variants)}")
         return self
+
+    @field_validator("variants")
+    @classmethod
+    def _pinned_is_none(cls, variants: dict[str, Variant]) -> dict[str, Variant]:
+        if PINNED in variants:
+            raise ValueError(f"{PINNED!r} is what requests are called that ask for their version; name it otherwise")
+        return variants
 
     @property
     def versions(self) -> list[str]:
@@ -118,8 +125,7 @@ def choose(routes: Routes, pinned: str | None, key: str | None, chance: Callable
                 f"Version {pinned[:40]!r} is not loaded; {', '.join(loaded)} {'is' if len(loaded) == 1 else 'are'}.",
                 versions=loaded,
             )
-        named = [name for name, variant in routes.variants.items() if variant.version == pinned]
-        return Choice(named[0] if named else PINNED, pinned)
+        return Choice(PINNED, pinned)
     weights = {name: variant.weight for name, variant in routes.variants.items() if variant.weight > 0}
     if not weights:
         name = routes.default

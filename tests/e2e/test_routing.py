@@ -52,11 +52,16 @@ def ask(client: httpx.Client, **headers: str) -> httpx.Response:
     )
 
 
+def ask_of(client: httpx.Client, user: int) -> httpx.Response:
+    return ask(client, **{"Timbre-Key": f"user-{user}"})
+
+
 def test_the_answer_says_who_gave_it(client: httpx.Client) -> None:
-    for version, variant in (("1", "stable"), ("2", "candidate"), ("3", "pinned")):
-        response = ask(client, **{"Model-Version": version})
+    drawn = [(ask(client), {"stable": "1", "candidate": "2"})]
+    pinned = [(ask(client, **{"Model-Version": version}), {"pinned": version}) for version in "123"]
+    for response, versions in drawn + pinned:
+        version = versions[response.headers["X-Timbre-Variant"]]
         assert response.json()["model_version"] == response.headers["X-Model-Version"] == version
-        assert response.headers["X-Timbre-Variant"] == variant
         assert len(response.headers["X-Request-ID"]) > 40
 
 
@@ -70,13 +75,13 @@ def test_an_unknown_version_is_404_with_the_list(client: httpx.Client) -> None:
 
 def test_a_key_always_gets_the_same_variant_unless_it_is_pinned(client: httpx.Client) -> None:
     variants = {}
-    for key in (f"user-{n}" for n in range(40)):
-        variants[key] = ask(client, **{"Timbre-Key": key}).headers["X-Timbre-Variant"]
-        assert ask(client, **{"Timbre-Key": key}).headers["X-Timbre-Variant"] == variants[key]
+    for user in range(40):
+        variants[user] = ask_of(client, user).headers["X-Timbre-Variant"]
+        assert ask_of(client, user).headers["X-Timbre-Variant"] == variants[user]
     assert set(variants.values()) == {"stable", "candidate"}
-    somebody = next(key for key, variant in variants.items() if variant == "stable")
-    pinned = ask(client, **{"Timbre-Key": somebody, "Model-Version": "2"})
-    assert pinned.headers["X-Timbre-Variant"] == "candidate"
+    somebody = next(user for user, variant in variants.items() if variant == "stable")
+    pinned = ask(client, **{"Timbre-Key": f"user-{somebody}", "Model-Version": "2"})
+    assert (pinned.headers["X-Timbre-Variant"], pinned.headers["X-Model-Version"]) == ("pinned", "2")
 
 
 def test_without_a_key_traffic_goes_by_weight(client: httpx.Client) -> None:
@@ -119,15 +124,19 @@ def test_the_shadow_hears_what_was_answered_and_its_agreement_is_counted(client:
 
 
 def test_feedback_and_experiments(client: httpx.Client) -> None:
-    right = ask(client, **{"Model-Version": "1"})
-    wrong = ask(client, **{"Model-Version": "2"})
+    answers = {answer.headers["X-Timbre-Variant"]: answer for answer in (ask_of(client, n) for n in range(40))}
+    right, wrong = answers["stable"], answers["candidate"]
+    before = client.get("/experiments").json()["variants"]
+    ask(client, **{"Model-Version": "1"})
+    after = {row["variant"]: row["requests"] for row in client.get("/experiments").json()["variants"] if row["weight"]}
+    assert after == {row["variant"]: row["requests"] for row in before if row["weight"]}  # nobody drew it
     emotion = right.json()["emotion"]
     other = next(label for label in right.json()["all_emotions"] if label != emotion)
     for answer, true in ((right, emotion), (wrong, other)):
         told = {"request_id": answer.headers["X-Request-ID"], "emotion": true}
         assert client.post("/feedback", json=told).json()["counted"]
         assert not client.post("/feedback", json=told).json()["counted"]
-    rows = {row["variant"]: row for row in client.get("/experiments").json()["variants"]}
+    rows = {row["variant"]: row for row in client.get("/experiments").json()["variants"] if row["weight"]}
     assert rows["stable"]["feedback"]["agreed"] == rows["stable"]["feedback"]["told"] == 1
     assert rows["candidate"]["feedback"]["agreed"] == 0
     assert rows["stable"]["emotions"][emotion] == 1

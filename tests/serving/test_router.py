@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.errors import RoutesError, UnknownVersion
-from serving.router import PINNED, Routes, Variant, choose
+from serving.router import PINNED, Choice, Routes, Variant, choose
 
 SOURCE = Path("routes.yaml")
 KEYS = [f"user-{n}" for n in range(20_000)]
@@ -49,6 +49,7 @@ def test_the_file_as_in_readme() -> None:
         (TEXT.replace("10", "-10"), "greater than or equal to 0"),
         (TEXT.replace("percent: 5", "percent: 101"), "less than or equal to 100"),
         (TEXT + "colour: red", "colour: Extra"),
+        (TEXT.replace("candidate:", "pinned:"), "variants: .*'pinned' is what requests are called"),
         ("default: &a [*a]", "routes.yaml"),
     ],
 )
@@ -59,9 +60,8 @@ def test_what_is_wrong_with_a_file_is_told(text: str, message: str) -> None:
 
 def test_pinned_goes_before_sticky_goes_before_weighted() -> None:
     parsed = Routes.parse(TEXT, SOURCE)
-    assert choose(parsed, "2", "anybody").variant == "candidate"
-    assert choose(parsed, "3", "anybody") == choose(parsed, "3", None)
-    assert choose(parsed, "3", None).variant == PINNED
+    for version in ("1", "2", "3"):
+        assert choose(parsed, version, "anybody") == choose(parsed, version, None) == Choice(PINNED, version)
     by_key = choose(parsed, None, "user-7")
     assert all(choose(parsed, None, "user-7") == by_key for _ in range(100))
     assert choose(parsed, None, None, lambda: 0.89).variant == "stable"
