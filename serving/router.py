@@ -141,9 +141,13 @@ def choose(routes: Routes, pinned: str | None, key: str | None, chance: Callable
 def _sticky(weights: Mapping[str, float], key: str) -> str:
     """Weighted rendezvous hashing: each variant draws -ln(u) / weight with a u of its own for this key; the least wins.
 
-    Shares are as the weights (the least of exponential variables), and changing weights moves only keys from those that
-    lose to those that gain: with two variants, p points of weight move p % of the keys. (Thaler & Ravishankar 1998,
-    doi:10.1109/90.663936; weights as in Schindelhauer & Schomaker 2005, doi:10.1145/1073970.1074008.)
+    Shares are as the weights (the least of exponential variables). With two variants, p points of weight move p % of
+    the keys. With more they move p to 2 p / (1 + p / 100) %: what one loses goes to all others, and what another gains
+    comes from all. Exactly p is impossible there: each variant's keys would have to depend on its own weight alone, so
+    with 50 points the second and the third would have the same ones, those that the first has not.
+    (Thaler & Ravishankar 1998, doi:10.1109/90.663936; weights as in Schindelhauer & Schomaker 2005,
+    doi:10.1145/1073970.1074008; the bound, and that no other rule is better for all weights: Moulton & Jiang 2018,
+    arXiv:1809.04052.)
     """
 
     def draw(name: str) -> float:

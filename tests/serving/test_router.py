@@ -95,6 +95,24 @@ def test_moving_five_percent_of_the_weight_moves_five_percent_of_the_keys() -> N
     assert len(moved) / len(KEYS) == pytest.approx(0.05, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "points"),
+    [
+        ((45, 10, 45), (40, 15, 45), 5),
+        ((45, 10, 45), (40, 10, 50), 5),
+        ((80, 10, 10), (60, 30, 10), 20),
+        ((50, 50, 0), (50, 40, 10), 10),
+    ],
+)
+def test_with_three_variants_fewer_than_twice_as_many_keys_move(
+    before: tuple[float, ...], after: tuple[float, ...], points: float
+) -> None:
+    old, new = (routes(**dict(zip("abc", weights, strict=True))) for weights in (before, after))
+    moved = sum(choose(old, None, key).variant != choose(new, None, key).variant for key in KEYS) / len(KEYS)
+    p = points / 100
+    assert p - 0.005 < moved < 2 * p / (1 + p)
+
+
 @given(
     weights=st.dictionaries(st.sampled_from("abcde"), st.integers(1, 50), min_size=2),
     winner=st.sampled_from("abcde"),
