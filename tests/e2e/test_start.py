@@ -15,8 +15,10 @@ import httpx
 import numpy as np
 import pytest
 
+from serving.errors import RuntimeUnavailable
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
+from serving.runtime import choose_runtime
 from tests.conftest import ROOT, SERVED
 from tests.service import Service, free_port, refusal, running, wait_until_ready
 from tests.sounds import encode, voice
@@ -50,6 +52,20 @@ def test_no_model_at_all_is_refused(tmp_path: Path) -> None:
     result = refusal(models=tmp_path)
     assert result.returncode == 1
     assert f"{tmp_path}: no exported version here" in result.stderr
+
+
+def test_cuda_without_a_gpu_is_refused_and_what_is_missing_is_told() -> None:
+    try:
+        choose_runtime("cuda", 0, 0)
+    except RuntimeUnavailable as error:
+        missing = str(error)
+    else:
+        pytest.skip("there is a GPU here")
+    result = refusal(runtime="cuda")
+    assert result.returncode == 1
+    assert f"Timbre does not start. {missing}" in result.stderr
+    assert "built without CUDA" in missing or "no NVIDIA device" in missing
+    assert "Traceback" not in result.stderr
 
 
 def test_a_wrong_setting_is_refused_as_wrong_usage() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 
 from serving import runtime
 from serving.errors import RuntimeUnavailable
+from serving.parts import Parts
 from serving.runtime import choose_runtime, cores, cpu_quota
+from serving.settings import Settings
 
 
 def test_the_quota_of_a_container(tmp_path: Path) -> None:
@@ -60,6 +63,36 @@ def test_cuda_without_what_it_needs_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
     with pytest.raises(RuntimeUnavailable, match="no NVIDIA device"):
         choose_runtime("cuda", 0, 0)
+
+
+@pytest.fixture
+def broken_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device and a build for it, but libraries that do not load: ONNX Runtime then goes on without, and logs why."""
+    session = onnxruntime.InferenceSession
+
+    def without_cuda(model: bytes, options: onnxruntime.SessionOptions, **_: object) -> onnxruntime.InferenceSession:
+        return session(model, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(runtime, "_missing_for_cuda", lambda: "")
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
+
+
+@pytest.mark.usefixtures("broken_cuda")
+def test_cuda_that_does_not_load_is_refused_where_it_is_asked_for(exported: Path) -> None:
+    with pytest.raises(RuntimeUnavailable, match="CUDA cannot be used: ONNX Runtime fell back to CPUExecutionProvider"):
+        Parts.build(Settings(models=exported, runtime="cuda"))
+
+
+@pytest.mark.usefixtures("broken_cuda")
+def test_auto_falls_back_from_cuda_that_does_not_load_and_says_why(exported: Path) -> None:
+    parts = Parts.build(Settings(models=exported, runtime="auto"))
+    told = parts.registry.told()
+    assert told.device == "cpu"
+    assert told.note.startswith("no CUDA: CUDA cannot be used: ONNX Runtime fell back")
+    assert {model.device for model in told.models} == {"cpu"}
+    assert b"timbre_runtime_fallback 1.0" in parts.metrics.exposition()
+    asyncio.run(parts.pipeline.close())
 
 
 def test_warm_up_sizes_reach_the_largest_batch() -> None:
