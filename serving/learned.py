@@ -10,16 +10,18 @@ class Learned:
 
     _FORGET = 0.95  # per batch: about the last 20 count
     _ARRIVAL = 0.1  # weight of the newest gap
+    _PAUSE = 2.0  # a gap of more batches than this ends a burst
 
     def __init__(self) -> None:
         self._sums = np.zeros(5)  # of 1, n, n^2, t, n t
         self.gap_s = float("inf")
+        self._newest_s = float("inf")
         self._last: float | None = None
 
     def arrived(self, now: float) -> None:
         """An item came."""
         if self._last is not None:
-            gap = now - self._last
+            gap = self._newest_s = now - self._last
             known = self.gap_s != float("inf")
             self.gap_s = self.gap_s + self._ARRIVAL * (gap - self.gap_s) if known else gap
         self._last = now
@@ -46,8 +48,13 @@ class Learned:
         Let a batch cost a + b n and the next item come in g. Without waiting, it waits for the batch and pays its own:
         (a + b n - g) + (a + b). With waiting it pays a + b (n + 1), and each of the n others waits g + b longer. So
         waiting saves a - g for the one and costs n (g + b): it pays where a > (n + 1) g + n b.
+
+        g is an average, which a pause raises slowly: who comes first after one waits for nobody. Clients who ask again
+        as soon as they are answered leave a gap of one batch, and are no pause.
         """
         fixed, each = self.cost_s()
+        if self._newest_s > self._PAUSE * fixed:
+            return 0.0
         if fixed <= (windows + 1) * self.gap_s + windows * each:
             return 0.0
         return 2 * self.gap_s
