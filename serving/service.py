@@ -149,16 +149,20 @@ def _grpc_server() -> type[GrpcServer]:
 
 async def _keep_house(lifecycle: Lifecycle, parts: Parts) -> None:
     """What is measured by looking now and then, and what must be thrown away now and then."""
+    fault = ""
     for turn in range(1 << 62):
-        parts.metrics.ready.set(await lifecycle.why_not_ready() is None)
-        for version, loaded in parts.registry.fleet.versions.items():
-            parts.metrics.queue_oldest.labels(version).set(loaded.batcher.oldest_s())
-        await asyncio.to_thread(parts.guard.follow)
-        if turn % _CLEAN_EVERY == 0:
-            try:
+        try:
+            parts.metrics.ready.set(await lifecycle.why_not_ready() is None)
+            for version, loaded in parts.registry.fleet.versions.items():
+                parts.metrics.queue_oldest.labels(version).set(loaded.batcher.oldest_s())
+            await asyncio.to_thread(parts.guard.follow)
+            if turn % _CLEAN_EVERY == 0:
                 await asyncio.to_thread(parts.seen.clean)
-            except OSError:  # a full disk is no reason to look no more
-                logger.exception("Request ids that have expired could not be thrown away")
+            fault = ""
+        except Exception as error:  # whatever it is, such as a full disk: the next turn is taken
+            if repr(error) != fault:  # one that lasts is told once
+                logger.exception("A turn of housekeeping failed")
+            fault = repr(error)
         await asyncio.sleep(_HOUSEKEEPING_S)
 
 
