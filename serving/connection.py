@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -35,18 +36,21 @@ class BoundedHttp(HttpToolsProtocol):
     Args:
         head_s: longest time for a head to arrive, seconds, the first one's from the connection on.
         most: connections at a time; more are told to come again.
+        full: is called for each of those.
     """
 
-    def __init__(self, *, head_s: float, most: int, **arguments: Any) -> None:
+    def __init__(self, *, head_s: float, most: int, full: Callable[[], None], **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._head_s, self._most = head_s, most
+        self._head_s, self._most, self._full = head_s, most, full
         self._head_bytes = 0
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         if len(self.connections) > self._most:
-            self._refuse(Overloaded(f"{self._most} connections are open already. Try again.", retry_after_s=1))
+            self._full()
+            told = f"{self._most} connections are open already. Try again."
+            self._refuse(Overloaded(told, retry_after_s=1, reason="connections"))
         else:
             self._expect_head()
 

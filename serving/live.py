@@ -165,6 +165,7 @@ class Live:
 
     def _admit(self) -> None:
         if self._open > self._bounds.streams:
+            self._metrics.rejects.labels("streams").inc()
             raise Overloaded(
                 f"{self._bounds.streams} live streams are open already. Try again in a while.",
                 retry_after_s=5,

@@ -89,7 +89,9 @@ class Metrics:
         self.ready = self._gauge("ready", "1 while new requests may come here, 0 while they should not.", "livemin")
         self.inflight = self._gauge("inflight", "Requests being answered.", "livesum")
         self.permits = self._gauge("permits", "Requests that may be answered at a time.", "livesum")
-        self.rejects = self._counter("rejects", "Requests refused for lack of room, by what was full.", "reason")
+        self.rejects = self._counter(
+            "rejects", "Requests, streams and connections refused for lack of room, by what was full.", "reason"
+        )
         self.upload_bytes = self._gauge("upload_bytes", "Bytes of request bodies in memory.", "livesum")
 
         self.keys = self._counter(

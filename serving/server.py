@@ -131,7 +131,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=_FINISH_S,
-                http=_http(settings.head_timeout_s),  # type: ignore[arg-type]  # called like the class, too
+                http=_http(settings.head_timeout_s, lifecycle),  # type: ignore[arg-type]  # called like the class, too
                 ws=_websocket,  # type: ignore[arg-type]  # called like the class that it makes one of
                 ws_max_size=_MESSAGE_BYTES,
             )
@@ -170,8 +170,12 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _http(head_s: float) -> Callable[..., asyncio.Protocol]:
-    return functools.partial(BoundedHttp, head_s=head_s, most=allow_descriptors())
+def _http(head_s: float, lifecycle: Lifecycle) -> Callable[..., asyncio.Protocol]:
+    def full() -> None:
+        if lifecycle.parts:
+            lifecycle.parts.metrics.rejects.labels("connections").inc()
+
+    return functools.partial(BoundedHttp, head_s=head_s, most=allow_descriptors(), full=full)
 
 
 def _websocket(**arguments: Any) -> asyncio.Protocol:

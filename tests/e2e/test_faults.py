@@ -180,6 +180,9 @@ def test_with_256_descriptors_who_is_in_is_answered_and_the_rest_told(tmp_path: 
             turned_away = crowd[-1].recv(1 << 16)
             assert turned_away.startswith(b"HTTP/1.1 429")
             assert b"retry-after: 1" in turned_away
+            assert b'"reason": "connections"' in turned_away
+            # 192 may be in, one of them ours; one that made the service ready may not be gone yet.
+            assert 109 <= metric(inside, "timbre_rejects_total", reason="connections") <= 110
         assert until(lambda: ask(service).status_code == 200)
         assert ask(service, sounds()["m4a"]).status_code == 200
         assert "Traceback" not in service.log.read_text()

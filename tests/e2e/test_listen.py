@@ -319,6 +319,8 @@ def keep_sending(socket: Any, frame: bytes) -> None:
 
 
 def test_too_many_streams_are_refused(strict: Service) -> None:
+    with httpx.Client(base_url=strict.url) as client:
+        before = metric(client, "timbre_rejects_total", reason="streams")
     with connect(url(strict, rate_hz=16_000)) as first, connect(url(strict, rate_hz=16_000)) as second:
         for socket in (first, second):
             assert json.loads(socket.recv())["type"] == "session"
@@ -327,6 +329,7 @@ def test_too_many_streams_are_refused(strict: Service) -> None:
             assert third.close_code == 1013
     with httpx.Client(base_url=strict.url) as client:
         assert until(lambda: metric(client, "timbre_streams") == 0)
+        assert metric(client, "timbre_rejects_total", reason="streams") - before == 1
 
 
 @pytest.fixture(scope="module")
