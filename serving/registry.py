@@ -166,6 +166,7 @@ class Registry:
         try:
             for version in routes.versions:
                 loaded[version] = known.get(version) or self._load_version(version)
+            self._check_shadow(routes, loaded)
         except Exception:
             for version in loaded.keys() - known.keys():
                 self._metrics.forget(version)
@@ -173,6 +174,18 @@ class Registry:
         weights = {name: (variant.version, variant.weight) for name, variant in routes.variants.items()}
         self._metrics.show_routes(weights, loaded, self.runtime.device)
         return Fleet(routes, MappingProxyType(loaded))
+
+    def _check_shadow(self, routes: Routes, loaded: Mapping[str, Loaded]) -> None:
+        """It is given the windows that were cut for the version that answered, so they must be its own."""
+        if routes.shadow is None:
+            return
+        specs = {version: one.session.metadata.windows for version, one in loaded.items()}
+        own = specs[routes.shadow.version]
+        if others := [version for version, spec in specs.items() if spec != own]:
+            raise RoutesError(
+                f"{self._file}: version {routes.shadow.version} cannot be the shadow of {', '.join(others)}, "
+                f"whose windows are cut otherwise: {specs[others[0]]} in place of {own}."
+            )
 
     def _load_version(self, version: str) -> Loaded:
         session = Session(Artifact.load(self._models / version, self.runtime.precision), self.runtime)

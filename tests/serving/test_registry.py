@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
+import pytest
+
 from serving.batcher import Batcher
 from serving.batches import Limits
+from serving.errors import RoutesError
 from serving.metrics import Metrics
 from serving.registry import Fleet, Loaded, Registry
 from serving.router import Routes
+from serving.runtime import choose_runtime
+from tests.models import copy_versions, rewrite
 
 
 def test_a_version_that_fails_is_told_by_readiness_and_forgiven_when_it_runs_again() -> None:
@@ -39,3 +47,21 @@ def test_a_version_that_fails_is_told_by_readiness_and_forgiven_when_it_runs_aga
     session.broken = False
     assert registry.sick() == []
     assert batcher.healthy
+
+
+@pytest.mark.parametrize("changed", ["sample_rate_hz", "hop_samples"])
+def test_a_shadow_whose_windows_are_cut_otherwise_is_refused(tmp_path: Path, changed: str) -> None:
+    models = copy_versions(tmp_path, "2")
+    file = models / "routes.yaml"
+    file.write_text(
+        'default: stable\nvariants: {stable: {version: "1", weight: 1}}\nshadow: {version: "2", percent: 1}\n'
+    )
+
+    def load() -> Registry:
+        metrics, runtime = Metrics(), choose_runtime("cpu", 0, 0)
+        return Registry(models, file, runtime, metrics, wait_s=0, queue_windows=8, retire_s=0)
+
+    asyncio.run(load().close())
+    rewrite(models / "2", lambda _: None, **{changed: 8000})
+    with pytest.raises(RoutesError, match=r"version 2 cannot be the shadow of 1, whose windows are cut otherwise"):
+        load()
