@@ -107,7 +107,7 @@ def _agreement(agree: int, disagree: int) -> dict[str, Any]:
     told = agree + disagree
     if not told:
         return {"told": 0, "agreed": 0, "accuracy": None, "interval_95": None}
-    from scipy.stats import binomtest  # here, because it costs 60 MB that nobody who asks for no report need pay
+    from scipy.stats import binomtest  # here, because it is large, and who asks for no report need not hold it
 
     interval = binomtest(agree, told).proportion_ci(0.95, method="wilson")
     return {
@@ -122,6 +122,7 @@ def _comparison(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Whether two variants agree with feedback equally often; None unless exactly two in force have any.
 
     What was pinned by its asker, or answered by a version that a variant no longer has, is no sample of either.
+    ``difference`` is the accuracy of the second of ``variants`` less that of the first.
     """
     told = [row for row in rows if row["feedback"]["told"] and row["weight"] is not None]
     if len(told) != 2:

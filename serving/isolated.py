@@ -1,7 +1,7 @@
 """Decodes by ``serving.ffmpeg`` in processes of their own, so that a file that breaks a decoder breaks nothing else.
 
-A few are kept once the first is wanted: starting one takes a fifth of a second, asking one that runs a fraction of a
-millisecond more than decoding here. One that has died, or has not answered in time, is replaced by the next file.
+A few are kept once the first is wanted: starting one takes long beside a short file, asking one that runs hardly longer
+than decoding here. One that has died, or has not answered in time, is replaced by the next file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAME_BYTES = 16
 logger = logging.getLogger("timbre")
 
 _ANSWER_S = 20.0  # for one block; a decoder that is stuck is killed then
-_MOST = 4  # processes, however many cores there are: each has 30 MB of its own
+_MOST = 4  # processes, however many cores there are: each has memory of its own, tens of MB by estimate
 _PACKAGES = Path(__file__).parents[1]
 
 

@@ -142,7 +142,7 @@ async def _open_grpc(settings: Settings, lifecycle: Lifecycle, doors: contextlib
 
 
 def _grpc_server() -> type[GrpcServer]:
-    from serving.grpc_server import GrpcServer  # takes a fifth of a second, in which HTTP answers already
+    from serving.grpc_server import GrpcServer  # slow to import, and HTTP answers meanwhile
 
     return GrpcServer
 

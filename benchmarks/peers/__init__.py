@@ -94,8 +94,8 @@ PEERS: dict[str, Peer] = {
         "classic",
         "FastAPI, librosa's MFCC, a PyTorch CNN, one request at a time",
         _uvicorn("app:app"),
-        # Three times as fast as with torch's own choice: threads that spin between two small products take the cores
-        # of the server and of who asks it.
+        # Faster than with torch's own choice, by our estimate: threads that spin between two small products take the
+        # cores of the server and of who asks it.
         extra=lambda _: {"OMP_NUM_THREADS": "1"},
     ),
     "fastapi_onnx": _peer("fastapi_onnx", "FastAPI with our ONNX file, no batching", _uvicorn("api:app")),
