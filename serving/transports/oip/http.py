@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -26,6 +26,7 @@ from serving.transports.asgi import Unread, unless_gone
 from serving.transports.body import read_whole, unpacked
 from serving.transports.oip.model import SERVER, Infer, Inferred, Model
 from serving.transports.oip.tensors import AUDIO, Tensor, check, from_raw, to_raw
+from serving.transports.rpc import fault
 from serving.uploads import Take
 
 TRANSPORT = "oip-http"
@@ -145,19 +146,27 @@ class OipHttpTransport:
 
 
 def _told(endpoint: Endpoint) -> Endpoint:
-    """An endpoint whose refusals are told as the protocol wants."""
+    """An endpoint whose refusals are told as the protocol wants, and its faults too, which the log explains."""
 
     async def told(request: Request) -> Response:
         try:
             return await endpoint(request)
         except RequestError as error:
-            wait_s = error.details.get("retry_after_s")
-            headers = {} if wait_s is None else {"Retry-After": str(wait_s)}
-            unread = request.method == "POST" and not getattr(request.state, "body_read", False)
-            response = Unread if unread else JSONResponse
-            return response({"error": f"{error.code}: {error.message}"}, error.http_status, headers)
+            return _refused(request, error)
+        except ClientDisconnect:
+            raise  # nobody is there to be told
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told that it is ours
+            return _refused(request, fault(error))
 
     return told
+
+
+def _refused(request: Request, error: RequestError) -> Response:
+    wait_s = error.details.get("retry_after_s")
+    headers = {} if wait_s is None else {"Retry-After": str(wait_s)}
+    unread = request.method == "POST" and not getattr(request.state, "body_read", False)
+    response = Unread if unread else JSONResponse
+    return response({"error": f"{error.code}: {error.message}"}, error.http_status, headers)
 
 
 def _who(request: Request) -> tuple[str, str]:
@@ -217,7 +226,7 @@ def _from_json(given: _InputIn) -> list[bytes] | Samples:
         if given.name == AUDIO:
             return [base64.b64decode(element, validate=True) for element in given.data]
         return np.array(given.data, dtype=np.float32)
-    except (binascii.Error, TypeError, ValueError) as error:
+    except (binascii.Error, OverflowError, TypeError, ValueError) as error:
         kind = "base64 of encoded files" if given.name == AUDIO else "numbers, flat or row by row"
         raise InvalidRequest(f"Input {given.name} takes {kind} as its data in JSON ({error}).") from error
 
