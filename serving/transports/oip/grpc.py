@@ -15,7 +15,7 @@ from serving.ordered import in_order
 from serving.pipeline import AT_A_TIME, MOST_CLIPS
 from serving.proto.inference import inference_pb2 as pb
 from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceServicer
-from serving.transports.oip.model import SERVER, Infer, Inferred, Model
+from serving.transports.oip.model import SERVER, Infer, Inferred, Model, beside
 from serving.transports.oip.tensors import BYTES, Tensor, check, from_raw, to_raw
 from serving.transports.rpc import Context, refusing, until_stopped, waits_s
 
@@ -92,8 +92,9 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
         parts = self._lifecycle.get()
         with parts.uploads.holding() as take:
             try:
-                take(request.ByteSize())
-                infer = _parse(request, parts.settings.max_upload_bytes)
+                size = request.ByteSize()
+                take(size)
+                infer = await beside(size, _parse, request, parts.settings.max_upload_bytes)
             except RequestError as error:
                 parts.pipeline.refused(error, TRANSPORT)
                 raise

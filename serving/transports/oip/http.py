@@ -24,7 +24,7 @@ from serving.parts import Parts
 from serving.pipeline import MOST_CLIPS
 from serving.transports.asgi import Unread, unless_gone
 from serving.transports.body import read_whole, unpacked
-from serving.transports.oip.model import SERVER, Infer, Inferred, Model
+from serving.transports.oip.model import SERVER, Infer, Inferred, Model, beside
 from serving.transports.oip.tensors import AUDIO, Tensor, check, from_raw, to_raw
 from serving.transports.rpc import fault
 from serving.uploads import Take
@@ -34,6 +34,7 @@ TRANSPORT = "oip-http"
 
 _JSON_LENGTH = "Inference-Header-Content-Length"
 _BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
+_PIECE = 1 << 15  # numbers that are converted at a time: between two pieces the event loop has its turn
 
 Body = TypeVar("Body", bound=BaseModel)
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -118,7 +119,8 @@ class OipHttpTransport:
         settings = parts.settings
         with parts.uploads.holding() as take:
             body = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s, take)
-            return JSONResponse(await self._model.index(_checked(_IndexIn, body or b"{}").ready))
+            asked = await beside(len(body), _checked, _IndexIn, body or b"{}")
+            return JSONResponse(await self._model.index(asked.ready))
 
     async def _infer(self, request: Request) -> Response:
         parts = self._lifecycle.get()
@@ -142,7 +144,7 @@ class OipHttpTransport:
         body = await unpacked(packed, request.headers.get("Content-Encoding", ""), settings.max_upload_bytes)
         if body is not packed:
             take(len(body))
-        return _parse(body, request.headers.get(_JSON_LENGTH))
+        return await beside(len(body), _parse, body, request.headers.get(_JSON_LENGTH))
 
 
 def _told(endpoint: Endpoint) -> Endpoint:
@@ -225,7 +227,8 @@ def _from_json(given: _InputIn) -> list[bytes] | Samples:
     try:
         if given.name == AUDIO:
             return [base64.b64decode(element, validate=True) for element in given.data]
-        return np.array(given.data, dtype=np.float32)
+        pieces = [given.data[start : start + _PIECE] for start in range(0, len(given.data), _PIECE)]
+        return np.concatenate([np.array(piece, dtype=np.float32) for piece in pieces or [[]]])
     except (binascii.Error, OverflowError, TypeError, ValueError) as error:
         kind = "base64 of encoded files" if given.name == AUDIO else "numbers, flat or row by row"
         raise InvalidRequest(f"Input {given.name} takes {kind} as its data in JSON ({error}).") from error
