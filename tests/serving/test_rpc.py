@@ -10,8 +10,10 @@ from typing import Any
 import grpc
 import pytest
 
+from serving.grpc_server import _options
 from serving.lifecycle import Lifecycle
 from serving.proto.inference import inference_pb2 as pb
+from serving.settings import Settings
 from serving.transports.oip.grpc import OipGrpcTransport
 
 
@@ -78,3 +80,11 @@ def test_a_fault_in_a_stream_is_told_as_ours(monkeypatch: pytest.MonkeyPatch) ->
     assert code is grpc.StatusCode.INTERNAL
     assert message.startswith("internal: ")
     assert "secret" not in message
+
+
+@pytest.mark.parametrize(("inflight", "streams", "most"), [(128, 100, 128), (4, 100, 100)])
+def test_a_connection_has_as_many_messages_on_their_way_as_can_be_answered(
+    inflight: int, streams: int, most: int
+) -> None:
+    options = dict(_options(Settings(max_inflight=inflight, listen_streams=streams)))
+    assert options["grpc.max_concurrent_streams"] == most
