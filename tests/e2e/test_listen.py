@@ -78,10 +78,9 @@ def test_measurements_come_as_often_as_asked(service: Service, spoken: dict[int,
     for number in (1, 2):
         start, *measured, end = [message for message in messages if message["utterance"] == number]
         hops = [(message["end_s"] - start["start_s"]) / 0.25 for message in measured]
-        assert hops == pytest.approx(np.round(hops), abs=1e-3)
-        assert hops[0] <= 2  # half a second
-        # A hop that brought nothing but silence has no measurement.
-        assert len(set(np.round(hops))) >= 0.8 * int((end["end_s"] - start["start_s"]) / 0.25)
+        # Every hop has its measurement, a silent one too; those of the pause that ended it may go beyond its end.
+        assert hops == pytest.approx(range(1, len(hops) + 1), abs=1e-3)
+        assert len(hops) >= int((end["end_s"] - start["start_s"] - 1e-3) / 0.25) >= 2
     # What an utterance is, and its answer, do not depend on how often it was looked at.
     for often, usual in zip(ended(messages), ended(seldom), strict=True):
         assert (often["start_sample"], often["end_sample"]) == (usual["start_sample"], usual["end_sample"])
