@@ -16,6 +16,7 @@ from serving.client import Client, Measurement, Retries, Session, UtteranceEnd, 
 from serving.client.answers import Prediction, message
 from serving.client.asynchronous import in_order
 from serving.client.clips import pcm, wav
+from serving.commands.listen import _noting
 from serving.errors import (
     AudioTooShort,
     DeadlineExceeded,
@@ -180,6 +181,21 @@ def test_messages_of_a_live_stream() -> None:
         message({"type": "error", "utterance": None, "error": short})
     with pytest.raises(UnexpectedAnswer):
         message({"type": "news"})
+
+
+def test_an_utterance_without_an_answer_is_refused_and_one_without_a_measurement_is_not() -> None:
+    span = {"start_s": 0.5, "end_s": 1.5, "start_sample": 4000, "end_sample": 12_000}
+    prediction = Prediction.of(PREDICTION)
+    failed, answered, other = (
+        UtteranceFailed(1, Overloaded("Too many.")),
+        UtteranceEnd(1, **span, prediction=prediction),  # type: ignore[arg-type]
+        UtteranceFailed(2, NoSpeech("Silence.")),
+    )
+    refused: set[int] = set()
+    assert list(_noting(iter([failed, failed, answered]), refused)) == [failed, failed, answered]
+    assert refused == set()
+    list(_noting(iter([failed, answered, other]), refused))
+    assert refused == {2}
 
 
 def test_keys_of_tomorrow_are_passed_over_and_missing_ones_told() -> None:
