@@ -131,7 +131,7 @@ def test_samples_are_sent_as_they_are(dtype: str) -> None:
     full = np.iinfo(dtype).max if dtype.startswith("int") else 1
     given = (sound * full).astype(dtype)
     stereo = np.stack([given, given], axis=1)
-    for samples in (given, stereo):
+    for samples in (given, stereo, given.astype(given.dtype.newbyteorder(">"))):
         back, rate_hz = soundfile.read(io.BytesIO(wav(samples, 16_000)), dtype="float64")
         assert rate_hz == 16_000
         assert back == pytest.approx(samples / (full + (full > 1)), abs=1e-7)
@@ -148,7 +148,9 @@ def test_what_is_no_audio_is_told_before_it_is_sent(samples: Any) -> None:
 def test_frames_become_16_bit_little_endian() -> None:
     assert pcm(b"\x01\x02") == b"\x01\x02"
     assert pcm(np.array([1, -2], "int16")) == b"\x01\x00\xfe\xff"
+    assert pcm(np.array([1, -2], ">i2")) == b"\x01\x00\xfe\xff"
     assert pcm(np.array([1.0, -1.0, 2.0])) == b"\xff\x7f\x01\x80\xff\x7f"
+    assert pcm(np.array([1.0, -1.0, 2.0], ">f4")) == b"\xff\x7f\x01\x80\xff\x7f"
     with pytest.raises(ValueError, match="mono"):
         pcm(np.zeros((10, 2), "float32"))
     with pytest.raises(TypeError, match="int64"):
