@@ -67,7 +67,9 @@ def test_a_long_body_is_read_beside_the_event_loop(
                 assert (await client.post("/v2/models/timbre/infer", content=body)).status_code == 422
         else:
             with pytest.raises(InvalidRequest):
-                await grpc.OipGrpcTransport(lifecycle)._infer(pb.ModelInferRequest(raw_input_contents=[body]), None)
+                await grpc.OipGrpcTransport(lifecycle)._infer(
+                    pb.ModelInferRequest(raw_input_contents=[body]), None, None
+                )
 
     asyncio.run(ask())
     assert (readers != [threading.get_ident()]) is apart

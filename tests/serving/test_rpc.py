@@ -31,6 +31,9 @@ class Context:
     def time_remaining(self) -> float:
         return 10.0
 
+    def invocation_metadata(self) -> None:
+        return None
+
     async def write(self, message: Any) -> None:
         self.written.append(message)
 
@@ -60,7 +63,7 @@ def stream(monkeypatch: pytest.MonkeyPatch, infer: Any) -> Context:
 def test_a_streams_deadline_is_that_of_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float | None] = []
 
-    async def infer(_: Any, request: pb.ModelInferRequest, timeout_s: float | None) -> pb.ModelInferResponse:
+    async def infer(_: Any, request: pb.ModelInferRequest, timeout_s: float | None, __: Any) -> pb.ModelInferResponse:
         waits.append(timeout_s)
         return pb.ModelInferResponse(id=request.id)
 

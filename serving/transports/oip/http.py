@@ -22,6 +22,7 @@ from serving.errors import InvalidRequest, RequestError
 from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.pipeline import MOST_CLIPS
+from serving.tracing import PARENT
 from serving.transports.asgi import Unread, unless_gone
 from serving.transports.body import read_whole, unpacked
 from serving.transports.oip.model import SERVER, Infer, Inferred, Model, beside
@@ -132,7 +133,7 @@ class OipHttpTransport:
                 raise
             name, version = _who(request)
             wanted = [output.name for output in asked.outputs]
-            infer = Infer(name, version, asked.parameters, tensors, wanted)
+            infer = Infer(name, version, asked.parameters, tensors, wanted, request.headers.get(PARENT))
             return _answer(name, asked, await unless_gone(request, self._model.infer(infer, TRANSPORT)))
 
     async def _asked(self, request: Request, parts: Parts, take: Take) -> tuple[_InferIn, list[Tensor]]:

@@ -56,6 +56,7 @@ class Infer:
         version: empty for any by its weight.
         parameters: `key`, `min_confidence`, `sample_rate` and `timeout` (microseconds) are looked at.
         outputs: names of what is wanted; empty for all.
+        traceparent: the caller's trace, for whoever traces.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Infer:
     parameters: Mapping[str, Any]
     inputs: Sequence[Tensor]
     outputs: Sequence[str]
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ class Model:
             key=None if key is None else str(key),
             min_confidence=_number(request.parameters, "min_confidence", 0.0, 1.0),
             timeout_s=min(waits_s, default=None),
+            traceparent=request.traceparent,
         )
         return [dataclasses.replace(first, upload=clip) for clip in found]
 
