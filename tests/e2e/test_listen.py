@@ -133,6 +133,9 @@ def test_a_stream_may_be_twice_as_fast(service: Service, spoken: dict[int, Clip]
         assert len(measured) >= hops >= 1
 
 
+_LEAST_LEFT = 0.5  # of the cores; with less, lateness says nothing of the service
+
+
 def busy_s() -> float:
     """Processor time that everything on this machine has taken, all cores together, seconds."""
     user, nice, system, _, _, *interrupts = (int(ticks) for ticks in Path("/proc/stat").read_text().split()[1:9])
@@ -144,8 +147,8 @@ def busy_s() -> float:
 def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int, Clip], line: type[Line]) -> None:
     """Twenty voices in step and in real time: 150 ms from the frame to the measurement, for 19 of 20 measurements.
 
-    Where others use this machine meanwhile, so much longer as they leave less of its cores; and it may try again, since
-    they come and go.
+    Where others use this machine meanwhile, so much longer as they leave less of its cores, and twice as long at most:
+    with less than half of them nothing is measured. It may try again, since they come and go.
     """
 
     async def everyone() -> list[Paced]:
@@ -156,6 +159,7 @@ def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int,
         return time.monotonic(), busy_s(), ours_s
 
     cores = os.cpu_count() or 1
+    measured = 0
     for _ in range(3):
         before = taken_s()
         told = asyncio.run(everyone())
@@ -166,9 +170,12 @@ def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int,
         left = 1 - (all_s - ours_s) / took_s / cores
         slowest = np.quantile(late, 0.95)
         print(f"after its frame: median {np.median(late):.3f} s, 95 % {slowest:.3f} s; {left:.0%} of the cores")
-        if slowest < 0.15 / min(max(left, 0.01), 1.0):
+        if slowest < 0.15 / min(max(left, _LEAST_LEFT), 1.0):
             return
-    pytest.fail("three times no 19 of 20 measurements were in time")
+        measured += left >= _LEAST_LEFT
+    if not measured:
+        pytest.skip(f"others leave less than {_LEAST_LEFT:.0%} of the cores, and three times it was not in time")
+    pytest.fail(f"{measured} of three times that counted, no 19 of 20 measurements were in time")
 
 
 @pytest.mark.parametrize(
