@@ -138,8 +138,9 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_upload_bytes + _SPARE_BYTES),
         ("grpc.max_send_message_length", -1),
-        # As many as can be answered; what more a client begins waits at the client.
-        ("grpc.max_concurrent_streams", settings.max_inflight + settings.listen_streams),
+        # As many as can be answered of either kind; what more a client begins waits at the client. Each may have a
+        # whole message in memory before we hear of it, so that these are not added up.
+        ("grpc.max_concurrent_streams", max(settings.max_inflight, settings.listen_streams)),
         # A balancer before several replicas sees new connections only: old ones are asked to go, and may finish.
         ("grpc.max_connection_age_ms", age_ms),
         ("grpc.max_connection_age_grace_ms", round(1e3 * (settings.listen_max_s + settings.timeout_s))),

@@ -57,6 +57,7 @@ class Listen:
 
     Attributes:
         hop_s: between two measurements, seconds; the model's own hop where None.
+        traceparent: the caller's trace, for whoever traces.
     """
 
     transport: str
@@ -65,6 +66,7 @@ class Listen:
     key: str | None = None
     min_confidence: float = 0.0
     hop_s: float | None = None
+    traceparent: str | None = None
 
 
 class Live:
@@ -281,7 +283,15 @@ class _Stream:
     def _ask(self, event: Measured | Ended, *, provisional: bool) -> Ask:
         listen = self._listen
         clip = Waveform(event.samples, listen.rate_hz)
-        return Ask(clip, listen.transport, listen.version, listen.key, listen.min_confidence, provisional=provisional)
+        return Ask(
+            clip,
+            listen.transport,
+            listen.version,
+            listen.key,
+            listen.min_confidence,
+            provisional=provisional,
+            traceparent=listen.traceparent,
+        )
 
     def _seconds(self, sample: int) -> float:
         return rounded(sample / self._listen.rate_hz)

@@ -70,7 +70,11 @@ class UtteranceEnd(_Message):
 
 
 class ErrorMessage(_Message):
-    """A refusal: of the utterance that it names, and the stream goes on; or of the stream, which then closes."""
+    """A refusal: of something of the utterance that it names, and the stream goes on; or of the stream, which closes.
+
+    Before the utterance's ``utterance.end`` it was one measurement that was refused; an utterance that has none was
+    refused as a whole.
+    """
 
     type: Literal["error"] = "error"
     error: ErrorDetail

@@ -155,7 +155,10 @@ class UtteranceEnd:
 
 @dataclass(frozen=True)
 class UtteranceFailed:
-    """One utterance has no answer; the stream goes on."""
+    """Something of one utterance was refused; the stream goes on.
+
+    That was a measurement where the :class:`UtteranceEnd` still comes; where none does, it was the utterance itself.
+    """
 
     type: ClassVar[str] = "error"
     utterance: int

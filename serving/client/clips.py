@@ -42,6 +42,7 @@ def wav(samples: Array, rate_hz: int) -> bytes:
     import soundfile  # dear, and only who sends samples needs it
 
     samples = np.asarray(samples)
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)  # soundfile takes every byte order for ours
     kind = samples.dtype.kind if samples.dtype.kind == "f" else samples.dtype.str[1:]
     if kind not in _SUBTYPES:
         raise TypeError(f"Samples are of {samples.dtype}; float, int16 and int32 are audio. Convert them.")
@@ -68,6 +69,6 @@ def pcm(frame: bytes | Array) -> bytes:
         raise ValueError(f"A frame has the shape {frame.shape}; live audio is mono, (T,).")
     if frame.dtype.kind == "f":
         frame = np.round(np.clip(frame, -1, 1) * np.iinfo(np.int16).max)
-    elif frame.dtype != np.int16:
+    elif frame.dtype.newbyteorder("=") != np.int16:
         raise TypeError(f"A frame is of {frame.dtype}; float and int16 are live audio.")
     return frame.astype("<i2").tobytes()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from serving.audio import Samples
-    from serving.client import Message, UtteranceFailed
+    from serving.client import Message
 
 Recording = Annotated[Path | None, typer.Argument(help="An audio file, heard at its own speed; else the microphone.")]
 Service = Annotated[str, typer.Option(help="The service that is asked: http://HOST:3000 or grpc://HOST:3001.")]
@@ -36,12 +36,12 @@ def listen(
 ) -> None:
     """Live: a bar per emotion while somebody speaks, a line per utterance; --json for every message. Ctrl-C ends it.
 
-    Exit code 1 where an utterance was refused.
+    Exit code 1 where an utterance has no answer; one that misses a measurement has.
     """
     from serving.commands.sounds import microphone
     from serving.commands.sources import certificates, connect
 
-    refused: list[UtteranceFailed] = []
+    refused: set[int] = set()
     with exit_codes(), connect(url, certificates(ca, cert, key), api_key) as client:
         frames, rate_hz = microphone() if file is None else _recording(file)
         heard = client.listen(frames, rate_hz, version=version, min_confidence=min_confidence)
@@ -71,12 +71,16 @@ def _recording(file: Path) -> tuple[Iterator[Samples], int]:
         raise typer.Exit(FAILED) from None
 
 
-def _noting(messages: Iterator[Message], refused: list[UtteranceFailed]) -> Iterator[Message]:
-    from serving.client import UtteranceFailed
+def _noting(messages: Iterator[Message], refused: set[int]) -> Iterator[Message]:
+    """The same messages; ``refused`` holds those of whom something was refused and no answer came."""
+    from serving.client import UtteranceEnd, UtteranceFailed
 
     for message in messages:
-        if isinstance(message, UtteranceFailed):
-            refused.append(message)
+        match message:
+            case UtteranceFailed():
+                refused.add(message.utterance)
+            case UtteranceEnd():
+                refused.discard(message.utterance)
         yield message
 
 

@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
-from serving.errors import SettingsError, TimbreError, UsageError
+from serving.errors import SettingsError, TimbreError, UnknownVersion, UsageError
 
 FAILED, USAGE = 1, 2
 """Exit codes beside 0: some file failed; asked for something impossible."""
+
+_WRONG = (UsageError, SettingsError, UnknownVersion)
 
 Url = Annotated[
     str | None,
@@ -40,7 +42,7 @@ def exit_codes() -> Iterator[None]:
         yield
     except TimbreError as error:
         typer.echo(str(error), err=True)
-        raise typer.Exit(USAGE if isinstance(error, UsageError | SettingsError) else FAILED) from None
+        raise typer.Exit(USAGE if isinstance(error, _WRONG) else FAILED) from None
     except BrokenPipeError:
         raise  # whoever reads our output has had enough, and Typer ends in silence
     except OSError as error:

@@ -73,7 +73,8 @@ class GrpcTransport(TimbreServicer):
 
         try:
             live, stopping = self._lifecycle.get().live, self._lifecycle.told_to_stop
-            await live.converse(TRANSPORT, lambda: _start(requests), _frames(requests), send, stopping)
+            parent = traceparent(context)
+            await live.converse(TRANSPORT, lambda: _start(requests, parent), _frames(requests), send, stopping)
         except RequestError as error:
             # No status can pass a message that waits for room. Where no room comes, the stream is reset.
             if writing is not None and not writing.done():
@@ -153,13 +154,13 @@ async def _at_most(requests: AsyncGenerator[pb.PredictRequest, None]) -> AsyncGe
             yield request
 
 
-async def _start(requests: AsyncIterator[pb.ListenRequest]) -> Listen:
+async def _start(requests: AsyncIterator[pb.ListenRequest], parent: str | None) -> Listen:
     first = await anext(requests, None)
     if first is None or not first.HasField("start"):
         raise InvalidRequest("A stream begins with `start`, which tells the rate of the frames.")
     version, key, min_confidence = _options(first.start.options)
     hop_s = first.start.hop_s if first.start.HasField("hop_s") else None
-    return Listen(TRANSPORT, first.start.rate_hz, version, key, min_confidence, hop_s)
+    return Listen(TRANSPORT, first.start.rate_hz, version, key, min_confidence, hop_s, parent)
 
 
 async def _frames(requests: AsyncIterator[pb.ListenRequest]) -> AsyncIterator[bytes]:

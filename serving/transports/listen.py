@@ -17,6 +17,7 @@ from serving.live import Listen
 from serving.messages import End, ErrorMessage, Message
 from serving.parts import Parts
 from serving.schemas import ErrorDetail
+from serving.tracing import PARENT
 from serving.transports.admission import credential_of, foreign, is_foreign
 
 TRANSPORT = "websocket"
@@ -106,7 +107,8 @@ async def _asked(socket: WebSocket) -> Listen:
             f"{PATH} takes ?rate_hz= as a whole number of samples a second, &min_confidence= from 0 to 1, and &hop_s= "
             "as seconds between two measurements."
         )
-    return Listen(TRANSPORT, rate_hz, query.get("version"), query.get("key"), min_confidence, hop_s)
+    parent = socket.headers.get(PARENT)
+    return Listen(TRANSPORT, rate_hz, query.get("version"), query.get("key"), min_confidence, hop_s, parent)
 
 
 async def _frames(socket: WebSocket) -> AsyncIterator[bytes]:

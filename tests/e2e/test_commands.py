@@ -141,6 +141,15 @@ def test_wrong_usage_is_2_and_says_what_is_wrong(arguments: list[str], says: str
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["predict", "timeline", "listen"])
+def test_a_version_that_the_service_does_not_have_is_wrong_usage_too(
+    archive: Path, service: Service, command: str
+) -> None:
+    result = told(command, archive / next(iter(CLIPS)), "--version", "404", "--url", service.url)
+    assert result.exit_code == 2, result.stderr
+    assert "'404' is not loaded" in result.stderr
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_table_that_cannot_be_saved_is_told(archive: Path, kind: str) -> None:
     """Nobody may write in /proc, not even root."""

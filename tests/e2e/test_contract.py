@@ -199,7 +199,20 @@ def test_every_answer_of_an_inference_over_http_is_one_of_the_table(
     client: httpx.Client, body: Any, length: str | None
 ) -> None:
     headers = {} if length is None else {"Inference-Header-Content-Length": length}
-    for told in (body, {"inputs": [{"name": "audio", "datatype": "BYTES", "shape": [1], "data": body}]}):
+    audio = {"name": "audio", "datatype": "BYTES", "shape": [1], "data": body}
+    waveform = {"name": "waveform", "datatype": "FP32", "shape": [1, 1], "data": body}
+    for told in (body, {"inputs": [audio]}, {"inputs": [waveform]}):
         answer = client.post("/v2/models/timbre/infer", content=json.dumps(told), headers=headers)
         assert answer.status_code < 500
         assert answer.json()["error"].split(":")[0] in CODES
+
+
+@pytest.mark.parametrize(
+    "parameters", [{}, {"sample_rate": 10**400}, {"timeout": 10**400}, {"min_confidence": 10**400}]
+)
+def test_numbers_larger_than_any_float_are_refused(client: httpx.Client, parameters: dict[str, int]) -> None:
+    sample = 0 if parameters else 10**400
+    waveform = {"name": "waveform", "datatype": "FP32", "shape": [1, 1], "data": [sample]}
+    answer = client.post("/v2/models/timbre/infer", json={"inputs": [waveform], "parameters": parameters})
+    assert 400 <= answer.status_code < 500
+    assert answer.json()["error"].split(":")[0] in CODES

@@ -78,10 +78,9 @@ def test_measurements_come_as_often_as_asked(service: Service, spoken: dict[int,
     for number in (1, 2):
         start, *measured, end = [message for message in messages if message["utterance"] == number]
         hops = [(message["end_s"] - start["start_s"]) / 0.25 for message in measured]
-        assert hops == pytest.approx(np.round(hops), abs=1e-3)
-        assert hops[0] <= 2  # half a second
-        # A hop that brought nothing but silence has no measurement.
-        assert len(set(np.round(hops))) >= 0.8 * int((end["end_s"] - start["start_s"]) / 0.25)
+        # Every hop has its measurement, a silent one too; those of the pause that ended it may go beyond its end.
+        assert hops == pytest.approx(range(1, len(hops) + 1), abs=1e-3)
+        assert len(hops) >= int((end["end_s"] - start["start_s"] - 1e-3) / 0.25) >= 2
     # What an utterance is, and its answer, do not depend on how often it was looked at.
     for often, usual in zip(ended(messages), ended(seldom), strict=True):
         assert (often["start_sample"], often["end_sample"]) == (usual["start_sample"], usual["end_sample"])
@@ -134,6 +133,9 @@ def test_a_stream_may_be_twice_as_fast(service: Service, spoken: dict[int, Clip]
         assert len(measured) >= hops >= 1
 
 
+_LEAST_LEFT = 0.5  # of the cores; with less, lateness says nothing of the service
+
+
 def busy_s() -> float:
     """Processor time that everything on this machine has taken, all cores together, seconds."""
     user, nice, system, _, _, *interrupts = (int(ticks) for ticks in Path("/proc/stat").read_text().split()[1:9])
@@ -145,8 +147,8 @@ def busy_s() -> float:
 def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int, Clip], line: type[Line]) -> None:
     """Twenty voices in step and in real time: 150 ms from the frame to the measurement, for 19 of 20 measurements.
 
-    Where others use this machine meanwhile, so much longer as they leave less of its cores; and it may try again, since
-    they come and go.
+    Where others use this machine meanwhile, so much longer as they leave less of its cores, and twice as long at most:
+    with less than half of them nothing is measured. It may try again, since they come and go.
     """
 
     async def everyone() -> list[Paced]:
@@ -157,6 +159,7 @@ def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int,
         return time.monotonic(), busy_s(), ours_s
 
     cores = os.cpu_count() or 1
+    measured = 0
     for _ in range(3):
         before = taken_s()
         told = asyncio.run(everyone())
@@ -167,9 +170,12 @@ def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int,
         left = 1 - (all_s - ours_s) / took_s / cores
         slowest = np.quantile(late, 0.95)
         print(f"after its frame: median {np.median(late):.3f} s, 95 % {slowest:.3f} s; {left:.0%} of the cores")
-        if slowest < 0.15 / min(max(left, 0.01), 1.0):
+        if slowest < 0.15 / min(max(left, _LEAST_LEFT), 1.0):
             return
-    pytest.fail("three times no 19 of 20 measurements were in time")
+        measured += left >= _LEAST_LEFT
+    if not measured:
+        pytest.skip(f"others leave less than {_LEAST_LEFT:.0%} of the cores, and three times it was not in time")
+    pytest.fail(f"{measured} of three times that counted, no 19 of 20 measurements were in time")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,11 +17,15 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from websockets.sync.client import connect
 
+from benchmarks.streams import frames_of
+from serving.proto.inference import inference_pb2, inference_pb2_grpc
 from serving.proto.timbre.v1 import timbre_pb2, timbre_pb2_grpc
 from tests.conftest import ROOT, SERVED
 from tests.service import free_port, refusal, running
 from tests.sounds import encode, voice
+from tests.transports import Clip
 
 WAV = encode(voice(1.0), 16_000)
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -96,6 +102,40 @@ def test_a_collector_gets_a_span_per_request_with_its_stages(tmp_path: Path) -> 
     }.items()
     names = {pair.value.string_value for pair in collector.received[0].resource_spans[0].resource.attributes}
     assert "timbre" in names
+
+
+def test_every_transport_hands_the_callers_trace_over(tmp_path: Path, spoken: dict[int, Clip]) -> None:
+    collector, header = Collector(), {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+    metadata = tuple(header.items())
+    frames = frames_of(spoken[16_000].pcm, 16_000)
+    audio = {"name": "audio", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(WAV).decode()]}
+    request = inference_pb2.ModelInferRequest(model_name="timbre")
+    request.inputs.add(name="audio", datatype="BYTES", shape=[1]).contents.bytes_contents.append(WAV)
+    with collector.listening() as url, running(tmp_path / "log.txt", otlp_endpoint=url) as service:
+        answer = httpx.post(
+            f"{service.url}/v2/models/timbre/infer", json={"inputs": [audio]}, headers=header, timeout=30
+        )
+        assert answer.is_success
+        address = f"{service.url.replace('http', 'ws', 1)}/v1/listen?rate_hz=16000"
+        with connect(address, additional_headers=header) as socket:
+            for frame in frames:
+                socket.send(frame)
+            socket.send('{"type": "end"}')
+            assert [told for told in socket if "utterance.end" in str(told)]
+        with grpc.insecure_channel(service.grpc) as channel:
+            oip = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            oip.ModelInfer(request, metadata=metadata, timeout=30)
+            list(oip.ModelStreamInfer(iter([request]), metadata=metadata, timeout=30))
+            start = timbre_pb2.ListenRequest(start=timbre_pb2.ListenStart(rate_hz=16_000))
+            live = [start, *(timbre_pb2.ListenRequest(frame=frame) for frame in frames)]
+            list(timbre_pb2_grpc.TimbreStub(channel).Listen(iter(live), metadata=metadata, timeout=60))
+    heard = [span for span in collector.spans() if span.name == "predict"]
+    transports = Counter(
+        pair.value.string_value for span in heard for pair in span.attributes if pair.key == "timbre.transport"
+    )
+    assert (transports["oip-http"], transports["oip-grpc"]) == (1, 2)
+    assert transports["websocket"] == transports["grpc"] >= 2
+    assert {(span.trace_id.hex(), span.parent_span_id.hex()) for span in heard} == {(TRACE, PARENT)}
 
 
 def test_a_collector_that_is_not_there_hinders_nobody(tmp_path: Path) -> None:

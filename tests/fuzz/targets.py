@@ -42,7 +42,7 @@ def messages(data: bytes) -> None:
     with contextlib.suppress(DecodeError, RequestError):
         timbre._ask(pb.PredictRequest.FromString(data), _MAX_BYTES, None, None)
     with contextlib.suppress(DecodeError, RequestError):
-        infer = oip_grpc._parse(oip.ModelInferRequest.FromString(data), _MAX_BYTES)
+        infer = oip_grpc._parse(oip.ModelInferRequest.FromString(data), _MAX_BYTES, None)
         _read(infer.inputs, infer.parameters)
     length, _, body = data.partition(b"\n")
     for announced in (None, length.decode("latin-1")):

@@ -16,6 +16,7 @@ from serving.client import Client, Measurement, Retries, Session, UtteranceEnd, 
 from serving.client.answers import Prediction, message
 from serving.client.asynchronous import in_order
 from serving.client.clips import pcm, wav
+from serving.commands.listen import _noting
 from serving.errors import (
     AudioTooShort,
     DeadlineExceeded,
@@ -130,7 +131,7 @@ def test_samples_are_sent_as_they_are(dtype: str) -> None:
     full = np.iinfo(dtype).max if dtype.startswith("int") else 1
     given = (sound * full).astype(dtype)
     stereo = np.stack([given, given], axis=1)
-    for samples in (given, stereo):
+    for samples in (given, stereo, given.astype(given.dtype.newbyteorder(">"))):
         back, rate_hz = soundfile.read(io.BytesIO(wav(samples, 16_000)), dtype="float64")
         assert rate_hz == 16_000
         assert back == pytest.approx(samples / (full + (full > 1)), abs=1e-7)
@@ -147,7 +148,9 @@ def test_what_is_no_audio_is_told_before_it_is_sent(samples: Any) -> None:
 def test_frames_become_16_bit_little_endian() -> None:
     assert pcm(b"\x01\x02") == b"\x01\x02"
     assert pcm(np.array([1, -2], "int16")) == b"\x01\x00\xfe\xff"
+    assert pcm(np.array([1, -2], ">i2")) == b"\x01\x00\xfe\xff"
     assert pcm(np.array([1.0, -1.0, 2.0])) == b"\xff\x7f\x01\x80\xff\x7f"
+    assert pcm(np.array([1.0, -1.0, 2.0], ">f4")) == b"\xff\x7f\x01\x80\xff\x7f"
     with pytest.raises(ValueError, match="mono"):
         pcm(np.zeros((10, 2), "float32"))
     with pytest.raises(TypeError, match="int64"):
@@ -180,6 +183,21 @@ def test_messages_of_a_live_stream() -> None:
         message({"type": "error", "utterance": None, "error": short})
     with pytest.raises(UnexpectedAnswer):
         message({"type": "news"})
+
+
+def test_an_utterance_without_an_answer_is_refused_and_one_without_a_measurement_is_not() -> None:
+    span = {"start_s": 0.5, "end_s": 1.5, "start_sample": 4000, "end_sample": 12_000}
+    prediction = Prediction.of(PREDICTION)
+    failed, answered, other = (
+        UtteranceFailed(1, Overloaded("Too many.")),
+        UtteranceEnd(1, **span, prediction=prediction),  # type: ignore[arg-type]
+        UtteranceFailed(2, NoSpeech("Silence.")),
+    )
+    refused: set[int] = set()
+    assert list(_noting(iter([failed, failed, answered]), refused)) == [failed, failed, answered]
+    assert refused == set()
+    list(_noting(iter([failed, answered, other]), refused))
+    assert refused == {2}
 
 
 def test_keys_of_tomorrow_are_passed_over_and_missing_ones_told() -> None:

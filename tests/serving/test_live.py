@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from serving import live
+from serving.errors import Overloaded
 from serving.live import Listen
-from serving.messages import ErrorMessage, Measurement, Message, SessionMessage, UtteranceStart
+from serving.messages import ErrorMessage, Measurement, Message, SessionMessage, UtteranceEnd, UtteranceStart
 from serving.parts import Parts
+from serving.pipeline import Answer, Ask
 from serving.settings import Settings
 
 RATE = 16_000
@@ -68,3 +71,23 @@ def test_every_hop_of_an_utterance_is_measured_however_quiet(parts: Parts, monke
     assert [later - earlier for earlier, later in pairwise(times)] == pytest.approx([session.hop_s] * 4)
     assert isinstance(end, ErrorMessage)
     assert (end.utterance, end.error.code) == (1, "no_speech")
+
+
+def test_an_utterance_is_answered_though_its_measurements_are_refused(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "Listener", Sure)
+    predict = parts.pipeline.predict
+
+    async def refusing(ask: Ask) -> Answer:
+        if ask.provisional:
+            raise Overloaded("Too many.", reason="permits", retry_after_s=1)
+        return await predict(replace(ask, provisional=True))  # which is heard however quiet it is
+
+    monkeypatch.setattr(parts.pipeline, "predict", refusing)
+    _, start, *refused, end = messages_of(parts, [FRAME] * 64)
+    assert isinstance(start, UtteranceStart)
+    assert [(told.utterance, told.error.code) for told in refused if isinstance(told, ErrorMessage)] == [
+        (1, "overloaded")
+    ] * 4
+    assert isinstance(end, UtteranceEnd)

@@ -10,8 +10,10 @@ from typing import Any
 import grpc
 import pytest
 
+from serving.grpc_server import _options
 from serving.lifecycle import Lifecycle
 from serving.proto.inference import inference_pb2 as pb
+from serving.settings import Settings
 from serving.transports.oip.grpc import OipGrpcTransport
 
 
@@ -28,6 +30,9 @@ class Context:
 
     def time_remaining(self) -> float:
         return 10.0
+
+    def invocation_metadata(self) -> None:
+        return None
 
     async def write(self, message: Any) -> None:
         self.written.append(message)
@@ -58,7 +63,7 @@ def stream(monkeypatch: pytest.MonkeyPatch, infer: Any) -> Context:
 def test_a_streams_deadline_is_that_of_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float | None] = []
 
-    async def infer(_: Any, request: pb.ModelInferRequest, timeout_s: float | None) -> pb.ModelInferResponse:
+    async def infer(_: Any, request: pb.ModelInferRequest, timeout_s: float | None, __: Any) -> pb.ModelInferResponse:
         waits.append(timeout_s)
         return pb.ModelInferResponse(id=request.id)
 
@@ -78,3 +83,11 @@ def test_a_fault_in_a_stream_is_told_as_ours(monkeypatch: pytest.MonkeyPatch) ->
     assert code is grpc.StatusCode.INTERNAL
     assert message.startswith("internal: ")
     assert "secret" not in message
+
+
+@pytest.mark.parametrize(("inflight", "streams", "most"), [(128, 100, 128), (4, 100, 100)])
+def test_a_connection_has_as_many_messages_on_their_way_as_can_be_answered(
+    inflight: int, streams: int, most: int
+) -> None:
+    options = dict(_options(Settings(max_inflight=inflight, listen_streams=streams)))
+    assert options["grpc.max_concurrent_streams"] == most

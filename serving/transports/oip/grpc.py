@@ -15,9 +15,9 @@ from serving.ordered import in_order
 from serving.pipeline import AT_A_TIME, MOST_CLIPS
 from serving.proto.inference import inference_pb2 as pb
 from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceServicer
-from serving.transports.oip.model import SERVER, Infer, Inferred, Model
+from serving.transports.oip.model import SERVER, Infer, Inferred, Model, beside
 from serving.transports.oip.tensors import BYTES, Tensor, check, from_raw, to_raw
-from serving.transports.rpc import Context, refusing, until_stopped, waits_s
+from serving.transports.rpc import Context, refusing, traceparent, until_stopped, waits_s
 
 SERVICE = "inference.GRPCInferenceService"
 TRANSPORT = "oip-grpc"
@@ -67,7 +67,7 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
 
     @refusing
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        return await self._infer(request, waits_s(context))
+        return await self._infer(request, waits_s(context), traceparent(context))
 
     # The generated type knows generators only; a coroutine that writes can end with a refusal as the other calls do.
     @refusing
@@ -75,32 +75,37 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> None:
         """Answers in the order of the requests; one that is refused does not end the stream."""
+        parent = traceparent(context)
 
         async def answered(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
             try:
-                return pb.ModelStreamInferResponse(infer_response=await self._infer(request, waits_s(context)))
+                told = await self._infer(request, waits_s(context), parent)
+                return pb.ModelStreamInferResponse(infer_response=told)
             except RequestError as error:
-                told = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
-                return pb.ModelStreamInferResponse(error_message=f"{error.code}: {error.message}", infer_response=told)
+                which = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
+                return pb.ModelStreamInferResponse(error_message=f"{error.code}: {error.message}", infer_response=which)
 
         coming = until_stopped(requests, self._lifecycle.told_to_stop)
         async with aclosing(in_order(coming, answered, AT_A_TIME)) as answers:
             async for answer in answers:
                 await context.write(answer)
 
-    async def _infer(self, request: pb.ModelInferRequest, timeout_s: float | None) -> pb.ModelInferResponse:
+    async def _infer(
+        self, request: pb.ModelInferRequest, timeout_s: float | None, parent: str | None
+    ) -> pb.ModelInferResponse:
         parts = self._lifecycle.get()
         with parts.uploads.holding() as take:
             try:
-                take(request.ByteSize())
-                infer = _parse(request, parts.settings.max_upload_bytes)
+                size = request.ByteSize()
+                take(size)
+                infer = await beside(size, _parse, request, parts.settings.max_upload_bytes, parent)
             except RequestError as error:
                 parts.pipeline.refused(error, TRANSPORT)
                 raise
             return _answer(request, await self._model.infer(infer, TRANSPORT, timeout_s))
 
 
-def _parse(request: pb.ModelInferRequest, max_bytes: int) -> Infer:
+def _parse(request: pb.ModelInferRequest, max_bytes: int, parent: str | None) -> Infer:
     """The request's tensors, from wherever their data stand.
 
     Raises:
@@ -125,7 +130,7 @@ def _parse(request: pb.ModelInferRequest, max_bytes: int) -> Infer:
             data = np.array(given.contents.fp32_contents, dtype=np.float32)
         tensors.append(Tensor(given.name, given.datatype, tuple(given.shape), data, _values(given.parameters)))
     wanted = [output.name for output in request.outputs]
-    return Infer(request.model_name, request.model_version, _values(request.parameters), tensors, wanted)
+    return Infer(request.model_name, request.model_version, _values(request.parameters), tensors, wanted, parent)
 
 
 def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:

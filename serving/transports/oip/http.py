@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -22,10 +22,12 @@ from serving.errors import InvalidRequest, RequestError
 from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.pipeline import MOST_CLIPS
+from serving.tracing import PARENT
 from serving.transports.asgi import Unread, unless_gone
 from serving.transports.body import read_whole, unpacked
-from serving.transports.oip.model import SERVER, Infer, Inferred, Model
+from serving.transports.oip.model import SERVER, Infer, Inferred, Model, beside
 from serving.transports.oip.tensors import AUDIO, Tensor, check, from_raw, to_raw
+from serving.transports.rpc import fault
 from serving.uploads import Take
 
 TRANSPORT = "oip-http"
@@ -33,6 +35,7 @@ TRANSPORT = "oip-http"
 
 _JSON_LENGTH = "Inference-Header-Content-Length"
 _BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
+_PIECE = 1 << 15  # numbers that are converted at a time: between two pieces the event loop has its turn
 
 Body = TypeVar("Body", bound=BaseModel)
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -117,7 +120,8 @@ class OipHttpTransport:
         settings = parts.settings
         with parts.uploads.holding() as take:
             body = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s, take)
-            return JSONResponse(await self._model.index(_checked(_IndexIn, body or b"{}").ready))
+            asked = await beside(len(body), _checked, _IndexIn, body or b"{}")
+            return JSONResponse(await self._model.index(asked.ready))
 
     async def _infer(self, request: Request) -> Response:
         parts = self._lifecycle.get()
@@ -129,7 +133,7 @@ class OipHttpTransport:
                 raise
             name, version = _who(request)
             wanted = [output.name for output in asked.outputs]
-            infer = Infer(name, version, asked.parameters, tensors, wanted)
+            infer = Infer(name, version, asked.parameters, tensors, wanted, request.headers.get(PARENT))
             return _answer(name, asked, await unless_gone(request, self._model.infer(infer, TRANSPORT)))
 
     async def _asked(self, request: Request, parts: Parts, take: Take) -> tuple[_InferIn, list[Tensor]]:
@@ -141,23 +145,31 @@ class OipHttpTransport:
         body = await unpacked(packed, request.headers.get("Content-Encoding", ""), settings.max_upload_bytes)
         if body is not packed:
             take(len(body))
-        return _parse(body, request.headers.get(_JSON_LENGTH))
+        return await beside(len(body), _parse, body, request.headers.get(_JSON_LENGTH))
 
 
 def _told(endpoint: Endpoint) -> Endpoint:
-    """An endpoint whose refusals are told as the protocol wants."""
+    """An endpoint whose refusals are told as the protocol wants, and its faults too, which the log explains."""
 
     async def told(request: Request) -> Response:
         try:
             return await endpoint(request)
         except RequestError as error:
-            wait_s = error.details.get("retry_after_s")
-            headers = {} if wait_s is None else {"Retry-After": str(wait_s)}
-            unread = request.method == "POST" and not getattr(request.state, "body_read", False)
-            response = Unread if unread else JSONResponse
-            return response({"error": f"{error.code}: {error.message}"}, error.http_status, headers)
+            return _refused(request, error)
+        except ClientDisconnect:
+            raise  # nobody is there to be told
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told that it is ours
+            return _refused(request, fault(error))
 
     return told
+
+
+def _refused(request: Request, error: RequestError) -> Response:
+    wait_s = error.details.get("retry_after_s")
+    headers = {} if wait_s is None else {"Retry-After": str(wait_s)}
+    unread = request.method == "POST" and not getattr(request.state, "body_read", False)
+    response = Unread if unread else JSONResponse
+    return response({"error": f"{error.code}: {error.message}"}, error.http_status, headers)
 
 
 def _who(request: Request) -> tuple[str, str]:
@@ -216,8 +228,9 @@ def _from_json(given: _InputIn) -> list[bytes] | Samples:
     try:
         if given.name == AUDIO:
             return [base64.b64decode(element, validate=True) for element in given.data]
-        return np.array(given.data, dtype=np.float32)
-    except (binascii.Error, TypeError, ValueError) as error:
+        pieces = [given.data[start : start + _PIECE] for start in range(0, len(given.data), _PIECE)]
+        return np.concatenate([np.array(piece, dtype=np.float32) for piece in pieces or [[]]])
+    except (binascii.Error, OverflowError, TypeError, ValueError) as error:
         kind = "base64 of encoded files" if given.name == AUDIO else "numbers, flat or row by row"
         raise InvalidRequest(f"Input {given.name} takes {kind} as its data in JSON ({error}).") from error
 

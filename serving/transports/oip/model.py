@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from serving import __version__
 from serving.errors import InvalidRequest, NotFound, RequestError, UnknownVersion
+from serving.formats import QUICK_BYTES
 from serving.lifecycle import Lifecycle
 from serving.ordered import in_order
 from serving.pipeline import AT_A_TIME, Answer, Ask
@@ -30,6 +32,9 @@ from serving.transports.oip.tensors import (
     clips,
     named,
 )
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 NAME = "timbre"
 """The one model; its versions are the loaded ones."""
@@ -51,6 +56,7 @@ class Infer:
         version: empty for any by its weight.
         parameters: `key`, `min_confidence`, `sample_rate` and `timeout` (microseconds) are looked at.
         outputs: names of what is wanted; empty for all.
+        traceparent: the caller's trace, for whoever traces.
     """
 
     model: str
@@ -58,6 +64,7 @@ class Infer:
     parameters: Mapping[str, Any]
     inputs: Sequence[Tensor]
     outputs: Sequence[str]
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +184,7 @@ class Model:
             key=None if key is None else str(key),
             min_confidence=_number(request.parameters, "min_confidence", 0.0, 1.0),
             timeout_s=min(waits_s, default=None),
+            traceparent=request.traceparent,
         )
         return [dataclasses.replace(first, upload=clip) for clip in found]
 
@@ -196,6 +204,13 @@ class Model:
     def _shapes(self, loaded: Loaded) -> dict[str, list[int]]:
         labels = len(loaded.session.metadata.labels)
         return {AUDIO: [-1], WAVEFORM: [-1, -1], EMOTION: [-1], CONFIDENCE: [-1], PROBABILITIES: [-1, labels]}
+
+
+async def beside(size: int, parse: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a body of ``size`` bytes says: a long one, of millions of numbers, is read in a thread."""
+    if size <= QUICK_BYTES:
+        return parse(*args, **kwargs)
+    return await asyncio.to_thread(parse, *args, **kwargs)
 
 
 async def _each(asks: Sequence[Ask]) -> AsyncIterator[Ask]:

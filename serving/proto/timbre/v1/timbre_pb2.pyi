@@ -468,7 +468,9 @@ class ListenResponse(_message.Message):
     @_builtins.property
     def utterance_end(self) -> Global___UtteranceEnd: ...
     @_builtins.property
-    def error(self) -> Global___Error: ...
+    def error(self) -> Global___Error:
+        """With the number of an utterance: a measurement of it is refused, or, where no utterance_end follows, all of it."""
+
     def __init__(
         self,
         *,
