@@ -136,6 +136,15 @@ def test_every_metric_that_is_named_is_exported(tmp_path: Path) -> None:
     assert recorded == set(rules("record"))
 
 
+def test_failed_scrapes_are_looked_for_under_the_podmonitors_name() -> None:
+    """The operator calls the job NAMESPACE/NAME."""
+    (job,) = re.findall(r'up\{job=~"([^"]+)"\}', rules("alert")["TimbreNotReady"]["expr"])
+    for overlay in OVERLAYS:
+        for monitor in render(overlay).all("PodMonitor"):
+            name = monitor["metadata"]
+            assert re.fullmatch(job, f"{name['namespace']}/{name['name']}")
+
+
 def test_labels_that_are_asked_for_are_those_of_the_metric() -> None:
     """And beside them those that Prometheus puts on: namespace, pod, the hash of a canary's template."""
     from serving.metrics import Metrics
