@@ -11,6 +11,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from serving import ffmpeg, isolated
 from serving.server import _FINISH_S
 from serving.settings import Settings
 from tests.conftest import ROOT, SERVED
@@ -18,6 +19,8 @@ from tests.e2e.test_serving_environment import MAX_RESIDENT_BYTES
 from tests.k8s.manifests import OVERLAYS, components, container, each_overlay, probes, render, settings_of
 from tests.service import running
 
+DECODER_BYTES = 40 << 20
+"""A decoder's process at rest."""
 UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
@@ -90,7 +93,10 @@ def test_what_may_be_written_is_small_and_gone_with_the_pod(overlay: str) -> Non
 
 @each_overlay
 def test_the_memory_limit_holds_the_worst_that_may_come(overlay: str) -> None:
-    """All bodies that may be held, every permit with the longest recording, every live stream with an utterance."""
+    """All bodies that may be held, every permit with the longest recording, every live stream with an utterance.
+
+    And a decoder for each core of the quota, at the end of the memory that it is allowed.
+    """
     rate_hz = json.loads((ROOT / "exported" / SERVED / "model.json").read_text())["metadata"]["sample_rate_hz"]
     rendered = render(overlay)
     for _, pod in rendered.pods():
@@ -98,14 +104,25 @@ def test_the_memory_limit_holds_the_worst_that_may_come(overlay: str) -> None:
         second = rate_hz * 4
         recordings = settings.max_inflight * settings.max_duration_s * second
         streams = settings.listen_streams * settings.listen_utterance_s * second
-        worst = MAX_RESIDENT_BYTES + settings.max_held_bytes + recordings + streams
         amounts = container(pod)["resources"]
+        each = DECODER_BYTES + settings.max_upload_bytes + ffmpeg._ROOM_BYTES
+        decoders = min(isolated._MOST, int(amounts["limits"]["cpu"])) * each
+        worst = MAX_RESIDENT_BYTES + settings.max_held_bytes + recordings + streams + decoders
         requested, limited = (size_bytes(amounts[kind]["memory"]) for kind in ("requests", "limits"))
         cuda = requested if settings.runtime == "cuda" else 0
         assert worst < limited - cuda < 1.2 * worst
         assert requested > MAX_RESIDENT_BYTES
         # Lanes are made by the limit, so that what is promised is what is used.
         assert amounts["requests"]["cpu"] == amounts["limits"]["cpu"]
+
+
+def test_a_decoder_that_has_nothing_to_do_is_as_small_as_it_is_counted() -> None:
+    decoder = isolated._Decoder()
+    try:
+        status = Path(f"/proc/{decoder._process.pid}/status").read_text()
+    finally:
+        decoder.close()
+    assert DECODER_BYTES / 2 < 1024 * int(status.split("VmHWM:")[1].split()[0]) < DECODER_BYTES
 
 
 def rolling(resource: dict[str, Any]) -> dict[str, Any]:
