@@ -30,11 +30,8 @@ FIELDS = {
     },
     "monitoring": {"NetworkPolicy.spec.ingress.from.namespaceSelector.matchLabels.kubernetes.io/metadata.name"},
     "gateway": {"HTTPRoute.spec.parentRefs.name", "GRPCRoute.spec.parentRefs.name"},
-    "gateway-namespace": {
-        "HTTPRoute.spec.parentRefs.namespace",
-        "GRPCRoute.spec.parentRefs.namespace",
-        "NetworkPolicy.spec.ingress.from.namespaceSelector.matchLabels.kubernetes.io/metadata.name",
-    },
+    "gateway-namespace": {"HTTPRoute.spec.parentRefs.namespace", "GRPCRoute.spec.parentRefs.namespace"},
+    "gateway-pods": {"NetworkPolicy.spec.ingress.from.namespaceSelector.matchLabels.kubernetes.io/metadata.name"},
     "hostname": {"HTTPRoute.spec.hostnames", "GRPCRoute.spec.hostnames"},
     "min-replicas": {
         "HorizontalPodAutoscaler.spec.minReplicas",
@@ -84,7 +81,7 @@ SEVERAL = {
     "3001": (11, "port of gRPC: as 80"),
 }
 """Number -> how often it is written, and what it means there: a new copy of a setting would be one more."""
-NAMES = {"our-fault", "prometheus", "monitoring", "gateway", "gateway-namespace", "hostname"}
+NAMES = {"our-fault", "prometheus", "monitoring", "gateway", "gateway-namespace", "gateway-pods", "hostname"}
 
 
 NUMBER = r"(?<![\w.:/-])(\d+(?:\.\d+)?(?:[KMGT]i)?)(?![\w.])"
