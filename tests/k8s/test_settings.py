@@ -182,6 +182,14 @@ def test_settings_are_known_and_valid(overlay: str) -> None:
 
 
 @each_overlay
+def test_the_web_page_is_off_in_a_cluster(overlay: str) -> None:
+    rendered = render(overlay)
+    given = [settings_of(pod, rendered) for _, pod in rendered.pods()]
+    assert given
+    assert {Settings.from_environment(each).ui for each in given} == {"off"}
+
+
+@each_overlay
 def test_a_setting_is_in_the_configmap_only_where_it_is_not_the_default(overlay: str) -> None:
     for resource in render(overlay).all("ConfigMap"):
         for name, value in resource["data"].items():
