@@ -24,6 +24,7 @@ from tests.k8s.manifests import (
     container,
     copy_manifests,
     each_overlay,
+    parsed,
     probes,
     render,
     render_text,
@@ -218,7 +219,6 @@ def test_every_overlay_means_the_same_version_by_stable_and_one_other_beside_it(
     exported = Routes.parse(path.read_text(), path)
     stable = exported.default_version
     (other,) = re.findall(r"^other=(\S+)$", (K8S / "versions" / "versions.env").read_text(), re.MULTILINE)
-    assert other != stable, f"routes.yaml routes {stable} now: name another in k8s/versions/versions.env"
     (canary,) = routes_of(render("canary")).values()
     assert canary.shadow
     assert (canary.default_version, canary.shadow.version) == (stable, other)
@@ -239,6 +239,20 @@ def test_another_stable_version_goes_everywhere(tmp_path: Path) -> None:
         text = render_text(tmp_path / "k8s" / "overlays" / overlay)
         assert 'stable: {version: "7", weight: 100}' in text
         assert ('value: "7"' in text) == (overlay == "ab")
+
+
+def test_a_rollout_of_an_image_alone_may_name_one_version_twice(tmp_path: Path) -> None:
+    """In each overlay that names two; the README says what is compared then."""
+    k8s = copy_manifests(tmp_path)
+    path = ROOT / "exported" / "routes.yaml"
+    stable = Routes.parse(path.read_text(), path).default_version
+    versions = k8s / "versions" / "versions.env"
+    versions.write_text(re.sub(r"^other=.*$", f"other={stable}", versions.read_text(), flags=re.MULTILINE))
+    (canary,) = routes_of(parsed(render_text(k8s / "overlays" / "canary"))).values()
+    assert canary.shadow
+    assert canary.versions == [canary.shadow.version] == [stable]
+    split = routes_of(parsed(render_text(k8s / "overlays" / "ab")))
+    assert [routes.versions for routes in split.values()] == [[stable], [stable]]
 
 
 def test_images_and_versions_agree() -> None:
