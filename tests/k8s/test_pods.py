@@ -129,16 +129,17 @@ def rolling(resource: dict[str, Any]) -> dict[str, Any]:
     if resource["kind"] == "Rollout":
         canary = resource["spec"]["strategy"]["canary"]
         return {name: canary[name] for name in ("maxSurge", "maxUnavailable")}
-    strategy = resource["spec"]["strategy"]
-    assert strategy.get("type", "RollingUpdate") == "RollingUpdate"
+    spec = resource["spec"]
+    strategy = spec["predictor"]["deploymentStrategy"] if resource["kind"] == "InferenceService" else spec["strategy"]
+    assert strategy["type"] == "RollingUpdate"
     return dict(strategy["rollingUpdate"])
 
 
 @each_overlay
 def test_a_rollout_takes_one_pod_more_and_never_one_less(overlay: str) -> None:
     rendered = render(overlay)
-    for resource in rendered.all("Deployment", "Rollout"):
-        assert rolling(resource) == {"maxSurge": 1, "maxUnavailable": 0}
+    makers = rendered.all("Deployment", "Rollout", "InferenceService")
+    assert [rolling(resource) for resource in makers] == [{"maxSurge": 1, "maxUnavailable": 0}] * len(makers)
     # KServe makes the Deployment itself, and the one of the base is only copied from.
     assert bool(rendered.all("Deployment", "Rollout")) != overlay.startswith("kserve")
 
@@ -154,14 +155,17 @@ def test_a_node_is_emptied_one_pod_at_a_time(overlay: str) -> None:
 
 @each_overlay
 def test_replicas_are_spread_over_nodes_and_zones(overlay: str) -> None:
-    for labels, pod in render(overlay).pods():
+    rendered = render(overlay)
+    # Argo Rollouts gives its pods another label than a Deployment does.
+    revision = "rollouts-pod-template-hash" if rendered.all("Rollout") else "pod-template-hash"
+    for labels, pod in rendered.pods():
         spread = {each["topologyKey"]: each for each in pod["topologySpreadConstraints"]}
         assert spread.keys() == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
         for each in spread.values():
             assert (each["maxSkew"], each["whenUnsatisfiable"]) == (1, "ScheduleAnyway")
             assert each["labelSelector"]["matchLabels"].items() <= labels.items()
             # Of one revision: else the pods that are about to go would count.
-            assert each["matchLabelKeys"] == ["pod-template-hash"]
+            assert each["matchLabelKeys"] == [revision]
 
 
 @each_overlay
