@@ -262,9 +262,12 @@ def test_images_and_versions_agree() -> None:
         assert images == {f"timbre-cuda:{version}" if "cuda" in components(overlay) else f"timbre:{version}"}
 
 
-def test_the_readmes_registry_line_changes_every_image(tmp_path: Path) -> None:
-    (line,) = [line for line in (K8S / "README.md").read_text().splitlines() if line.startswith("sed -i ")]
+def test_the_readmes_registry_lines_change_every_image(tmp_path: Path) -> None:
+    """Each the image of its overlay, by its whole name."""
+    lines = [line for line in (K8S / "README.md").read_text().splitlines() if line.startswith("sed -i ")]
     copy_manifests(tmp_path)
-    subprocess.run(["bash", "-ec", line], cwd=tmp_path, check=True)
-    text = render_text(tmp_path / "k8s" / "overlays" / "cpu")
-    assert re.findall(r"\bimage: (\S+):", text) == ["registry.example.com/timbre"]
+    for line in lines:
+        subprocess.run(["bash", "-ec", line], cwd=tmp_path, check=True)
+    for overlay, name in {"cpu": "timbre", "cuda": "timbre-cuda"}.items():
+        text = render_text(tmp_path / "k8s" / "overlays" / overlay)
+        assert re.findall(r"\bimage: (\S+):", text) == [f"registry.example.com/{name}"]
