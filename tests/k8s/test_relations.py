@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from serving.router import Routes
 from serving.settings import PREFIX
@@ -271,3 +272,14 @@ def test_the_readmes_registry_lines_change_every_image(tmp_path: Path) -> None:
     for overlay, name in {"cpu": "timbre", "cuda": "timbre-cuda"}.items():
         text = render_text(tmp_path / "k8s" / "overlays" / overlay)
         assert re.findall(r"\bimage: (\S+):", text) == [f"registry.example.com/{name}"]
+
+
+def test_no_patch_is_written_twice() -> None:
+    patches = [
+        patch["patch"]
+        for path in K8S.rglob("kustomization.yaml")
+        for patch in yaml.safe_load(path.read_text()).get("patches", [])
+        if "patch" in patch
+    ]
+    assert len(patches) > 5
+    assert [patch for patch in patches if patches.count(patch) > 1] == []
