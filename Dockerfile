@@ -8,7 +8,7 @@ ARG REQUIREMENTS=serving
 # A bundle of certificates for networks with a proxy of their own, mounted into the build; not part of the image.
 ARG PIP_CERT=
 COPY requirements/${REQUIREMENTS}.txt /requirements.txt
-# Not needed to run, and a sixth of all: pip, the packages' own tests, ONNX Runtime's tools for making models.
+# Not needed to run, and much of it: pip, the packages' own tests, ONNX Runtime's tools for making models.
 RUN python3 -m venv /opt/timbre \
  && PIP_CERT=${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt} PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
     /opt/timbre/bin/python -m pip install --quiet --no-compile --no-deps --require-hashes -r /requirements.txt \

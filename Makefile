@@ -58,7 +58,7 @@ ui: ## take the web page's libraries from npm, as requirements/package-lock.json
 	cp $(LIBRARIES)/wavesurfer.js/dist/wavesurfer.esm.js $(LIBRARIES)/uplot/dist/uPlot.iife.min.js $(LIBRARIES)/uplot/dist/uPlot.min.css $(VENDOR)
 	for name in uplot wavesurfer.js; do grep '"version"' $(LIBRARIES)/$$name/package.json | sed "s/.*: \"\(.*\)\".*/$$name \1\n/"; cat $(LIBRARIES)/$$name/LICENSE; echo; done > $(VENDOR)/NOTICE.txt
 
-image: $(VENV)/.dev ## build the image with docker, podman or buildah, and its bill of materials into build/
+image: $(VENV)/.dev ## build the image with docker, podman or buildah; its bill of materials and its size go into build/
 	@k8s/image.sh serving timbre $(ARGS)
 
 image-cuda: $(VENV)/.dev ## the same for NVIDIA GPUs

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the image and its software bill of materials: image.sh LOCK NAME [build options].
+# Builds the image, measures it and writes its software bill of materials: image.sh LOCK NAME [build options].
 # LOCK is serving or serving-cuda. Takes docker, podman or buildah, whichever is there and works; BUILDER= chooses one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,20 +22,22 @@ revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 "$builder" build -t "$name:$version" -f Dockerfile "$@" \
     --build-arg "REQUIREMENTS=$lock" --build-arg "VERSION=$version" --build-arg "REVISION=$revision" .
 
-# What came out, and not what was asked for, goes into the bill of materials.
+# What came out, and not what was asked for, is measured and goes into the bill of materials: all that is not the base's.
 contents=$(mktemp -d)
 trap 'rm -rf "$contents"' EXIT
 if [ "$builder" = buildah ]; then
     rootless=()
     [ "$(id -u)" = 0 ] || rootless=(buildah unshare)
     "${rootless[@]}" bash -ec 'container=$(buildah from --pull-never "$1"); root=$(buildah mount "$container")
-        cp -r "$root/opt/timbre/lib" "$root/app/exported" "$2"; buildah rm "$container" >/dev/null' - "$name:$version" "$contents"
+        cp -r "$root/opt/timbre/." "$root/app/." "$2"; buildah rm "$container" >/dev/null' - "$name:$version" "$contents"
 else
     container=$("$builder" create "$name:$version")
-    "$builder" cp "$container:/opt/timbre/lib" "$contents/lib"
-    "$builder" cp "$container:/app/exported" "$contents/exported"
+    "$builder" cp "$container:/opt/timbre/." "$contents"
+    "$builder" cp "$container:/app/." "$contents"
     "$builder" rm "$container" >/dev/null
 fi
 mkdir -p build
+bytes=$(find "$contents" -type f -exec cat {} + | wc -c)
+echo "$name:$version is $((bytes / 1000000)) MB without its base ($((bytes)) bytes)" | tee "build/$name-$version.size.txt"
 "${VENV:-.venv}/bin/python" k8s/bill.py "$contents" pyproject.toml "build/$name-$version.cdx.json"
 echo "$name:$version is built by $builder; what is in it stands in build/$name-$version.cdx.json"

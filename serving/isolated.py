@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import UnsupportedAudio
+from serving.quota import cores
 
 HEAD = struct.Struct("<cQ")
 """Before each message: what it is, and its length in bytes."""
@@ -176,9 +177,14 @@ class _Decoders:
             self._idle.pop().close()
 
 
+def most_decoders() -> int:
+    """So many may run at a time; each may take the memory that ``serving.ffmpeg`` allows it."""
+    return min(_MOST, cores())
+
+
 @functools.cache
 def _decoders() -> _Decoders:
     """Those of this process."""
-    decoders = _Decoders(min(_MOST, os.cpu_count() or 1))
+    decoders = _Decoders(most_decoders())
     atexit.register(decoders.close)
     return decoders

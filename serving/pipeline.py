@@ -16,9 +16,9 @@ from serving.errors import DeadlineExceeded, InternalError, Overloaded, RequestE
 from serving.feedback import Feedback
 from serving.formats import QUICK_BYTES, Samples, Source, is_quick, open_source, source_of_samples
 from serving.metrics import NOBODY, Input, Metrics
+from serving.quota import cores
 from serving.registry import Loaded, Registry
 from serving.router import Choice, choose
-from serving.runtime import cores
 from serving.schemas import Prediction, Timing, milliseconds
 from serving.shadow import Shadowing
 from serving.tracing import Tracing

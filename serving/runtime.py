@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,10 +10,10 @@ from typing import Literal
 import onnxruntime
 
 from serving.errors import RuntimeUnavailable
+from serving.quota import cores
 
 Device = Literal["cpu", "cuda"]
 _CUDA = "CUDAExecutionProvider"
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -97,30 +95,3 @@ def _missing_for_cuda() -> str:
     if not any(Path("/dev").glob("nvidia[0-9]*")):
         return "there is no NVIDIA device (/dev/nvidia0) in this container"
     return ""
-
-
-def cores() -> int:
-    """Processor cores that this process may use: those it is bound to, and no more than its container's quota."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cpu_quota()
-    return max(1, bound if quota is None else min(bound, math.ceil(quota)))
-
-
-def cpu_quota(cgroups: Path = _CGROUPS) -> float | None:
-    """CPU limit of the container in cores, as Linux control groups (2 or 1) tell it; None where there is none."""
-    for read in (_quota_v2, _quota_v1):
-        try:
-            return read(cgroups)
-        except (OSError, ValueError):
-            continue
-    return None
-
-
-def _quota_v2(cgroups: Path) -> float | None:
-    quota, period = (cgroups / "cpu.max").read_text().split()
-    return None if quota == "max" else int(quota) / int(period)
-
-
-def _quota_v1(cgroups: Path) -> float | None:
-    quota = int((cgroups / "cpu" / "cpu.cfs_quota_us").read_text())
-    return None if quota <= 0 else quota / int((cgroups / "cpu" / "cpu.cfs_period_us").read_text())

@@ -14,8 +14,8 @@ from benchmarks.load import Transport
 from benchmarks.peers import environments
 from benchmarks.process import HOST, ROOT, Server, clean_environment, free_port, serving
 from benchmarks.transports import multipart, oip_json
+from serving.quota import cores
 from serving.router import ROUTES_FILE, Routes
-from serving.runtime import cores
 
 HERE = Path(__file__).parent
 EXPORTED = ROOT / "exported"

@@ -53,7 +53,7 @@ class Source:
 
     def _hear_here(self, files: Sequence[Path], min_confidence: float, limits: Limits | None) -> Iterator[Heard]:
         from serving.client.local import Local
-        from serving.runtime import cores
+        from serving.quota import cores
 
         hear = Local.load(self.models / chosen_version(self.models, self.version), limits)
 

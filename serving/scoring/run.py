@@ -12,7 +12,7 @@ from typing import Any, Self
 from serving.artifact import Artifact
 from serving.audio import Limits
 from serving.errors import missing
-from serving.runtime import cores
+from serving.quota import cores
 from serving.scoring import tables
 from serving.scoring.archive import Archive, Item
 from serving.scoring.journal import Journal

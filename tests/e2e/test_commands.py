@@ -27,7 +27,7 @@ from typer.testing import CliRunner, Result
 
 from serving.__main__ import app
 from serving.client import load
-from serving.runtime import cores
+from serving.quota import cores
 from tests.conftest import ROOT, SERVED
 from tests.models import copy_versions
 from tests.service import Service, children, environment, free_port, running, until

@@ -14,7 +14,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-NEEDED = ("bash", "sh", "env", "cat", "chmod", "cp", "dirname", "git", "id", "mkdir", "mktemp", "rm", "sed")
+SHELLS = ("bash", "sh", "env")
+NEEDED = (*SHELLS, "cat", "chmod", "cp", "dirname", "find", "git", "id", "mkdir", "mktemp", "rm", "sed", "tee", "wc")
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 # Says what it was asked, and does so much of it that the bill of materials can be made.
@@ -44,6 +45,7 @@ class Workplace:
         (folder / "k8s").mkdir()
         for name in ("k8s/image.sh", "k8s/bill.py", "pyproject.toml"):
             shutil.copy(ROOT / name, folder / name)
+        self.root = folder / "root"
         package = folder / "root/opt/timbre/lib/python3.11/site-packages/one-1.0.dist-info"
         package.mkdir(parents=True)
         (package / "METADATA").write_text("Metadata-Version: 2.1\nName: one\nVersion: 1.0\n")
@@ -68,6 +70,9 @@ class Workplace:
         """What was asked to be built, the program first."""
         calls = [line.split() for line in self._calls.read_text().splitlines()]
         return [call for call in calls if call[1] == "build"]
+
+    def size(self, name: str) -> str:
+        return (self._folder / "build" / f"{name}.size.txt").read_text()
 
     def bill(self, name: str) -> list[str]:
         path = self._folder / "build" / f"{name}.cdx.json"
@@ -100,6 +105,10 @@ def test_the_first_that_is_there_and_works_builds(there: dict[str, bool], chosen
     assert asked[-1] == "."
     assert workplace.bill(f"timbre-{VERSION}").count("one") == 1
     assert f"built by {chosen}" in done.stdout
+    files = [path for part in ("opt", "app") for path in (workplace.root / part).rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    assert workplace.size(f"timbre-{VERSION}") == f"timbre:{VERSION} is 0 MB without its base ({size} bytes)\n"
+    assert f"({size} bytes)" in done.stdout
 
 
 def test_the_builder_can_be_named(workplace: Workplace) -> None:

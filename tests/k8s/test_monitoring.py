@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from serving.errors import Overloaded, RequestError
+from tests.conftest import ROOT
 from tests.k8s.manifests import K8S, OVERLAYS, render, render_text
 from tests.k8s.prometheus import analysis, groups, needs_promtool, promtool
 from tests.service import running
@@ -136,6 +137,15 @@ def test_every_metric_that_is_named_is_exported(tmp_path: Path) -> None:
     assert recorded == set(rules("record"))
 
 
+def test_failed_scrapes_are_looked_for_under_the_podmonitors_name() -> None:
+    """The operator calls the job NAMESPACE/NAME."""
+    (job,) = re.findall(r'up\{job=~"([^"]+)"\}', rules("alert")["TimbreNotReady"]["expr"])
+    for overlay in OVERLAYS:
+        for monitor in render(overlay).all("PodMonitor"):
+            name = monitor["metadata"]
+            assert re.fullmatch(job, f"{name['namespace']}/{name['name']}")
+
+
 def test_labels_that_are_asked_for_are_those_of_the_metric() -> None:
     """And beside them those that Prometheus puts on: namespace, pod, the hash of a canary's template."""
     from serving.metrics import Metrics
@@ -185,6 +195,14 @@ def test_every_alert_has_a_runbook() -> None:
         text = readme.split(f"\n### {name}\n")[1].split("\n#")[0]
         assert len(text.split()) > 25, name
         assert rule["labels"]["severity"] in {"critical", "warning"}
+
+
+def test_the_runbook_of_refusals_names_all_that_can_be_full() -> None:
+    sources = "\n".join(path.read_text() for path in (ROOT / "serving").glob("*.py"))
+    reasons = set(re.findall(r'raise Overloaded\([^)]*?reason="(\w+)"', sources)) | {"permits"}
+    runbook = (K8S / "README.md").read_text().split("\n### TimbreRejects\n")[1].split("\n#")[0]
+    assert reasons >= {"permits", "queue", "uploads", "streams"}
+    assert {reason for reason in reasons if f"`{reason}`" not in runbook} == set()
 
 
 def test_the_runbooks_numbers_are_the_rules() -> None:

@@ -11,6 +11,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from serving import ffmpeg, isolated
 from serving.server import _FINISH_S
 from serving.settings import Settings
 from tests.conftest import ROOT, SERVED
@@ -18,6 +19,8 @@ from tests.e2e.test_serving_environment import MAX_RESIDENT_BYTES
 from tests.k8s.manifests import OVERLAYS, components, container, each_overlay, probes, render, settings_of
 from tests.service import running
 
+DECODER_BYTES = 40 << 20
+"""A decoder's process at rest."""
 UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
@@ -90,7 +93,10 @@ def test_what_may_be_written_is_small_and_gone_with_the_pod(overlay: str) -> Non
 
 @each_overlay
 def test_the_memory_limit_holds_the_worst_that_may_come(overlay: str) -> None:
-    """All bodies that may be held, every permit with the longest recording, every live stream with an utterance."""
+    """All bodies that may be held, every permit with the longest recording, every live stream with an utterance.
+
+    And a decoder for each core of the quota, at the end of the memory that it is allowed.
+    """
     rate_hz = json.loads((ROOT / "exported" / SERVED / "model.json").read_text())["metadata"]["sample_rate_hz"]
     rendered = render(overlay)
     for _, pod in rendered.pods():
@@ -98,8 +104,10 @@ def test_the_memory_limit_holds_the_worst_that_may_come(overlay: str) -> None:
         second = rate_hz * 4
         recordings = settings.max_inflight * settings.max_duration_s * second
         streams = settings.listen_streams * settings.listen_utterance_s * second
-        worst = MAX_RESIDENT_BYTES + settings.max_held_bytes + recordings + streams
         amounts = container(pod)["resources"]
+        each = DECODER_BYTES + settings.max_upload_bytes + ffmpeg._ROOM_BYTES
+        decoders = min(isolated._MOST, int(amounts["limits"]["cpu"])) * each
+        worst = MAX_RESIDENT_BYTES + settings.max_held_bytes + recordings + streams + decoders
         requested, limited = (size_bytes(amounts[kind]["memory"]) for kind in ("requests", "limits"))
         cuda = requested if settings.runtime == "cuda" else 0
         assert worst < limited - cuda < 1.2 * worst
@@ -108,20 +116,30 @@ def test_the_memory_limit_holds_the_worst_that_may_come(overlay: str) -> None:
         assert amounts["requests"]["cpu"] == amounts["limits"]["cpu"]
 
 
+def test_a_decoder_that_has_nothing_to_do_is_as_small_as_it_is_counted() -> None:
+    decoder = isolated._Decoder()
+    try:
+        status = Path(f"/proc/{decoder._process.pid}/status").read_text()
+    finally:
+        decoder.close()
+    assert DECODER_BYTES / 2 < 1024 * int(status.split("VmHWM:")[1].split()[0]) < DECODER_BYTES
+
+
 def rolling(resource: dict[str, Any]) -> dict[str, Any]:
     if resource["kind"] == "Rollout":
         canary = resource["spec"]["strategy"]["canary"]
         return {name: canary[name] for name in ("maxSurge", "maxUnavailable")}
-    strategy = resource["spec"]["strategy"]
-    assert strategy.get("type", "RollingUpdate") == "RollingUpdate"
+    spec = resource["spec"]
+    strategy = spec["predictor"]["deploymentStrategy"] if resource["kind"] == "InferenceService" else spec["strategy"]
+    assert strategy["type"] == "RollingUpdate"
     return dict(strategy["rollingUpdate"])
 
 
 @each_overlay
 def test_a_rollout_takes_one_pod_more_and_never_one_less(overlay: str) -> None:
     rendered = render(overlay)
-    for resource in rendered.all("Deployment", "Rollout"):
-        assert rolling(resource) == {"maxSurge": 1, "maxUnavailable": 0}
+    makers = rendered.all("Deployment", "Rollout", "InferenceService")
+    assert [rolling(resource) for resource in makers] == [{"maxSurge": 1, "maxUnavailable": 0}] * len(makers)
     # KServe makes the Deployment itself, and the one of the base is only copied from.
     assert bool(rendered.all("Deployment", "Rollout")) != overlay.startswith("kserve")
 
@@ -137,14 +155,17 @@ def test_a_node_is_emptied_one_pod_at_a_time(overlay: str) -> None:
 
 @each_overlay
 def test_replicas_are_spread_over_nodes_and_zones(overlay: str) -> None:
-    for labels, pod in render(overlay).pods():
+    rendered = render(overlay)
+    # Argo Rollouts gives its pods another label than a Deployment does.
+    revision = "rollouts-pod-template-hash" if rendered.all("Rollout") else "pod-template-hash"
+    for labels, pod in rendered.pods():
         spread = {each["topologyKey"]: each for each in pod["topologySpreadConstraints"]}
         assert spread.keys() == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
         for each in spread.values():
             assert (each["maxSkew"], each["whenUnsatisfiable"]) == (1, "ScheduleAnyway")
             assert each["labelSelector"]["matchLabels"].items() <= labels.items()
             # Of one revision: else the pods that are about to go would count.
-            assert each["matchLabelKeys"] == ["pod-template-hash"]
+            assert each["matchLabelKeys"] == [revision]
 
 
 @each_overlay

@@ -30,11 +30,8 @@ FIELDS = {
     },
     "monitoring": {"NetworkPolicy.spec.ingress.from.namespaceSelector.matchLabels.kubernetes.io/metadata.name"},
     "gateway": {"HTTPRoute.spec.parentRefs.name", "GRPCRoute.spec.parentRefs.name"},
-    "gateway-namespace": {
-        "HTTPRoute.spec.parentRefs.namespace",
-        "GRPCRoute.spec.parentRefs.namespace",
-        "NetworkPolicy.spec.ingress.from.namespaceSelector.matchLabels.kubernetes.io/metadata.name",
-    },
+    "gateway-namespace": {"HTTPRoute.spec.parentRefs.namespace", "GRPCRoute.spec.parentRefs.namespace"},
+    "gateway-pods": {"NetworkPolicy.spec.ingress.from.namespaceSelector.matchLabels.kubernetes.io/metadata.name"},
     "hostname": {"HTTPRoute.spec.hostnames", "GRPCRoute.spec.hostnames"},
     "min-replicas": {
         "HorizontalPodAutoscaler.spec.minReplicas",
@@ -84,7 +81,7 @@ SEVERAL = {
     "3001": (11, "port of gRPC: as 80"),
 }
 """Number -> how often it is written, and what it means there: a new copy of a setting would be one more."""
-NAMES = {"our-fault", "prometheus", "monitoring", "gateway", "gateway-namespace", "hostname"}
+NAMES = {"our-fault", "prometheus", "monitoring", "gateway", "gateway-namespace", "gateway-pods", "hostname"}
 
 
 NUMBER = r"(?<![\w.:/-])(\d+(?:\.\d+)?(?:[KMGT]i)?)(?![\w.])"
@@ -182,6 +179,14 @@ def test_settings_are_known_and_valid(overlay: str) -> None:
         assert ports == {"http": settings.port, "grpc": settings.grpc_port}
         mounts = {mount["mountPath"]: mount["name"] for mount in only["volumeMounts"]}
         assert mounts[str(settings.routes_file.parent)] == "routes"
+
+
+@each_overlay
+def test_the_web_page_is_off_in_a_cluster(overlay: str) -> None:
+    rendered = render(overlay)
+    given = [settings_of(pod, rendered) for _, pod in rendered.pods()]
+    assert given
+    assert {Settings.from_environment(each).ui for each in given} == {"off"}
 
 
 @each_overlay

@@ -7,10 +7,12 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from serving import runtime
+from serving import quota as quotas
 from serving.errors import RuntimeUnavailable
+from serving.isolated import most_decoders
 from serving.parts import Parts
-from serving.runtime import choose_runtime, cores, cpu_quota
+from serving.quota import cores, cpu_quota
+from serving.runtime import choose_runtime
 from serving.settings import Settings
 
 
@@ -40,11 +42,12 @@ def test_cores_are_those_of_the_container_not_of_the_host(
     quota: float | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(runtime, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(quotas, "cpu_quota", lambda: quota)
     assert cores() == expected
     for threads in (0, 1, 2, 100):
         chosen = choose_runtime("cpu", threads, 0)
         assert chosen.lanes * chosen.threads <= expected
+    assert most_decoders() == min(4, expected)
 
 
 def test_a_cpu_is_what_auto_falls_back_to_and_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
