@@ -410,6 +410,7 @@ def test_the_model_says_what_it_is_and_what_it_must_not_be_used_for(visit: Visit
         matrix = page.locator("table.confusion tbody tr").all()
         assert [[int(cell) for cell in row.locator("td").all_inner_texts()] for row in matrix] == figures["confusion"]
         actors = page.get_by_role("table").filter(has_text="Actors of its exam").locator("tbody tr").all_inner_texts()
+        assert [row.split("\t")[0] for row in actors] == ["Actor 08", "Actor 17"]
         assert {row.split("\t")[0]: float(row.split("\t")[1]) for row in actors} == {
             f"Actor {actor}": pytest.approx(row["uar"], abs=5.1e-4) for actor, row in figures["per_speaker"].items()
         }
@@ -418,13 +419,29 @@ def test_the_model_says_what_it_is_and_what_it_must_not_be_used_for(visit: Visit
             bins = [bin_ for bin_ in figures["calibration"]["bins"] if bin_["clips"]]
             rows = page.locator("section", has_text="Reliability").locator("details tbody tr").all_inner_texts()
             assert [row.split("\t")[2] for row in rows[: len(bins)]] == [str(bin_["clips"]) for bin_ in bins]
-    folds = json.loads((ROOT / "exported" / "folds.json").read_text())["uar"]
-    shown = page.get_by_role("region", name="Folds of actors").locator("tbody tr").all_inner_texts()
-    assert [row.split("\t")[1:] for row in shown] == [
-        ["\u2013" if value is None else f"{value:.3f}" for value in row] for row in folds.values()
-    ]
     page.get_by_text("Provenance").click()
     expect(page.get_by_text("python -m training").first).to_be_visible()
+
+
+@pytest.mark.parametrize(("version", "recipe"), [("2", "residual_taught"), ("1", None)])
+def test_the_folds_say_who_was_examined_and_which_row_is_the_versions(
+    visit: Visitor, version: str, recipe: str | None
+) -> None:
+    page = visit("model").page
+    page.get_by_role("button", name=f"Version {version}").click()
+    table = page.get_by_role("region", name="Folds of actors")
+    folds = json.loads((ROOT / "exported" / "folds.json").read_text())
+    expect(table.get_by_role("row").last).to_contain_text(f"version {version}")
+    uar = json.loads((ROOT / "exported" / version / "report" / "metrics.json").read_text())["uar"]
+    rows = {
+        **{f"{name} (its recipe)" if name == recipe else name: found for name, found in folds["uar"].items()},
+        f"version {version}, its own exam": [None, None, None, uar, None],
+    }
+    shown = [row.split("\t") for row in table.locator("tbody tr").all_inner_texts()]
+    assert {row[0]: row[1:] for row in shown} == {
+        name: ["\u2013" if value is None else f"{value:.3f}" for value in found] for name, found in rows.items()
+    }
+    expect(table.get_by_role("columnheader").nth(4)).to_have_text("Fold 3actors 08, 17; 120 clips")
 
 
 def test_it_is_used_with_the_keyboard_alone(visit: Visitor, clips: list[Path]) -> None:
