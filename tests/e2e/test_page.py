@@ -43,13 +43,22 @@ DESKTOP = {"width": 1180, "height": 860}
 RATE_HZ = 48_000
 
 
+PAUSE_S = 1.5
+
+
 @pytest.fixture(scope="module")
-def spoken() -> np.ndarray:
+def sentences() -> tuple[np.ndarray, np.ndarray]:
+    return (
+        speech("The kids are talking by the door.", RATE_HZ),
+        speech("Dogs are sitting by the door, and nobody has fed them.", RATE_HZ, pitch=70),
+    )
+
+
+@pytest.fixture(scope="module")
+def spoken(sentences: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Silence, a sentence, a pause, another sentence, silence."""
-    quiet = np.zeros(3 * RATE_HZ // 2, dtype=np.float32)
-    first = speech("The kids are talking by the door.", RATE_HZ)
-    second = speech("Dogs are sitting by the door, and nobody has fed them.", RATE_HZ, pitch=70)
-    return np.concatenate([quiet, first, quiet, second, quiet])
+    quiet = np.zeros(int(PAUSE_S * RATE_HZ), dtype=np.float32)
+    return np.concatenate([quiet, sentences[0], quiet, sentences[1], quiet])
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +150,11 @@ def visit(browser: Browser, service: Service) -> Iterator[Visitor]:
     contexts: list[BrowserContext] = []
     visits: list[Visit] = []
 
-    def go(view: str = "clips", at: Service = service, **options: Any) -> Visit:
+    def go(view: str = "clips", at: Service = service, script: str = "", **options: Any) -> Visit:
         context = browser.new_context(viewport=options.pop("viewport", DESKTOP), **options)
         context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
+        context.add_init_script(script)
         visit = Visit(context.new_page(), urlsplit(at.url).netloc)
         visits.append(visit)
         context.on("request", lambda request: visit.requested.append(request.url))
@@ -273,6 +283,70 @@ def test_below_the_threshold_it_is_not_sure(visit: Visitor, service: Service, cl
     told = json.loads((ROOT / "exported" / "2" / "model.json").read_text())["metadata"]["rejection"]
     (row,) = [row for row in told if row["min_confidence"] == pytest.approx(below / 100)]
     expect(seen.page.locator("#threshold-meaning")).to_contain_text(f"answered {percent(row['answered'])} of the clips")
+
+
+WATCH = """
+// What goes and comes on the stream, and what the page then shows, each with its time.
+window.seen = {sent: [], messages: [], shown: []};
+let samples = 0, last = "";
+window.WebSocket = class extends WebSocket {
+    constructor(...given) {
+        super(...given);
+        this.addEventListener("message", ({data}) => seen.messages.push({at: performance.now(), ...JSON.parse(data)}));
+    }
+    send(what) {
+        if (what instanceof ArrayBuffer) samples += what.byteLength / 2;
+        seen.sent.push({at: performance.now(), samples});
+        super.send(what);
+    }
+};
+new MutationObserver(() => {
+    const bars = [...document.querySelectorAll("#live .bar-share")].map((bar) => bar.textContent);
+    if (bars.join() === last) return;
+    last = bars.join();
+    const {rows, marked} = document.querySelector("#live .timeline").dataset;
+    seen.shown.push({at: performance.now(), bars, rows: Number(rows), marked});
+}).observe(document, {subtree: true, childList: true, characterData: true});
+"""
+LIVE_MS = 500
+
+
+def test_the_page_moves_while_somebody_speaks(
+    visit: Visitor, sentences: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = visit("live", permissions=["microphone"], script=WATCH).page
+    page.get_by_role("button", name="Start listening").click()
+    utterances = page.get_by_role("list", name="Utterances").locator("li[data-start-sample]")
+    expect(utterances).to_have_count(2)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("2 utterances heard.")).to_be_visible()
+    seen = page.evaluate("window.seen")
+    (rate_hz,) = [message["rate_hz"] for message in seen["messages"] if message["type"] == "session"]
+
+    latencies_ms, ends = [], []
+    for number in (1, 2):
+        begun, *measured, ended = [each for each in seen["messages"] if each.get("utterance") == number]
+        shown = [each for each in seen["shown"] if begun["at"] <= each["at"] < ended["at"]]
+        assert len(shown) >= 3, "the bars do not move while an utterance is open"
+        rows = [each["rows"] for each in shown]
+        assert rows == sorted(set(rows)), "the timeline does not grow"
+        for each in shown:
+            # From the frame that the measurement waited for, to the bars that show what it said.
+            message = next(message for message in reversed(measured) if message["at"] <= each["at"])
+            assert each["bars"] == [percent(share) for share in message["all_emotions"].values()]
+            went = next(frame for frame in seen["sent"] if frame["samples"] >= message["end_s"] * rate_hz)
+            latencies_ms.append(each["at"] - went["at"])
+        ends.append(ended)
+    with capsys.disabled():
+        print(f"\nthe page: bars move {min(latencies_ms):.0f} to {max(latencies_ms):.0f} ms after what was said")
+    assert min(latencies_ms) < LIVE_MS
+
+    marks = page.locator("#live .timeline").get_attribute("data-marked")
+    assert marks == " ".join(f"{number}:{end['start_s']}:{end['end_s']}" for number, end in enumerate(ends, 1))
+    for end, sentence in zip(ends, sentences, strict=True):
+        assert end["end_s"] - end["start_s"] == pytest.approx(len(sentence) / RATE_HZ, abs=0.4)
+    apart_s = len(sentences[0]) / RATE_HZ + PAUSE_S
+    assert ends[1]["start_s"] - ends[0]["start_s"] == pytest.approx(apart_s, abs=0.25)
 
 
 def test_the_microphone_is_heard_live(visit: Visitor, service: Service, spoken: np.ndarray, tmp_path: Path) -> None:
