@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -670,6 +671,36 @@ def test_a_browser_brings_its_api_key(visit: Visitor, clips: list[Path], tmp_pat
         expect(card.get_by_text("Thank you")).to_be_visible()
         seen.page.get_by_role("link", name="Model").click()
         expect(seen.page.locator("table.confusion")).to_be_visible()
+
+
+def test_where_it_is_off_it_is_not_even_loaded() -> None:
+    code = (
+        "import sys; from serving.service import http_transport; from serving.lifecycle import Lifecycle\n"
+        "http_transport(Lifecycle(), page=False); assert 'serving.transports.page' not in sys.modules\n"
+        "http_transport(Lifecycle()); assert 'serving.transports.page' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.alone
+def test_it_costs_a_service_that_nobody_looks_at_next_to_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    starts_s: dict[str, list[float]] = {"on": [], "off": []}
+    resident_mb: dict[str, list[float]] = {"on": [], "off": []}
+    for ui in (
+        "on",
+        "off",
+    ) * 4:  # in turn, since a machine has better and worse moments; the first warms it
+        begun = time.monotonic()
+        with running(tmp_path / "log.txt", ui=ui) as service:
+            starts_s[ui].append(time.monotonic() - begun)
+            resident_mb[ui].append(service.resident_bytes() / 1e6)
+    for what, measured in (("start in s", starts_s), ("memory in MB", resident_mb)):
+        on, off = (float(np.median(measured[ui][1:])) for ui in ("on", "off"))
+        with capsys.disabled():
+            print(f"\nthe page: {what} {on:.2f} with it, {off:.2f} without: x {on / off:.3f}")
+        assert on <= 1.1 * off
 
 
 def test_where_it_is_off_there_is_nothing(tmp_path: Path) -> None:
