@@ -3,7 +3,7 @@
 import { predict } from "./api.js";
 import { AnswerView, judged, named } from "./answer.js";
 import { comparison } from "./compare.js";
-import { h, say } from "./dom.js";
+import { h, say, whileBusy } from "./dom.js";
 import { feedbackRow } from "./feedback.js";
 import { Player, stageOf } from "./player.js";
 import { asCurl, asPython, snippetRow } from "./snippets.js";
@@ -101,11 +101,7 @@ class ClipCard {
     const timeline = new Timeline(known);
     const stage = stageOf(this.player, timeline, timelineTable(segments, named));
     const more = h("div", { class: "more" });
-    const compare = async () => {
-      button.disabled = true;
-      more.replaceChildren(await comparison(this.file));
-      button.disabled = false;
-    };
+    const compare = () => whileBusy(button, async () => more.replaceChildren(await comparison(this.file)));
     const button = h("button", { type: "button", class: "quiet", onclick: compare }, "Compare versions");
     const actions = h("div", { class: "actions" }, button, snippetRow({ curl: asCurl(request), Python: asPython(request) }));
     this.body.replaceChildren(

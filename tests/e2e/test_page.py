@@ -137,6 +137,26 @@ class Visit:
         assert serious == []
         self.complaints.clear()  # of axe, whose own styles the page does not let in
 
+    def tab_to(self, name: str) -> None:
+        """By Tab alone, to what a screen reader calls by this name."""
+        for _ in range(60):
+            self.page.keyboard.press("Tab")
+            focused = self.page.evaluate(
+                """() => {
+                    const at = document.activeElement;
+                    const label = at.labels?.[0]?.textContent ?? "";
+                    return at.getAttribute("aria-label") ?? (label || at.textContent);
+                }"""
+            )
+            if focused.strip() == name:
+                outline = self.page.evaluate(
+                    """() => [document.activeElement, document.activeElement.labels?.[0]].some(
+                        (each) => each && getComputedStyle(each).outlineStyle !== "none")"""
+                )
+                assert outline, f"nothing shows that {name!r} has the focus"
+                return
+        pytest.fail(f"Tab never comes to {name!r}")
+
     def screenshot(self, name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, animations="disabled")
@@ -521,28 +541,8 @@ def test_the_folds_say_who_was_examined_and_which_row_is_the_versions(
 
 def test_it_is_used_with_the_keyboard_alone(visit: Visitor, clips: list[Path]) -> None:
     seen = visit()
-    page = seen.page
+    page, go_to = seen.page, seen.tab_to
     page.on("filechooser", lambda _: None)  # from now on, so that no chooser opens before Playwright looks
-
-    def go_to(name: str) -> None:
-        """By Tab alone, to what a screen reader calls by this name."""
-        for _ in range(60):
-            page.keyboard.press("Tab")
-            focused = page.evaluate(
-                """() => {
-                    const at = document.activeElement;
-                    const label = at.labels?.[0]?.textContent ?? "";
-                    return at.getAttribute("aria-label") ?? (label || at.textContent);
-                }"""
-            )
-            if focused.strip() == name:
-                outline = page.evaluate(
-                    """() => [document.activeElement, document.activeElement.labels?.[0]].some(
-                        (each) => each && getComputedStyle(each).outlineStyle !== "none")"""
-                )
-                assert outline, f"nothing shows that {name!r} has the focus"
-                return
-        pytest.fail(f"Tab never comes to {name!r}")
 
     go_to("Choose files")
     with page.expect_file_chooser() as chooser:
@@ -558,15 +558,38 @@ def test_it_is_used_with_the_keyboard_alone(visit: Visitor, clips: list[Path]) -
     page.keyboard.press("Space")
     go_to("sad")
     page.keyboard.press("Enter")
-    expect(card.get_by_text("Thank you: sad")).to_be_visible()
+    expect(card.get_by_text("Thank you: sad")).to_be_focused()
     go_to("Compare versions")
     page.keyboard.press("Enter")
     expect(card.get_by_role("region", name="Comparison of versions")).to_be_visible()
+    expect(card.get_by_role("button", name="Compare versions")).to_be_focused()
     page.keyboard.press("Control+Home")
     page.evaluate("document.activeElement.blur()")
     go_to("Microphone")
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Start listening")).to_be_visible()
+
+
+def test_the_microphone_is_used_with_the_keyboard_alone(visit: Visitor) -> None:
+    seen = visit("live", permissions=["microphone"])
+    page = seen.page
+    expect(page.get_by_role("button", name="Start listening")).to_be_visible()
+    seen.tab_to("\u201cNot sure\u201d below")
+    before = page.locator("#threshold-value").inner_text()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#threshold-value")).not_to_have_text(before)
+    seen.tab_to("Start listening")
+    page.keyboard.press("Enter")
+    # Where the focus was lost, the next key would go nowhere.
+    expect(page.get_by_role("button", name="Stop")).to_be_focused()
+    expect(page.get_by_role("list", name="Utterances").locator("li[data-start-sample]")).to_have_count(1)
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="Start again")).to_be_focused()
+    expect(page.get_by_role("button", name="Replay utterance 1")).to_be_enabled()
+    seen.tab_to("Replay utterance 1")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Pause the recording")).to_be_visible()
+    expect(page.get_by_role("button", name="Replay utterance 1")).to_be_focused()
 
 
 @pytest.mark.parametrize(
