@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -678,6 +679,20 @@ def test_any_clip_is_made_playable_as_the_model_hears_it(service: Service) -> No
         assert answer.headers["content-type"] == "audio/wav"
         samples, rate_hz = soundfile.read(io.BytesIO(answer.content))
         assert (samples.ndim, rate_hz, len(samples)) == (1, 16_000, 16_000)
+
+
+def test_making_playable_needs_a_permit(tmp_path: Path) -> None:
+    long = encode(np.tile(voice(10.0, 44_100), 40), 44_100, "FLAC")
+    with running(tmp_path / "log.txt", max_inflight=1) as busy:
+
+        def ask(_: int) -> httpx.Response:
+            return post(busy.url + "/ui/playable", files={"file": long})
+
+        with ThreadPoolExecutor(2) as both:
+            answers = sorted(both.map(ask, range(2)), key=lambda answer: answer.status_code)
+        assert [answer.status_code for answer in answers] == [200, 429]
+        assert answers[1].json()["error"]["reason"] == "permits"
+        assert post(busy.url + "/predict", files={"file": encode(voice(1.0), 16_000)}).status_code == 200
 
 
 def test_a_browser_brings_its_api_key(visit: Visitor, clips: list[Path], tmp_path: Path) -> None:
