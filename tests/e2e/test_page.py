@@ -22,7 +22,17 @@ import numpy as np
 import pytest
 import soundfile
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, WebSocket, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    FloatRect,
+    Locator,
+    Page,
+    Request,
+    WebSocket,
+    expect,
+    sync_playwright,
+)
 
 from serving.keys import hashed, new_key
 from tests.conftest import ROOT
@@ -42,6 +52,7 @@ MAX_BYTES = 400_000
 FIRST_PAINT_MS = 1000
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1180, "height": 860}
+PICTURE_WIDTH = 1060
 RATE_HZ = 48_000
 
 
@@ -161,6 +172,13 @@ class Visit:
     def screenshot(self, name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, animations="disabled")
+
+    def picture(self, name: str, height: int) -> None:
+        """For README, which `make screenshots` puts where it stands: the top of the page without its margins."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        left = (DESKTOP["width"] - PICTURE_WIDTH) // 2
+        clip: FloatRect = {"x": left, "y": 0, "width": PICTURE_WIDTH, "height": height}
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, clip=clip, animations="disabled")
 
 
 Visitor = Callable[..., Visit]
@@ -415,6 +433,7 @@ def test_the_microphone_is_heard_live(visit: Visitor, service: Service, spoken: 
     expect(page.get_by_role("button", name="Play the recording")).to_be_visible()  # it stops at the utterance's end
     seen.check_accessible()
     seen.screenshot("live")
+    seen.picture("page-live", 985)
     # The same frames once more, by what the page tells others to write.
     page.get_by_role("button", name="Copy as Python").click()
     copied = page.locator("#live .snippet").inner_text()
@@ -609,6 +628,8 @@ def test_it_is_accessible_at_every_width_and_in_both_colours(
     page = seen.page
     card, *_ = seen.choose(*clips[:2])
     expect(card.locator(".play")).to_be_enabled()
+    if name == "desktop":
+        seen.picture("page", 970)
     card.get_by_role("button", name="Compare versions").click()
     expect(card.get_by_role("region", name="Comparison of versions")).to_be_visible()
     for view, ready in (("clips", ".comparison"), ("live", ".talk"), ("model", ".confusion")):
