@@ -29,6 +29,7 @@ from playwright.sync_api import (
     Locator,
     Page,
     Request,
+    Route,
     WebSocket,
     expect,
     sync_playwright,
@@ -283,13 +284,21 @@ def test_the_timeline_is_in_step_with_playback(visit: Visitor, service: Service,
     slider.focus()
     for _ in range(8):
         slider.press("ArrowRight")
+
+    def left_of_playhead() -> float:
+        return float(str(card.locator(".playhead").get_attribute("style")).split("left:")[1].split("%")[0])
+
+    expect(slider).to_have_attribute("aria-valuenow", "4.0")
+    before = left_of_playhead()
     slider.press(" ")
     expect(card.get_by_role("button", name="Pause")).to_be_visible()
+    expect(slider).to_have_attribute("aria-valuenow", re.compile(r"^5\."))  # nobody has moved it: a second was played
     slider.press(" ")
     expect(card.get_by_role("button", name="Play")).to_be_visible()
     now_s = float(slider.get_attribute("aria-valuenow") or 0)
-    assert 4 <= now_s <= duration_s
-    left = float(str(card.locator(".playhead").get_attribute("style")).split("left:")[1].split("%")[0])
+    assert 5 <= now_s <= duration_s
+    left = left_of_playhead()
+    assert left >= before + 100 * 0.9 / duration_s
     assert left == pytest.approx(100 * now_s / duration_s, abs=100 * 0.1 / duration_s)
     expect(card.locator(".readout")).to_have_text(
         re.compile(r"^0:0\d\.\d · (\w+ \d+ %, \w+ \d+ %, \w+ \d+ %|nobody speaks)$")
@@ -304,9 +313,8 @@ def test_the_timeline_is_in_step_with_playback(visit: Visitor, service: Service,
     box = card.locator(".u-over").bounding_box()
     assert box
     card.locator(".u-over").click(position={"x": box["width"] / 2, "y": 20})
-    expect(slider).to_have_attribute(
-        "aria-valuenow", re.compile(f"{duration_s / 2:.0f}|{duration_s / 2:.1f}"[:1] + r"\.")
-    )
+    card.page.wait_for_timeout(200)
+    assert float(slider.get_attribute("aria-valuenow") or 0) == pytest.approx(duration_s / 2, abs=0.11)
 
 
 def test_below_the_threshold_it_is_not_sure(visit: Visitor, service: Service, clips: list[Path]) -> None:
@@ -467,6 +475,31 @@ def test_versions_are_compared_side_by_side(visit: Visitor, service: Service, cl
         assert answer["model_version"] == version
         cell = table.locator(f"td[data-version='{version}']")
         expect(cell).to_have_text(f"{word_for(answer)} {percent(answer['confidence'])}")
+
+
+def test_a_card_that_is_removed_is_waited_for_no_longer(visit: Visitor, clips: list[Path]) -> None:
+    """Two are asked at a time, so the third has its turn only when both are given up."""
+    page = visit().page
+    held: list[Route] = []
+    page.route("**/predict*", lambda route: held.append(route) if len(held) < 2 else route.continue_())
+    page.locator("#files").set_input_files(clips)
+    last = page.get_by_role("article", name=clips[2].name)
+    page.wait_for_timeout(500)
+    expect(last).to_have_attribute("aria-busy", "true")
+    for file in clips[:2]:
+        page.get_by_role("button", name=f"Remove {file.name}").click()
+    expect(last.locator(".answer-word")).not_to_be_empty()
+
+
+def test_a_clip_that_cannot_be_played_now_says_why(visit: Visitor, clips: list[Path]) -> None:
+    seen = visit()
+    refused = {"error": {"code": "overloaded", "message": "64 requests are being answered already."}}
+    seen.page.route("**/ui/playable", lambda route: route.fulfill(status=429, json=refused))
+    (card,) = seen.choose(clips[2])
+    expect(card.get_by_text("It cannot be played now: 64 requests are being answered already.")).to_be_visible()
+    expect(card.locator(".answer-word")).not_to_be_empty()
+    assert len(seen.complaints) == 1
+    assert "429" in seen.complaints.pop()
 
 
 def test_feedback_arrives(visit: Visitor, service: Service, clips: list[Path]) -> None:
@@ -672,7 +705,7 @@ def test_it_is_small_and_there_at_once(visit: Visitor, capsys: pytest.CaptureFix
         assert 100_000 < size < MAX_BYTES
     with capsys.disabled():
         print(f"\nthe page: {size / 1000:.0f} kB, first paint after {min(paints):.0f} to {max(paints):.0f} ms")
-    assert min(paints) < FIRST_PAINT_MS
+    assert np.median(paints) < FIRST_PAINT_MS
 
 
 def test_what_the_page_may_do_is_said_in_its_headers(service: Service) -> None:
