@@ -9,7 +9,7 @@ ARGS ?=
 SERVING ?= serving
 
 .DEFAULT_GOAL := help
-.PHONY: help serve extras test fuzz soak licences lint format proto ui lock image image-cuda rollout-test benchmark \
+.PHONY: help serve extras test fuzz soak licences lint format proto ui screenshots lock image image-cuda rollout-test benchmark \
 	benchmark-peers benchmark-soak benchmark-check data train evaluate compare export clean
 
 help: ## show this list
@@ -57,6 +57,12 @@ ui: ## take the web page's libraries from npm, as requirements/package-lock.json
 	npm ci --prefix build/npm --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved
 	cp $(LIBRARIES)/wavesurfer.js/dist/wavesurfer.esm.js $(LIBRARIES)/uplot/dist/uPlot.iife.min.js $(LIBRARIES)/uplot/dist/uPlot.min.css $(VENDOR)
 	for name in uplot wavesurfer.js; do grep '"version"' $(LIBRARIES)/$$name/package.json | sed "s/.*: \"\(.*\)\".*/$$name \1\n/"; cat $(LIBRARIES)/$$name/LICENSE; echo; done > $(VENDOR)/NOTICE.txt
+
+SHOTS := test_the_microphone_is_heard_live "test_it_is_accessible_at_every_width_and_in_both_colours[desktop-options0]"
+
+screenshots: $(VENV)/.dev ## take README's two pictures of the page anew, from its tests
+	$(BIN)/python -m pytest $(foreach test,$(SHOTS),tests/e2e/test_page.py::$(test))
+	cp build/screenshots/page.png build/screenshots/page-live.png docs
 
 image: $(VENV)/.dev ## build the image with docker, podman or buildah; its bill of materials and its size go into build/
 	@k8s/image.sh serving timbre $(ARGS)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +25,8 @@ from serving.router import Choice, choose
 from serving.schemas import Prediction, Timing, milliseconds
 from serving.shadow import Shadowing
 from serving.tracing import Tracing
+
+T = TypeVar("T")
 
 # More threads than cores, so that a long recording being decoded does not stand before a short one.
 _DECODERS_PER_CORE = 4
@@ -170,6 +175,21 @@ class Pipeline:
         finally:
             self._enter(-1)
 
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Other work on an upload, with a permit and in a decoder's thread as decoding is.
+
+        Raises:
+            Overloaded: all permits are taken.
+            DeadlineExceeded: it was not done in time.
+        """
+        if self.full:
+            raise self.overloaded()
+        self._enter(1)
+        try:
+            return await self._in_decoder(work, asyncio.get_running_loop().time() + self._timeout_s)
+        finally:
+            self._enter(-1)
+
     def overloaded(self) -> Overloaded:
         """The refusal of a request for which there is no permit."""
         return Overloaded(
@@ -228,10 +248,12 @@ class Pipeline:
         """Decode: in a thread; or here, where it takes a fraction of a millisecond and the thread would cost more."""
         if ask.upload.is_quick(loaded.session.metadata.windows.rate_hz):
             return self._decode(ask, loaded)
-        loop = asyncio.get_running_loop()
+        return await self._in_decoder(functools.partial(self._decode, ask, loaded), deadline)
+
+    async def _in_decoder(self, work: Callable[[], T], deadline: float) -> T:
         try:
             async with asyncio.timeout_at(deadline):
-                return await loop.run_in_executor(self._decoders, self._decode, ask, loaded)
+                return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
         except TimeoutError:
             raise DeadlineExceeded("Decoding took longer than the request may. Send a shorter clip.") from None
 

@@ -57,7 +57,7 @@ def run(
     log_to_stderr(settings.log)
     _find_scratch()
     lifecycle = Lifecycle(Parts.build(settings) if load_first else None)
-    http = http_transport(lifecycle)
+    http = http_transport(lifecycle, page=settings.ui == "on")
     server = _Server(settings, lifecycle)
     service = create_service(lifecycle, http, lambda: settings, server.fail, loaded)
     server.config.app = _Front(service.to_asgi(), http.app)

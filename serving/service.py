@@ -22,7 +22,6 @@ from serving.settings import Settings
 from serving.transports.http import HttpTransport
 from serving.transports.listen import ListenTransport
 from serving.transports.oip.http import OipHttpTransport
-from serving.transports.page import PageTransport
 
 if TYPE_CHECKING:
     from serving.grpc_server import GrpcServer
@@ -166,10 +165,18 @@ async def _keep_house(lifecycle: Lifecycle, parts: Parts) -> None:
         await asyncio.sleep(_HOUSEKEEPING_S)
 
 
-def http_transport(lifecycle: Lifecycle) -> HttpTransport:
-    """Everything that is answered on the HTTP port."""
-    others = (OipHttpTransport(lifecycle), ListenTransport(lifecycle), PageTransport(lifecycle))
-    return HttpTransport(lifecycle, [route for other in others for route in other.routes])
+def http_transport(lifecycle: Lifecycle, *, page: bool = True) -> HttpTransport:
+    """Everything that is answered on the HTTP port.
+
+    Args:
+        page: whether the web page may be there; whether it is, the settings say when they are read.
+    """
+    routes = [*OipHttpTransport(lifecycle).routes, *ListenTransport(lifecycle).routes]
+    if page:
+        from serving.transports.page import PageTransport  # not even loaded where there shall be no page
+
+        routes += PageTransport(lifecycle).routes
+    return HttpTransport(lifecycle, routes)
 
 
 def _stop_worker(error: TimbreError) -> None:

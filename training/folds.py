@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.spec import ACTOR_FOLDS
+from training.spec import ACTOR_FOLDS, FIRST_ACTORS, SPEECH_CLIPS
 
 Json = dict[str, Any]
 
@@ -16,11 +16,16 @@ def fold_table(results: Json) -> Json:
 
     Args:
         results: the content of compare.json.
+
+    Raises:
+        ValueError: rows were not all examined on the same actors of a fold, or nobody knows on which.
     """
     folds = [f"fold{fold}" for fold in range(len(ACTOR_FOLDS))]
     scores = {row: [_uar(cells.get(fold)) for fold in folds] for row, cells in results["cells"].items()}
+    clips = [_clips(results, fold) for fold in folds]
     return {
-        "actors": [list(actors) for actors in ACTOR_FOLDS],
+        "actors": [_examined(actors, count) for actors, count in zip(ACTOR_FOLDS, clips, strict=True)],
+        "clips": clips,
         "uar": {row: found for row, found in scores.items() if any(score is not None for score in found)},
     }
 
@@ -32,3 +37,19 @@ def write_folds(results: Json, path: Path) -> None:
 
 def _uar(cell: Json | None) -> float | None:
     return None if cell is None else round(cell["test"]["uar"], 4)
+
+
+def _clips(results: Json, fold: str) -> int:
+    """Of the fold's exam; 0 where no row has had it."""
+    counts = {cells[fold]["test"]["clips"] for cells in results["cells"].values() if fold in cells}
+    if len(counts) > 1:
+        raise ValueError(f"Rows were examined on different clips of {fold}: {sorted(counts)}. Run it anew.")
+    return int(counts.pop()) if counts else 0
+
+
+def _examined(actors: tuple[str, ...], clips: int) -> list[str]:
+    """The actors of a fold whom so many clips are of: all, or those who are there in data of twenty actors."""
+    for there in (actors, tuple(actor for actor in actors if actor in FIRST_ACTORS), ()):
+        if clips == SPEECH_CLIPS * len(there):
+            return sorted(there)
+    raise ValueError(f"{clips} clips are not {SPEECH_CLIPS} of each actor of a fold: {', '.join(actors)}.")

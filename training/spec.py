@@ -62,6 +62,12 @@ ACTOR_FOLDS = (
 )
 """The published five subject-wise folds of RAVDESS (Luna-Jimenez et al. 2021, doi:10.3390/s21227665)."""
 
+FIRST_ACTORS = tuple(f"{actor:02}" for actor in range(1, 21))
+"""Those of RAVDESS whom the committed results were made with: all but 21 to 24."""
+
+SPEECH_CLIPS = 60
+"""Of each actor of RAVDESS (doi:10.1371/journal.pone.0196391)."""
+
 
 @dataclass(frozen=True)
 class FrameSpec:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 
@@ -146,6 +146,9 @@ class HttpTransport:
         error = await self._lifecycle.why_not_ready()
         return JSONResponse({"status": "ok"}) if error is None else refusal(error)
 
+    async def _to_the_docs(self, _: Request) -> Response:
+        return RedirectResponse("docs")
+
     def _build(self, others: Sequence[BaseRoute]) -> FastAPI:
         app = FastAPI(
             title="Timbre",
@@ -186,6 +189,7 @@ class HttpTransport:
         app.add_route("/docs", docs, include_in_schema=False)
         app.mount("/docs/assets", StaticFiles(directory=swagger_assets()))
         app.router.routes.extend(others)
+        app.add_route("/", self._to_the_docs, include_in_schema=False)  # where there is no page
         # Last, for whatever nothing above takes.
         app.router.routes.append(Route("/{path:path}", Unmatched()))
         tell_of_others(app)

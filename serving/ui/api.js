@@ -13,6 +13,7 @@ async function ask(path, options) {
   try {
     response = await fetch(path, options);
   } catch {
+    options?.signal?.throwIfAborted();
     throw new Refused("unreachable", "The service cannot be reached. Is it still running?");
   }
   if (response.ok) return response;
@@ -21,12 +22,12 @@ async function ask(path, options) {
 }
 
 /** `/predict` for one file: the answer, who gave it, and the id that `/feedback` takes. */
-export async function predict(file, { version, minConfidence }) {
+export async function predict(file, { version, minConfidence }, signal) {
   const body = new FormData();
   body.append("file", file, file.name);
   const headers = version ? { "X-Model-Version": version } : {};
   const query = minConfidence ? `?min_confidence=${minConfidence}` : "";
-  const response = await ask(`predict${query}`, { method: "POST", body, headers });
+  const response = await ask(`predict${query}`, { method: "POST", body, headers, signal });
   return {
     prediction: await response.json(),
     variant: response.headers.get("X-Timbre-Variant"),
@@ -49,10 +50,10 @@ export async function feedback(requestId, emotion) {
 }
 
 /** The file as the model hears it, in a format that every browser plays. */
-export async function playable(file) {
+export async function playable(file, signal) {
   const body = new FormData();
   body.append("file", file, file.name);
-  return (await ask("ui/playable", { method: "POST", body })).blob();
+  return (await ask("ui/playable", { method: "POST", body, signal })).blob();
 }
 
 /** The address of `/v1/listen` with these parameters. */

@@ -1,9 +1,9 @@
 // Files: dropped or chosen, each with a card of its own.
 
-import { predict } from "./api.js";
+import { Refused, predict } from "./api.js";
 import { AnswerView, judged, named } from "./answer.js";
 import { comparison } from "./compare.js";
-import { h, say } from "./dom.js";
+import { h, say, whileBusy } from "./dom.js";
 import { feedbackRow } from "./feedback.js";
 import { Player, stageOf } from "./player.js";
 import { asCurl, asPython, snippetRow } from "./snippets.js";
@@ -49,7 +49,10 @@ function take(files) {
 
 async function goOn() {
   running += 1;
-  while (waiting.length) await waiting.shift().fill();
+  while (waiting.length) {
+    const card = waiting.shift();
+    if (!card.gone.signal.aborted) await card.fill();
+  }
   running -= 1;
 }
 
@@ -57,9 +60,11 @@ async function goOn() {
 class ClipCard {
   constructor(file) {
     this.file = file;
+    this.gone = new AbortController(); // what is still being asked when the card is removed, nobody waits for
     this.body = h("div", { class: "card-body" }, h("p", { class: "muted" }, "Listening …"));
     this.about = h("p", { class: "muted about" });
     const close = () => {
+      this.gone.abort();
       this.player?.close();
       this.element.remove();
     };
@@ -80,7 +85,7 @@ class ClipCard {
   async fill() {
     try {
       const request = { name: this.file.name, minConfidence: threshold.value };
-      const answer = await predict(this.file, request);
+      const answer = await predict(this.file, request, this.gone.signal);
       await this.#show(answer, request, await labels());
       say(`${this.file.name}: ${named(answer.prediction.all_emotions)}`);
     } catch (error) {
@@ -101,11 +106,7 @@ class ClipCard {
     const timeline = new Timeline(known);
     const stage = stageOf(this.player, timeline, timelineTable(segments, named));
     const more = h("div", { class: "more" });
-    const compare = async () => {
-      button.disabled = true;
-      more.replaceChildren(await comparison(this.file));
-      button.disabled = false;
-    };
+    const compare = () => whileBusy(button, async () => more.replaceChildren(await comparison(this.file, this.gone.signal)));
     const button = h("button", { type: "button", class: "quiet", onclick: compare }, "Compare versions");
     const actions = h("div", { class: "actions" }, button, snippetRow({ curl: asCurl(request), Python: asPython(request) }));
     this.body.replaceChildren(
@@ -117,9 +118,10 @@ class ClipCard {
     answer.show(probabilities);
     timeline.showSegments(segments, duration);
     try {
-      await this.player.load(this.file);
-    } catch {
-      this.player.wave.replaceWith(h("p", { class: "muted" }, "This browser cannot play the file; the answer stands."));
+      await this.player.load(this.file, this.gone.signal);
+    } catch (error) {
+      const why = error instanceof Refused ? `It cannot be played now: ${error.message}` : "This browser cannot play the file.";
+      this.player.wave.replaceWith(h("p", { class: "muted" }, `${why} The answer stands.`));
     }
   }
 }

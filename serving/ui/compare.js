@@ -19,7 +19,7 @@ export function rolesOf(told, version) {
 }
 
 /** A table with a column per version; a version that refuses says why in its own column. */
-export async function comparison(file) {
+export async function comparison(file, signal) {
   let told;
   try {
     told = await loadedNow();
@@ -29,7 +29,7 @@ export async function comparison(file) {
   const columns = await Promise.all(
     told.models.map(async ({ version, metadata }) => {
       try {
-        const { prediction } = await predict(file, { version, minConfidence: threshold.value });
+        const { prediction } = await predict(file, { version, minConfidence: threshold.value }, signal);
         return { version, labels: metadata.labels, prediction };
       } catch (error) {
         return { version, labels: metadata.labels, error };

@@ -20,6 +20,17 @@ export function say(text) {
   document.getElementById("said").textContent = text;
 }
 
+/** Does what a button is for, once at a time. A button that is disabled loses the focus; one that says it is does not. */
+export async function whileBusy(button, work) {
+  if (button.getAttribute("aria-disabled") === "true") return;
+  button.setAttribute("aria-disabled", "true");
+  try {
+    await work();
+  } finally {
+    button.removeAttribute("aria-disabled");
+  }
+}
+
 /** The colour that a custom property has in the theme of the moment, for what is drawn on a canvas. */
 export function colour(name) {
   const probe = h("span");

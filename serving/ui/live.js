@@ -2,7 +2,7 @@
 
 import { AnswerView, judged, named } from "./answer.js";
 import { Conversation } from "./conversation.js";
-import { clock, h, percent, say } from "./dom.js";
+import { clock, h, percent, say, whileBusy } from "./dom.js";
 import { feedbackRow } from "./feedback.js";
 import { NoMicrophone, openMicrophone } from "./microphone.js";
 import { Player, stageOf } from "./player.js";
@@ -33,14 +33,8 @@ class LiveView {
     this.element = h("div", { class: "card" }, controls, this.place);
   }
 
-  async #press() {
-    this.button.disabled = true;
-    try {
-      if (this.session) await this.#stop();
-      else await this.#start();
-    } finally {
-      this.button.disabled = false;
-    }
+  #press() {
+    return whileBusy(this.button, () => (this.session ? this.#stop() : this.#start()));
   }
 
   async #start() {

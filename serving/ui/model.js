@@ -145,16 +145,20 @@ function actors(metadata, figures, folds) {
   if (folds) {
     const own = recipeOf(metadata, folds);
     const head = h("tr", {}, h("th", { scope: "col" }, "Recipe"), folds.actors.map((names, n) =>
-      h("th", { scope: "col" }, `Fold ${n}`, h("span", { class: "role" }, `actors ${names.join(", ")}`))));
-    const rows = Object.entries(folds.uar).map(([name, found]) =>
-      h("tr", { class: name === own ? "own" : "" }, h("th", { scope: "row" }, name === own ? `${name} (this one)` : name), found.map((value) => h("td", {}, score(value)))));
+      h("th", { scope: "col" }, `Fold ${n}`, h("span", { class: "role" }, names.length ? `actors ${names.join(", ")}; ${folds.clips[n]} clips` : "not run"))));
+    const line = (name, found, owned) =>
+      h("tr", { class: owned ? "own" : "" }, h("th", { scope: "row" }, name), found.map((value) => h("td", {}, score(value))));
+    const rows = Object.entries(folds.uar).map(([name, found]) => line(name === own ? `${name} (its recipe)` : name, found, name === own));
+    rows.push(line(`version ${metadata.version}, its own exam`, ownExam(metadata, figures, folds), true));
     parts.push(
       h("p", {}, "UAR on the actors of each fold, whom the recipe then had not heard: how far speakers differ. A dash has not been run."),
       scrolling("Folds of actors", h("table", {}, h("thead", {}, head), h("tbody", {}, rows))),
     );
   }
   if (figures?.per_speaker) {
-    const rows = Object.entries(figures.per_speaker).map(([actor, row]) =>
+    // Sorted as text: JavaScript puts "17" before "08".
+    const speakers = Object.entries(figures.per_speaker).sort(([one], [other]) => (one < other ? -1 : 1));
+    const rows = speakers.map(([actor, row]) =>
       h("tr", {}, h("th", { scope: "row" }, `Actor ${actor}`), h("td", {}, score(row.uar)), h("td", {}, String(row.clips))));
     const head = h("tr", {}, ["Actors of its exam", "UAR", "Clips"].map((name) => h("th", { scope: "col" }, name)));
     parts.push(h("table", {}, h("thead", {}, head), h("tbody", {}, rows)));
@@ -162,8 +166,14 @@ function actors(metadata, figures, folds) {
   return parts.length ? panel("By folds of actors", ...parts) : null;
 }
 
-/** The row of the bench that a version is of: its run is named after it, or after nothing, and then its family is. */
+/** The row of the bench whose very run became this version: such a run is named after its row and fold. */
 function recipeOf(metadata, folds) {
-  const run = metadata.training?.settings?.name?.replace(/-fold\d+$/, "");
-  return run in folds.uar ? run : metadata.model;
+  const row = metadata.training?.settings?.name?.replace(/-fold\d+$/, "");
+  return row in folds.uar ? row : undefined;
+}
+
+/** The version's own figure under the fold whose actors it was examined on, where it was on those of one. */
+function ownExam(metadata, figures, folds) {
+  const examined = metadata.training?.speakers?.test?.toSorted().join();
+  return folds.actors.map((actors) => (examined && actors.join() === examined ? figures?.uar : null));
 }

@@ -48,12 +48,12 @@ export class Player {
    *
    * @throws Refused where that fails too
    */
-  async load(file) {
+  async load(file, signal) {
     try {
       await isPlayable(file);
       await this.surfer.loadBlob(file);
     } catch {
-      await this.surfer.loadBlob(await playable(file));
+      await this.surfer.loadBlob(await playable(file, signal));
     }
     this.button.disabled = false;
     this.wave.setAttribute("aria-valuemax", this.surfer.getDuration().toFixed(1));

@@ -43,6 +43,7 @@ export class Timeline {
   show(rows, range) {
     this.rows = rows;
     this.range = range;
+    this.element.dataset.rows = rows.length;
     let below = rows.map((row) => row.probabilities && 0);
     const stacked = this.labels.map((label) => {
       below = rows.map((row, n) => row.probabilities && below[n] + (row.probabilities[label] ?? 0));
@@ -132,13 +133,16 @@ export class Timeline {
     ctx.fillStyle = colour("--ink");
     ctx.font = `600 ${11 * pixel}px system-ui, sans-serif`;
     ctx.textBaseline = "bottom";
+    const marked = [];
     for (const { start, end, name } of this.marks) {
       const inside = (at) => Math.min(Math.max(plot.valToPos(at, "x", true), bbox.left), bbox.left + bbox.width);
       const [left, right] = [inside(start), inside(end ?? this.rows.at(-1)?.at ?? start)];
       if (left === right) continue;
       ctx.fillRect(left, bbox.top - 3 * pixel, right - left, 2 * pixel);
       ctx.fillText(name, left, bbox.top - 4 * pixel);
+      marked.push([name, start, end ?? ""].join(":"));
     }
+    this.element.dataset.marked = marked.join(" "); // what a canvas shows, nobody else can read
     ctx.restore();
   }
 }

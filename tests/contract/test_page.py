@@ -54,3 +54,28 @@ def test_no_part_of_the_page_names_another_host() -> None:
 def test_the_folds_are_those_of_the_bench() -> None:
     shown = json.loads((ROOT / "exported" / "folds.json").read_text())
     assert shown == fold_table(read_results(ROOT / "training" / "results")), "`make compare` writes exported/folds.json"
+
+
+def test_only_actors_who_were_examined_are_named() -> None:
+    shown = json.loads((ROOT / "exported" / "folds.json").read_text())
+    assert shown["actors"][3:] == [["08", "17"], ["01", "04", "09"]]
+    assert shown["clips"] == [60 * len(actors) for actors in shown["actors"]]
+
+
+@pytest.mark.parametrize(
+    ("clips", "examined"), [(300, ["08", "17", "21", "23", "24"]), (120, ["08", "17"]), (None, [])]
+)
+def test_who_was_examined_is_known_by_how_many_clips_were(clips: int | None, examined: list[str]) -> None:
+    cells = {} if clips is None else {"fold3": {"test": {"uar": 0.5, "clips": clips}}}
+    told = fold_table({"cells": {"cnn": cells}})
+    assert (told["actors"][3], told["clips"][3]) == (examined, clips or 0)
+
+
+def test_an_exam_of_unknown_or_different_actors_is_not_shown() -> None:
+    def cell(clips: int) -> dict[str, object]:
+        return {"fold3": {"test": {"uar": 0.5, "clips": clips}}}
+
+    with pytest.raises(ValueError, match="not 60 of each actor"):
+        fold_table({"cells": {"cnn": cell(180)}})
+    with pytest.raises(ValueError, match="different clips"):
+        fold_table({"cells": {"cnn": cell(120), "svm": cell(300)}})

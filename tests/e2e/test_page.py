@@ -9,7 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,18 @@ import numpy as np
 import pytest
 import soundfile
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, WebSocket, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    FloatRect,
+    Locator,
+    Page,
+    Request,
+    Route,
+    WebSocket,
+    expect,
+    sync_playwright,
+)
 
 from serving.keys import hashed, new_key
 from tests.conftest import ROOT
@@ -40,16 +53,26 @@ MAX_BYTES = 400_000
 FIRST_PAINT_MS = 1000
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1180, "height": 860}
+PICTURE_WIDTH = 1060
 RATE_HZ = 48_000
 
 
+PAUSE_S = 1.5
+
+
 @pytest.fixture(scope="module")
-def spoken() -> np.ndarray:
+def sentences() -> tuple[np.ndarray, np.ndarray]:
+    return (
+        speech("The kids are talking by the door.", RATE_HZ),
+        speech("Dogs are sitting by the door, and nobody has fed them.", RATE_HZ, pitch=70),
+    )
+
+
+@pytest.fixture(scope="module")
+def spoken(sentences: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Silence, a sentence, a pause, another sentence, silence."""
-    quiet = np.zeros(3 * RATE_HZ // 2, dtype=np.float32)
-    first = speech("The kids are talking by the door.", RATE_HZ)
-    second = speech("Dogs are sitting by the door, and nobody has fed them.", RATE_HZ, pitch=70)
-    return np.concatenate([quiet, first, quiet, second, quiet])
+    quiet = np.zeros(int(PAUSE_S * RATE_HZ), dtype=np.float32)
+    return np.concatenate([quiet, sentences[0], quiet, sentences[1], quiet])
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +150,36 @@ class Visit:
         assert serious == []
         self.complaints.clear()  # of axe, whose own styles the page does not let in
 
+    def tab_to(self, name: str) -> None:
+        """By Tab alone, to what a screen reader calls by this name."""
+        for _ in range(60):
+            self.page.keyboard.press("Tab")
+            focused = self.page.evaluate(
+                """() => {
+                    const at = document.activeElement;
+                    const label = at.labels?.[0]?.textContent ?? "";
+                    return at.getAttribute("aria-label") ?? (label || at.textContent);
+                }"""
+            )
+            if focused.strip() == name:
+                outline = self.page.evaluate(
+                    """() => [document.activeElement, document.activeElement.labels?.[0]].some(
+                        (each) => each && getComputedStyle(each).outlineStyle !== "none")"""
+                )
+                assert outline, f"nothing shows that {name!r} has the focus"
+                return
+        pytest.fail(f"Tab never comes to {name!r}")
+
     def screenshot(self, name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, animations="disabled")
+
+    def picture(self, name: str, height: int) -> None:
+        """For README, which `make screenshots` puts where it stands: the top of the page without its margins."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        left = (DESKTOP["width"] - PICTURE_WIDTH) // 2
+        clip: FloatRect = {"x": left, "y": 0, "width": PICTURE_WIDTH, "height": height}
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, clip=clip, animations="disabled")
 
 
 Visitor = Callable[..., Visit]
@@ -141,10 +191,11 @@ def visit(browser: Browser, service: Service) -> Iterator[Visitor]:
     contexts: list[BrowserContext] = []
     visits: list[Visit] = []
 
-    def go(view: str = "clips", at: Service = service, **options: Any) -> Visit:
+    def go(view: str = "clips", at: Service = service, script: str = "", **options: Any) -> Visit:
         context = browser.new_context(viewport=options.pop("viewport", DESKTOP), **options)
         context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
+        context.add_init_script(script)
         visit = Visit(context.new_page(), urlsplit(at.url).netloc)
         visits.append(visit)
         context.on("request", lambda request: visit.requested.append(request.url))
@@ -233,13 +284,21 @@ def test_the_timeline_is_in_step_with_playback(visit: Visitor, service: Service,
     slider.focus()
     for _ in range(8):
         slider.press("ArrowRight")
+
+    def left_of_playhead() -> float:
+        return float(str(card.locator(".playhead").get_attribute("style")).split("left:")[1].split("%")[0])
+
+    expect(slider).to_have_attribute("aria-valuenow", "4.0")
+    before = left_of_playhead()
     slider.press(" ")
     expect(card.get_by_role("button", name="Pause")).to_be_visible()
+    expect(slider).to_have_attribute("aria-valuenow", re.compile(r"^5\."))  # nobody has moved it: a second was played
     slider.press(" ")
     expect(card.get_by_role("button", name="Play")).to_be_visible()
     now_s = float(slider.get_attribute("aria-valuenow") or 0)
-    assert 4 <= now_s <= duration_s
-    left = float(str(card.locator(".playhead").get_attribute("style")).split("left:")[1].split("%")[0])
+    assert 5 <= now_s <= duration_s
+    left = left_of_playhead()
+    assert left >= before + 100 * 0.9 / duration_s
     assert left == pytest.approx(100 * now_s / duration_s, abs=100 * 0.1 / duration_s)
     expect(card.locator(".readout")).to_have_text(
         re.compile(r"^0:0\d\.\d · (\w+ \d+ %, \w+ \d+ %, \w+ \d+ %|nobody speaks)$")
@@ -254,9 +313,8 @@ def test_the_timeline_is_in_step_with_playback(visit: Visitor, service: Service,
     box = card.locator(".u-over").bounding_box()
     assert box
     card.locator(".u-over").click(position={"x": box["width"] / 2, "y": 20})
-    expect(slider).to_have_attribute(
-        "aria-valuenow", re.compile(f"{duration_s / 2:.0f}|{duration_s / 2:.1f}"[:1] + r"\.")
-    )
+    card.page.wait_for_timeout(200)
+    assert float(slider.get_attribute("aria-valuenow") or 0) == pytest.approx(duration_s / 2, abs=0.11)
 
 
 def test_below_the_threshold_it_is_not_sure(visit: Visitor, service: Service, clips: list[Path]) -> None:
@@ -273,6 +331,70 @@ def test_below_the_threshold_it_is_not_sure(visit: Visitor, service: Service, cl
     told = json.loads((ROOT / "exported" / "2" / "model.json").read_text())["metadata"]["rejection"]
     (row,) = [row for row in told if row["min_confidence"] == pytest.approx(below / 100)]
     expect(seen.page.locator("#threshold-meaning")).to_contain_text(f"answered {percent(row['answered'])} of the clips")
+
+
+WATCH = """
+// What goes and comes on the stream, and what the page then shows, each with its time.
+window.seen = {sent: [], messages: [], shown: []};
+let samples = 0, last = "";
+window.WebSocket = class extends WebSocket {
+    constructor(...given) {
+        super(...given);
+        this.addEventListener("message", ({data}) => seen.messages.push({at: performance.now(), ...JSON.parse(data)}));
+    }
+    send(what) {
+        if (what instanceof ArrayBuffer) samples += what.byteLength / 2;
+        seen.sent.push({at: performance.now(), samples});
+        super.send(what);
+    }
+};
+new MutationObserver(() => {
+    const bars = [...document.querySelectorAll("#live .bar-share")].map((bar) => bar.textContent);
+    if (bars.join() === last) return;
+    last = bars.join();
+    const {rows, marked} = document.querySelector("#live .timeline").dataset;
+    seen.shown.push({at: performance.now(), bars, rows: Number(rows), marked});
+}).observe(document, {subtree: true, childList: true, characterData: true});
+"""
+LIVE_MS = 500
+
+
+def test_the_page_moves_while_somebody_speaks(
+    visit: Visitor, sentences: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = visit("live", permissions=["microphone"], script=WATCH).page
+    page.get_by_role("button", name="Start listening").click()
+    utterances = page.get_by_role("list", name="Utterances").locator("li[data-start-sample]")
+    expect(utterances).to_have_count(2)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("2 utterances heard.")).to_be_visible()
+    seen = page.evaluate("window.seen")
+    (rate_hz,) = [message["rate_hz"] for message in seen["messages"] if message["type"] == "session"]
+
+    latencies_ms, ends = [], []
+    for number in (1, 2):
+        begun, *measured, ended = [each for each in seen["messages"] if each.get("utterance") == number]
+        shown = [each for each in seen["shown"] if begun["at"] <= each["at"] < ended["at"]]
+        assert len(shown) >= 3, "the bars do not move while an utterance is open"
+        rows = [each["rows"] for each in shown]
+        assert rows == sorted(set(rows)), "the timeline does not grow"
+        for each in shown:
+            # From the frame that the measurement waited for, to the bars that show what it said.
+            message = next(message for message in reversed(measured) if message["at"] <= each["at"])
+            assert each["bars"] == [percent(share) for share in message["all_emotions"].values()]
+            went = next(frame for frame in seen["sent"] if frame["samples"] >= message["end_s"] * rate_hz)
+            latencies_ms.append(each["at"] - went["at"])
+        ends.append(ended)
+    with capsys.disabled():
+        print(f"\nthe page: bars move {min(latencies_ms):.0f} to {max(latencies_ms):.0f} ms after what was said")
+    assert min(latencies_ms) < LIVE_MS
+
+    marks = page.locator("#live .timeline").get_attribute("data-marked")
+    assert marks == " ".join(f"{number}:{end['start_s']}:{end['end_s']}" for number, end in enumerate(ends, 1))
+    for end, sentence in zip(ends, sentences, strict=True):
+        assert end["end_s"] - end["start_s"] == pytest.approx(len(sentence) / RATE_HZ, abs=0.4)
+    apart_s = len(sentences[0]) / RATE_HZ + PAUSE_S
+    assert ends[1]["start_s"] - ends[0]["start_s"] == pytest.approx(apart_s, abs=0.25)
 
 
 def test_the_microphone_is_heard_live(visit: Visitor, service: Service, spoken: np.ndarray, tmp_path: Path) -> None:
@@ -319,6 +441,7 @@ def test_the_microphone_is_heard_live(visit: Visitor, service: Service, spoken: 
     expect(page.get_by_role("button", name="Play the recording")).to_be_visible()  # it stops at the utterance's end
     seen.check_accessible()
     seen.screenshot("live")
+    seen.picture("page-live", 985)
     # The same frames once more, by what the page tells others to write.
     page.get_by_role("button", name="Copy as Python").click()
     copied = page.locator("#live .snippet").inner_text()
@@ -352,6 +475,31 @@ def test_versions_are_compared_side_by_side(visit: Visitor, service: Service, cl
         assert answer["model_version"] == version
         cell = table.locator(f"td[data-version='{version}']")
         expect(cell).to_have_text(f"{word_for(answer)} {percent(answer['confidence'])}")
+
+
+def test_a_card_that_is_removed_is_waited_for_no_longer(visit: Visitor, clips: list[Path]) -> None:
+    """Two are asked at a time, so the third has its turn only when both are given up."""
+    page = visit().page
+    held: list[Route] = []
+    page.route("**/predict*", lambda route: held.append(route) if len(held) < 2 else route.continue_())
+    page.locator("#files").set_input_files(clips)
+    last = page.get_by_role("article", name=clips[2].name)
+    page.wait_for_timeout(500)
+    expect(last).to_have_attribute("aria-busy", "true")
+    for file in clips[:2]:
+        page.get_by_role("button", name=f"Remove {file.name}").click()
+    expect(last.locator(".answer-word")).not_to_be_empty()
+
+
+def test_a_clip_that_cannot_be_played_now_says_why(visit: Visitor, clips: list[Path]) -> None:
+    seen = visit()
+    refused = {"error": {"code": "overloaded", "message": "64 requests are being answered already."}}
+    seen.page.route("**/ui/playable", lambda route: route.fulfill(status=429, json=refused))
+    (card,) = seen.choose(clips[2])
+    expect(card.get_by_text("It cannot be played now: 64 requests are being answered already.")).to_be_visible()
+    expect(card.locator(".answer-word")).not_to_be_empty()
+    assert len(seen.complaints) == 1
+    assert "429" in seen.complaints.pop()
 
 
 def test_feedback_arrives(visit: Visitor, service: Service, clips: list[Path]) -> None:
@@ -410,6 +558,7 @@ def test_the_model_says_what_it_is_and_what_it_must_not_be_used_for(visit: Visit
         matrix = page.locator("table.confusion tbody tr").all()
         assert [[int(cell) for cell in row.locator("td").all_inner_texts()] for row in matrix] == figures["confusion"]
         actors = page.get_by_role("table").filter(has_text="Actors of its exam").locator("tbody tr").all_inner_texts()
+        assert [row.split("\t")[0] for row in actors] == ["Actor 08", "Actor 17"]
         assert {row.split("\t")[0]: float(row.split("\t")[1]) for row in actors} == {
             f"Actor {actor}": pytest.approx(row["uar"], abs=5.1e-4) for actor, row in figures["per_speaker"].items()
         }
@@ -418,39 +567,35 @@ def test_the_model_says_what_it_is_and_what_it_must_not_be_used_for(visit: Visit
             bins = [bin_ for bin_ in figures["calibration"]["bins"] if bin_["clips"]]
             rows = page.locator("section", has_text="Reliability").locator("details tbody tr").all_inner_texts()
             assert [row.split("\t")[2] for row in rows[: len(bins)]] == [str(bin_["clips"]) for bin_ in bins]
-    folds = json.loads((ROOT / "exported" / "folds.json").read_text())["uar"]
-    shown = page.get_by_role("region", name="Folds of actors").locator("tbody tr").all_inner_texts()
-    assert [row.split("\t")[1:] for row in shown] == [
-        ["\u2013" if value is None else f"{value:.3f}" for value in row] for row in folds.values()
-    ]
     page.get_by_text("Provenance").click()
     expect(page.get_by_text("python -m training").first).to_be_visible()
 
 
+@pytest.mark.parametrize(("version", "recipe"), [("2", "residual_taught"), ("1", None)])
+def test_the_folds_say_who_was_examined_and_which_row_is_the_versions(
+    visit: Visitor, version: str, recipe: str | None
+) -> None:
+    page = visit("model").page
+    page.get_by_role("button", name=f"Version {version}").click()
+    table = page.get_by_role("region", name="Folds of actors")
+    folds = json.loads((ROOT / "exported" / "folds.json").read_text())
+    expect(table.get_by_role("row").last).to_contain_text(f"version {version}")
+    uar = json.loads((ROOT / "exported" / version / "report" / "metrics.json").read_text())["uar"]
+    rows = {
+        **{f"{name} (its recipe)" if name == recipe else name: found for name, found in folds["uar"].items()},
+        f"version {version}, its own exam": [None, None, None, uar, None],
+    }
+    shown = [row.split("\t") for row in table.locator("tbody tr").all_inner_texts()]
+    assert {row[0]: row[1:] for row in shown} == {
+        name: ["\u2013" if value is None else f"{value:.3f}" for value in found] for name, found in rows.items()
+    }
+    expect(table.get_by_role("columnheader").nth(4)).to_have_text("Fold 3actors 08, 17; 120 clips")
+
+
 def test_it_is_used_with_the_keyboard_alone(visit: Visitor, clips: list[Path]) -> None:
     seen = visit()
-    page = seen.page
+    page, go_to = seen.page, seen.tab_to
     page.on("filechooser", lambda _: None)  # from now on, so that no chooser opens before Playwright looks
-
-    def go_to(name: str) -> None:
-        """By Tab alone, to what a screen reader calls by this name."""
-        for _ in range(60):
-            page.keyboard.press("Tab")
-            focused = page.evaluate(
-                """() => {
-                    const at = document.activeElement;
-                    const label = at.labels?.[0]?.textContent ?? "";
-                    return at.getAttribute("aria-label") ?? (label || at.textContent);
-                }"""
-            )
-            if focused.strip() == name:
-                outline = page.evaluate(
-                    """() => [document.activeElement, document.activeElement.labels?.[0]].some(
-                        (each) => each && getComputedStyle(each).outlineStyle !== "none")"""
-                )
-                assert outline, f"nothing shows that {name!r} has the focus"
-                return
-        pytest.fail(f"Tab never comes to {name!r}")
 
     go_to("Choose files")
     with page.expect_file_chooser() as chooser:
@@ -466,15 +611,38 @@ def test_it_is_used_with_the_keyboard_alone(visit: Visitor, clips: list[Path]) -
     page.keyboard.press("Space")
     go_to("sad")
     page.keyboard.press("Enter")
-    expect(card.get_by_text("Thank you: sad")).to_be_visible()
+    expect(card.get_by_text("Thank you: sad")).to_be_focused()
     go_to("Compare versions")
     page.keyboard.press("Enter")
     expect(card.get_by_role("region", name="Comparison of versions")).to_be_visible()
+    expect(card.get_by_role("button", name="Compare versions")).to_be_focused()
     page.keyboard.press("Control+Home")
     page.evaluate("document.activeElement.blur()")
     go_to("Microphone")
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Start listening")).to_be_visible()
+
+
+def test_the_microphone_is_used_with_the_keyboard_alone(visit: Visitor) -> None:
+    seen = visit("live", permissions=["microphone"])
+    page = seen.page
+    expect(page.get_by_role("button", name="Start listening")).to_be_visible()
+    seen.tab_to("\u201cNot sure\u201d below")
+    before = page.locator("#threshold-value").inner_text()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#threshold-value")).not_to_have_text(before)
+    seen.tab_to("Start listening")
+    page.keyboard.press("Enter")
+    # Where the focus was lost, the next key would go nowhere.
+    expect(page.get_by_role("button", name="Stop")).to_be_focused()
+    expect(page.get_by_role("list", name="Utterances").locator("li[data-start-sample]")).to_have_count(1)
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="Start again")).to_be_focused()
+    expect(page.get_by_role("button", name="Replay utterance 1")).to_be_enabled()
+    seen.tab_to("Replay utterance 1")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Pause the recording")).to_be_visible()
+    expect(page.get_by_role("button", name="Replay utterance 1")).to_be_focused()
 
 
 @pytest.mark.parametrize(
@@ -493,6 +661,8 @@ def test_it_is_accessible_at_every_width_and_in_both_colours(
     page = seen.page
     card, *_ = seen.choose(*clips[:2])
     expect(card.locator(".play")).to_be_enabled()
+    if name == "desktop":
+        seen.picture("page", 970)
     card.get_by_role("button", name="Compare versions").click()
     expect(card.get_by_role("region", name="Comparison of versions")).to_be_visible()
     for view, ready in (("clips", ".comparison"), ("live", ".talk"), ("model", ".confusion")):
@@ -535,7 +705,7 @@ def test_it_is_small_and_there_at_once(visit: Visitor, capsys: pytest.CaptureFix
         assert 100_000 < size < MAX_BYTES
     with capsys.disabled():
         print(f"\nthe page: {size / 1000:.0f} kB, first paint after {min(paints):.0f} to {max(paints):.0f} ms")
-    assert min(paints) < FIRST_PAINT_MS
+    assert np.median(paints) < FIRST_PAINT_MS
 
 
 def test_what_the_page_may_do_is_said_in_its_headers(service: Service) -> None:
@@ -565,6 +735,20 @@ def test_any_clip_is_made_playable_as_the_model_hears_it(service: Service) -> No
         assert (samples.ndim, rate_hz, len(samples)) == (1, 16_000, 16_000)
 
 
+def test_making_playable_needs_a_permit(tmp_path: Path) -> None:
+    long = encode(np.tile(voice(10.0, 44_100), 40), 44_100, "FLAC")
+    with running(tmp_path / "log.txt", max_inflight=1) as busy:
+
+        def ask(_: int) -> httpx.Response:
+            return post(busy.url + "/ui/playable", files={"file": long})
+
+        with ThreadPoolExecutor(2) as both:
+            answers = sorted(both.map(ask, range(2)), key=lambda answer: answer.status_code)
+        assert [answer.status_code for answer in answers] == [200, 429]
+        assert answers[1].json()["error"]["reason"] == "permits"
+        assert post(busy.url + "/predict", files={"file": encode(voice(1.0), 16_000)}).status_code == 200
+
+
 def test_a_browser_brings_its_api_key(visit: Visitor, clips: list[Path], tmp_path: Path) -> None:
     """As the password of its own dialog, which Playwright answers."""
     key = new_key()
@@ -579,6 +763,36 @@ def test_a_browser_brings_its_api_key(visit: Visitor, clips: list[Path], tmp_pat
         expect(card.get_by_text("Thank you")).to_be_visible()
         seen.page.get_by_role("link", name="Model").click()
         expect(seen.page.locator("table.confusion")).to_be_visible()
+
+
+def test_where_it_is_off_it_is_not_even_loaded() -> None:
+    code = (
+        "import sys; from serving.service import http_transport; from serving.lifecycle import Lifecycle\n"
+        "http_transport(Lifecycle(), page=False); assert 'serving.transports.page' not in sys.modules\n"
+        "http_transport(Lifecycle()); assert 'serving.transports.page' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.alone
+def test_it_costs_a_service_that_nobody_looks_at_next_to_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    starts_s: dict[str, list[float]] = {"on": [], "off": []}
+    resident_mb: dict[str, list[float]] = {"on": [], "off": []}
+    for ui in (
+        "on",
+        "off",
+    ) * 4:  # in turn, since a machine has better and worse moments; the first warms it
+        begun = time.monotonic()
+        with running(tmp_path / "log.txt", ui=ui) as service:
+            starts_s[ui].append(time.monotonic() - begun)
+            resident_mb[ui].append(service.resident_bytes() / 1e6)
+    for what, measured in (("start in s", starts_s), ("memory in MB", resident_mb)):
+        on, off = (float(np.median(measured[ui][1:])) for ui in ("on", "off"))
+        with capsys.disabled():
+            print(f"\nthe page: {what} {on:.2f} with it, {off:.2f} without: x {on / off:.3f}")
+        assert on <= 1.1 * off
 
 
 def test_where_it_is_off_there_is_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 
 from serving import quota as quotas
+from serving import runtime
 from serving.errors import RuntimeUnavailable
 from serving.isolated import most_decoders
 from serving.parts import Parts
