@@ -154,10 +154,9 @@ class Live:
         fleet = self._pipeline.registry.fleet
         loaded = fleet.versions[choose(fleet.routes, listen.version, listen.key).version]
         stream = _Stream(self._pipeline, listen, loaded, self._bounds.utterance_s)
-        if not _LEAST_HOP_S <= stream.session.hop_s <= stream.session.window_s:
+        if listen.hop_s is not None and not _LEAST_HOP_S <= listen.hop_s <= stream.session.window_s:
             raise InvalidRequest(
-                f"hop_s is {stream.session.hop_s:g}; measurements come every {_LEAST_HOP_S:g} to "
-                f"{stream.session.window_s:g} s."
+                f"hop_s is {listen.hop_s:g}; measurements come every {_LEAST_HOP_S:g} to {stream.session.window_s:g} s."
             )
         await self._told(send, stream.session)
         watched = _watched(frames, patience, listen.rate_hz)

@@ -18,7 +18,7 @@ from tests.service import Service, metric, running, until
 from tests.sounds import encode, voice
 
 WAV = encode(voice(2.0), 16_000)
-LONG = encode(voice(60.0), 16_000)
+LONG = encode(voice(240.0), 16_000)
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +145,14 @@ def test_refusals_are_quick_and_whoever_is_admitted_keeps_his_latency(brisk: Pat
 
 def test_a_deadline_that_passes_is_told_and_its_work_is_dropped(models: Path, tmp_path: Path) -> None:
     with (
-        running(tmp_path / "log.txt", models=models, timeout_s=0.5, max_batch=1) as service,
+        running(tmp_path / "log.txt", models=models, timeout_s=2, max_batch=1) as service,
         httpx.Client(base_url=service.url, timeout=30) as client,
     ):
         (late,) = send(service.url, 1, LONG)
         assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
         assert until(lambda: metric(client, "timbre_queue_windows", version="2") == 0)
-        # 39 windows at a tenth of a second and more would keep it busy for long: they are not run any more.
-        assert metric(client, "timbre_batch_windows_sum", version="2") < 30
+        # 159 windows at a tenth of a second and more would keep it busy for long: they are not run any more.
+        assert metric(client, "timbre_batch_windows_sum", version="2") < 120
         assert until(lambda: send(service.url, 1)[0].is_success)
 
 
@@ -170,7 +170,7 @@ def test_what_a_client_that_left_had_asked_for_is_not_computed(models: Path, tmp
 
 @pytest.mark.alone
 def test_a_long_recording_does_not_hold_up_short_ones(models: Path, tmp_path: Path) -> None:
-    with running(tmp_path / "log.txt", models=models) as service:
+    with running(tmp_path / "log.txt", models=models, timeout_s=300) as service:
 
         async def both() -> tuple[float, float]:
             async def one(data: bytes) -> float:
@@ -180,7 +180,7 @@ def test_a_long_recording_does_not_hold_up_short_ones(models: Path, tmp_path: Pa
                 return time.monotonic() - started
 
             async with httpx.AsyncClient(base_url=service.url, timeout=120) as client:
-                long = asyncio.create_task(one(encode(voice(240.0), 16_000)))
+                long = asyncio.create_task(one(LONG))
                 await asyncio.sleep(0.3)
                 return await one(WAV), await long
 
