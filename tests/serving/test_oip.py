@@ -21,7 +21,7 @@ from serving.lifecycle import Lifecycle
 from serving.proto.inference import inference_pb2 as pb
 from serving.settings import Settings
 from serving.transports.oip import grpc, http
-from serving.transports.oip.model import Infer, Model
+from serving.transports.oip.model import SERVER, Infer, Model
 from serving.transports.oip.tensors import Tensor
 
 
@@ -112,3 +112,8 @@ def test_a_deadline_that_is_over_is_one(
     asked = Infer("timbre", "", {"timeout": timeout_us}, [clip], [])
     (ask,) = Model(Lifecycle())._asks(asked, "oip-grpc", deadline_s)
     assert ask.timeout_s == waits_s
+
+
+def test_the_repository_extension_is_claimed_where_models_can_be_loaded() -> None:
+    paths = [route.path for route in http.OipHttpTransport(Lifecycle()).routes]
+    assert ("model_repository" in SERVER["extensions"]) is any(path.endswith("/load") for path in paths)

@@ -43,7 +43,7 @@ PLATFORM = "onnxruntime_onnx"
 SERVER = {
     "name": NAME,
     "version": __version__,
-    "extensions": ["binary_tensor_data", "model_configuration", "model_repository"],
+    "extensions": ["binary_tensor_data", "model_configuration"],  # of the repository the index only: no load, no unload
 }
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING", FP32: "TYPE_FP32"}
 
