@@ -8,7 +8,7 @@ from asyncio.transports import BaseTransport
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-_ROOM_BYTES = 1 << 16  # some 150 messages
+_ROOM_BYTES = 1 << 16  # for messages that wait, and as much again in the kernel, which doubles it
 _LEAVE_S = 5  # for a client to take what it was sent before the close; one that does not read would never be gone
 
 

@@ -15,7 +15,7 @@ from websockets.frames import CloseCode
 
 from serving.client.answers import Message, Prediction, message
 from serving.client.transport import CONNECT_S, Options, Tls, authorization
-from serving.errors import TimbreError, TooLarge, UnexpectedAnswer, Unreachable, refusal
+from serving.errors import RequestError, TimbreError, TooLarge, UnexpectedAnswer, Unreachable, refusal
 
 _MOST_OF_A_BODY = 200  # characters of a strange answer that an error shows
 # Refused by what stands before the service: it has not reached it.
@@ -69,7 +69,7 @@ class Http:
             response = error.response
             raise _refused(response.status_code, response.body or b"", response.headers.get("Retry-After")) from None
         except (OSError, TimeoutError, WebSocketException) as error:
-            raise Unreachable(f"{self._url} cannot be reached: {error or type(error).__name__}.") from error
+            raise Unreachable(f"{self._url} cannot be reached: {str(error) or type(error).__name__}.") from error
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -78,7 +78,7 @@ class Http:
         try:
             response = await self._client.request(method, path, **what)
         except httpx.TransportError as error:
-            raise Unreachable(f"{self._url} cannot be reached: {error or type(error).__name__}.") from error
+            raise Unreachable(f"{self._url} cannot be reached: {str(error) or type(error).__name__}.") from error
         if not response.is_success:
             raise _refused(response.status_code, response.content, response.headers.get("Retry-After"))
         return response
@@ -154,4 +154,9 @@ def _strange(status: int, body: bytes | bytearray) -> UnexpectedAnswer:
 def _broken(error: ConnectionClosed) -> TimbreError:
     if error.rcvd and error.rcvd.code == CloseCode.MESSAGE_TOO_BIG:
         return TooLarge("A frame is larger than the service takes. Send about 100 ms at a time, one second at most.")
+    if error.rcvd and error.rcvd.reason:
+        # Who did not read has lost the message that says why; the close frame has its code word.
+        told = refusal(error.rcvd.reason, "The service has ended the live stream; its own words did not come through.")
+        if isinstance(told, RequestError):
+            return told
     return Unreachable(f"The live stream has broken: {error}.")

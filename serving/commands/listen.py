@@ -42,7 +42,7 @@ def listen(
     from serving.commands.sources import certificates, connect
 
     refused: set[int] = set()
-    with exit_codes(), connect(url, certificates(ca, cert, key), api_key) as client:
+    with exit_codes(), connect(url, certificates(url, ca, cert, key, api_key), api_key) as client:
         frames, rate_hz = microphone() if file is None else _recording(file)
         heard = client.listen(frames, rate_hz, version=version, min_confidence=min_confidence)
         messages = _noting(heard, refused)

@@ -27,10 +27,11 @@ def models(
     from serving.commands.telling import tables
 
     with exit_codes():
+        tls = certificates(url, ca, cert, key, api_key)
         if url is None:
             told = _of_folder(models)
         else:
-            with connect(url, certificates(ca, cert, key), api_key) as client:
+            with connect(url, tls, api_key) as client:
                 told = client.models()
         if as_json:
             print(json.dumps(told))

@@ -16,6 +16,9 @@ FAILED, USAGE = 1, 2
 
 _WRONG = (UsageError, SettingsError, UnknownVersion)
 
+API_KEY = "TIMBRE_API_KEY"
+"""The variable that has what ``--api-key`` says."""
+
 Url = Annotated[
     str | None,
     typer.Option(help="The service that is asked, http://HOST:3000 or grpc://HOST:3001; none: answered here."),
@@ -25,7 +28,7 @@ Cert = Annotated[Path | None, typer.Option(help="This client's own certificate, 
 Key = Annotated[Path | None, typer.Option(help="The certificate's private key, a PEM file.")]
 ApiKey = Annotated[
     str | None,
-    typer.Option(envvar="TIMBRE_API_KEY", show_default=False, help="Who asks, where the service wants an API key."),
+    typer.Option(envvar=API_KEY, show_default=False, help="Who asks, where the service wants an API key."),
 ]
 Models = Annotated[Path, typer.Option(envvar="TIMBRE_MODELS", help="Folder with the exported versions.")]
 Version = Annotated[str | None, typer.Option(help="The version that answers; else the default of routes.yaml.")]

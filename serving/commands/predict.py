@@ -49,7 +49,7 @@ def predict(
     from serving.commands.telling import tables, watched, why
 
     with exit_codes():
-        source = Source(url, models, version, certificates(ca, cert, key), api_key)
+        source = Source(url, models, version, certificates(url, ca, cert, key, api_key), api_key)
         heard = watched(source.hear(files, min_confidence), len(files), "Hearing")
         if as_json:
             failures = 0
@@ -57,12 +57,17 @@ def predict(
                 print(json.dumps(_as_json(file, answer)), flush=True)
                 failures += isinstance(answer, Exception)
         else:
-            answers = list(heard)
-            failures = sum(isinstance(answer, Exception) for answer in answers)
-            tables().print(_as_table(files, answers))
-            for file, answer in zip(files, answers, strict=True):
-                if isinstance(answer, Exception):
-                    typer.echo(why(str(file), told(answer)), err=True)
+            answers: list[Heard] = []
+            try:
+                for answer in heard:
+                    answers.append(answer)  # noqa: PERF402 - what was heard before the service went away is shown
+            finally:
+                failures = sum(isinstance(answer, Exception) for answer in answers)
+                if answers:
+                    tables().print(_as_table(files, answers))
+                for file, answer in zip(files, answers, strict=False):
+                    if isinstance(answer, Exception):
+                        typer.echo(why(str(file), told(answer)), err=True)
     if failures:
         raise typer.Exit(FAILED)
 
@@ -80,7 +85,7 @@ def _as_table(files: list[Path], answers: list[Heard]) -> Table:
     from serving.commands.telling import bar
 
     table = Table("file", "emotion", "confidence", "", "seconds", "version")
-    for file, answer in zip(files, answers, strict=True):
+    for file, answer in zip(files, answers, strict=False):
         name = escape(str(file))
         if isinstance(answer, Exception):
             table.add_row(name, f"[red]{told(answer)['code']}[/]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from serving.client import Client, Prediction
 from serving.client.asynchronous import in_order
 from serving.client.transport import Tls
+from serving.commands.options import API_KEY
 from serving.errors import RequestError, UnknownVersion, Unreachable, UsageError
 
 if TYPE_CHECKING:
@@ -71,12 +73,14 @@ class Source:
                 yield one.result()
 
 
-def certificates(ca: Path | None, cert: Path | None, key: Path | None) -> Tls:
+def certificates(url: str | None, ca: Path | None, cert: Path | None, key: Path | None, api_key: str | None) -> Tls:
     """What the options of these names say.
 
     Raises:
-        UsageError: a file cannot be used.
+        UsageError: a file cannot be used, or one of them is given without a service; a key of the environment may be.
     """
+    if url is None and (ca or cert or key or api_key != (os.environ.get(API_KEY) or None)):
+        raise UsageError("--ca, --cert, --key and --api-key are for a service: name it with --url.")
     try:
         tls = Tls(ca, cert, key)
         if ca or cert:

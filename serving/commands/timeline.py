@@ -57,7 +57,7 @@ def timeline(
         if png is not None:
             _check_picture(png)
         limits = Limits(max_duration_s=max_duration_s)
-        (answer,) = Source(url, models, version, certificates(ca, cert, key), api_key).hear(
+        (answer,) = Source(url, models, version, certificates(url, ca, cert, key, api_key), api_key).hear(
             [file], min_confidence, limits
         )
         if isinstance(answer, Exception):

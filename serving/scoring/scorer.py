@@ -47,11 +47,13 @@ class Scorer:
         try:
             data = self._files.cat_file(self._root + item["path"])
         except Exception as error:  # noqa: BLE001 - every file system raises its own
-            return failed(item, self._version, UNREADABLE, f"{error or type(error).__name__}.")
+            return failed(item, self._version, UNREADABLE, f"{str(error) or type(error).__name__}.")
         try:
             answer = self._hear(data)
         except RequestError as error:
             return failed(item, self._version, error.code, error.message)
+        except Exception as error:  # noqa: BLE001 - out of memory, or a fault of the runtime: the next file may be smaller
+            return failed(item, self._version, "failed", f"{str(error) or type(error).__name__}.")
         return {
             **item,
             "emotion": answer.emotion,

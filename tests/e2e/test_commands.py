@@ -17,6 +17,7 @@ import tempfile
 import termios
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from serving.__main__ import app
-from serving.client import load
+from serving.client import Prediction, load
+from serving.commands.sources import Source
+from serving.errors import Unreachable
 from serving.quota import cores
 from tests.conftest import ROOT, SERVED
 from tests.models import copy_versions
@@ -139,6 +142,39 @@ def test_wrong_usage_is_2_and_says_what_is_wrong(arguments: list[str], says: str
     assert result.exit_code == 2, result.stderr
     assert says in " ".join(result.stderr.replace("│", " ").split())
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("way", [["--json"], []])
+def test_what_was_heard_before_the_service_went_away_is_shown(
+    archive: Path, monkeypatch: pytest.MonkeyPatch, way: list[str]
+) -> None:
+    first, second, *_ = (archive / name for name in CLIPS)
+    answer = load(ROOT / "exported" / SERVED)(first)
+
+    def hear(*_: object) -> Iterator[Prediction]:
+        yield answer
+        raise Unreachable("It has gone.")
+
+    monkeypatch.setattr(Source, "hear", hear)
+    result = told("predict", first, second, "--url", "http://localhost:3000", *way)
+    assert (result.exit_code, result.stderr) == (1, "It has gone.\n")
+    assert str(first) in result.stdout
+    assert str(answer.emotion) in result.stdout
+    assert str(second) not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "way", [["--ca", "a.pem"], ["--cert", "a.pem", "--key", "b.pem"], ["--key", "b.pem"], ["--api-key", "k"]]
+)
+@pytest.mark.parametrize("command", [["predict", "x.wav"], ["timeline", "x.wav"], ["models"]])
+def test_what_is_for_a_service_is_wrong_usage_without_one(command: list[str], way: list[str]) -> None:
+    result = told(*command, *way)
+    assert result.exit_code == 2, result.stderr
+    assert "--url" in result.stderr
+
+
+def test_a_key_that_stands_in_the_environment_is_passed_over_without_a_service(archive: Path) -> None:
+    assert told("predict", archive / next(iter(CLIPS)), api_key="k").exit_code == 0
 
 
 @pytest.mark.parametrize("command", ["predict", "timeline", "listen"])

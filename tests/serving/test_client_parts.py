@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from websockets.exceptions import ConnectionClosedError
+from websockets.frames import Close
 
 from serving.client import Client, Measurement, Retries, Session, UtteranceEnd, UtteranceFailed, UtteranceStart
 from serving.client.answers import Prediction, message
 from serving.client.asynchronous import in_order
 from serving.client.clips import pcm, wav
+from serving.client.http import _broken
 from serving.commands.listen import _noting
 from serving.errors import (
     AudioTooShort,
@@ -24,8 +27,11 @@ from serving.errors import (
     NoSpeech,
     Overloaded,
     RequestError,
+    SlowReader,
     Starting,
     Stopping,
+    TimbreError,
+    TooLarge,
     UnexpectedAnswer,
     Unreachable,
     refusal,
@@ -198,6 +204,25 @@ def test_an_utterance_without_an_answer_is_refused_and_one_without_a_measurement
     assert refused == set()
     list(_noting(iter([failed, answered, other]), refused))
     assert refused == {2}
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "error"),
+    [
+        (1008, "slow_reader", SlowReader),
+        (1012, "stopping", Stopping),
+        (1013, "overloaded", Overloaded),
+        (1009, "", TooLarge),
+        (1012, "", Unreachable),
+        (1001, "going away", Unreachable),
+        (None, "", Unreachable),
+    ],
+)
+def test_a_stream_that_is_closed_says_why_by_its_close_frame(
+    code: int | None, reason: str, error: type[TimbreError]
+) -> None:
+    told = _broken(ConnectionClosedError(None if code is None else Close(code, reason), None))
+    assert type(told) is error
 
 
 def test_keys_of_tomorrow_are_passed_over_and_missing_ones_told() -> None:

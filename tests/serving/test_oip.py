@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn, cast
 
 import httpx
@@ -21,6 +21,8 @@ from serving.lifecycle import Lifecycle
 from serving.proto.inference import inference_pb2 as pb
 from serving.settings import Settings
 from serving.transports.oip import grpc, http
+from serving.transports.oip.model import SERVER, Infer, Model
+from serving.transports.oip.tensors import Tensor
 
 
 class Pipeline:
@@ -94,3 +96,24 @@ def test_numbers_are_the_same_however_many_pieces_they_are_converted_in() -> Non
 def test_what_are_no_numbers_is_refused(data: str) -> None:
     with pytest.raises(InvalidRequest, match="takes numbers, flat or row by row"):
         waveform(data)
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "timeout_us", "waits_s"),
+    [(None, 0, None), (0.0, 0, 0.0), (0.0, 2e6, 0.0), (3.0, 2e6, 2.0), (None, 2e6, 2.0)],
+)
+def test_a_deadline_that_is_over_is_one(
+    monkeypatch: pytest.MonkeyPatch, deadline_s: float | None, timeout_us: float, waits_s: float | None
+) -> None:
+    windows = SimpleNamespace(rate_hz=16_000)
+    loaded = SimpleNamespace(session=SimpleNamespace(metadata=SimpleNamespace(windows=windows)))
+    monkeypatch.setattr(Model, "_loaded", lambda *_: loaded)
+    clip = Tensor("waveform", "FP32", (1, 1), np.zeros(1, np.float32))
+    asked = Infer("timbre", "", {"timeout": timeout_us}, [clip], [])
+    (ask,) = Model(Lifecycle())._asks(asked, "oip-grpc", deadline_s)
+    assert ask.timeout_s == waits_s
+
+
+def test_the_repository_extension_is_claimed_where_models_can_be_loaded() -> None:
+    paths = [route.path for route in http.OipHttpTransport(Lifecycle()).routes]
+    assert ("model_repository" in SERVER["extensions"]) is any(path.endswith("/load") for path in paths)

@@ -43,7 +43,7 @@ PLATFORM = "onnxruntime_onnx"
 SERVER = {
     "name": NAME,
     "version": __version__,
-    "extensions": ["binary_tensor_data", "model_configuration", "model_repository"],
+    "extensions": ["binary_tensor_data", "model_configuration"],  # of the repository the index only: no load, no unload
 }
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING", FP32: "TYPE_FP32"}
 
@@ -176,7 +176,7 @@ class Model:
         if key is None and len(found) > 1:
             key = secrets.token_hex(8)  # one variant for all of them: the answer names one version
         told_s = _number(request.parameters, "timeout", 0.0, 1e15) / 1e6
-        waits_s = [seconds for seconds in (timeout_s, told_s) if seconds]
+        waits_s = [seconds for seconds in (timeout_s, told_s or None) if seconds is not None]
         first = Ask(
             found[0],
             transport,
