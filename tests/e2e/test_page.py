@@ -326,8 +326,13 @@ def test_below_the_threshold_it_is_not_sure(visit: Visitor, service: Service, cl
         set_threshold(seen.page, above)
         expect(card.locator(".answer-word")).to_have_text("not sure")
         expect(card.locator(".answer-doubt")).to_contain_text(f"most likely {answer['emotion']}")
+        expect(card.get_by_role("group", name="What was it?").get_by_role("button")).to_have_text(
+            list(answer["all_emotions"])
+        )
+        expect(card.get_by_role("button", name="Yes")).to_have_count(0)
     set_threshold(seen.page, below)
     expect(card.locator(".answer-word")).to_have_text(answer["emotion"])
+    expect(card.get_by_role("button", name=f"Yes, {answer['emotion']}")).to_be_visible()
     told = json.loads((ROOT / "exported" / "2" / "model.json").read_text())["metadata"]["rejection"]
     (row,) = [row for row in told if row["min_confidence"] == pytest.approx(below / 100)]
     expect(seen.page.locator("#threshold-meaning")).to_contain_text(f"answered {percent(row['answered'])} of the clips")
@@ -411,6 +416,7 @@ def test_the_microphone_is_heard_live(visit: Visitor, service: Service, spoken: 
     utterances = page.get_by_role("list", name="Utterances").get_by_role("listitem").filter(has=page.locator("strong"))
     expect(utterances).to_have_count(2)
     seen.screenshot("live-talking")
+    expect(page.locator("#live .about")).to_have_text("version 2 listens")
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("2 utterances heard.")).to_be_visible()
 
