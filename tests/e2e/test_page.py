@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -481,6 +482,14 @@ def test_versions_are_compared_side_by_side(visit: Visitor, service: Service, cl
         assert answer["model_version"] == version
         cell = table.locator(f"td[data-version='{version}']")
         expect(cell).to_have_text(f"{word_for(answer)} {percent(answer['confidence'])}")
+        # What is copied asks that very version.
+        copies = card.get_by_role("group", name=f"Request to version {version}")
+        for name, command in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
+            copies.get_by_role("button", name=f"Copy as {name}").click()
+            copied = copies.locator(".snippet").inner_text()
+            done = subprocess.run([*command, copied], cwd=clips[1].parent, capture_output=True, text=True, check=True)
+            told = json.loads(done.stdout) if name == "curl" else eval(done.stdout)  # noqa: S307 - our own print
+            assert told["model_version"] == version
 
 
 def test_a_card_that_is_removed_is_waited_for_no_longer(visit: Visitor, clips: list[Path]) -> None:
@@ -767,6 +776,19 @@ def test_a_browser_brings_its_api_key(visit: Visitor, clips: list[Path], tmp_pat
         expect(card.locator(".answer-word")).not_to_be_empty()
         card.get_by_role("button", name="Yes").click()
         expect(card.get_by_text("Thank you")).to_be_visible()
+        for name, command in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
+            card.get_by_role("button", name=f"Copy as {name}").click()
+            copied = card.locator(".snippet").inner_text()
+            assert key not in copied
+            done = subprocess.run(
+                [*command, copied],
+                cwd=clips[1].parent,
+                env={**os.environ, "TIMBRE_API_KEY": key},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert "all_emotions" in done.stdout
         seen.page.get_by_role("link", name="Model").click()
         expect(seen.page.locator("table.confusion")).to_be_visible()
 
