@@ -65,6 +65,8 @@ class BoundedHttp(HttpToolsProtocol):
         answered = self.cycle is None or self.cycle.response_complete
         if not answered or self.parser is None or self.transport.is_closing():
             return
+        if self.transport.get_protocol() is not self:
+            return  # it is a WebSocket now, where no head is waited for
         # What comes while nothing is being answered belongs to a head that is not whole.
         self._head_bytes += len(data)
         if self._head_bytes > _HEAD_BYTES:

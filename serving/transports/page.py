@@ -32,6 +32,7 @@ _FOLDER = Path(__file__).parents[1] / "ui"
 # What the page may load: what comes from this host, and recordings that it holds itself. No script and no style may
 # stand in the page, but for the styles that wavesurfer.js writes: they carry a word that each answer has of its own.
 _NONCE = "NONCE"
+_KEYS = "KEYS"  # in the page, by whether there are API keys
 _POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -67,11 +68,12 @@ class PageTransport:
 
     async def _index(self, _: Request) -> Response:
         """The page, or where there is none, what the API looks like."""
-        if self._lifecycle.get().settings.ui == "off":
+        settings = self._lifecycle.get().settings
+        if settings.ui == "off":
             return RedirectResponse("docs")
-        nonce = secrets.token_urlsafe(16)
+        nonce, keys = secrets.token_urlsafe(16), "on" if settings.api_keys_file else "off"
         policy = {"Content-Security-Policy": _POLICY.replace(_NONCE, nonce)}
-        return HTMLResponse(_page().replace(_NONCE, nonce), headers=policy | _HEADERS)
+        return HTMLResponse(_page().replace(_NONCE, nonce).replace(_KEYS, keys), headers=policy | _HEADERS)
 
     async def _file(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A file of the page, as it lies in the folder."""

@@ -1,7 +1,7 @@
 // Files: dropped or chosen, each with a card of its own.
 
 import { Refused, predict } from "./api.js";
-import { AnswerView, judged, named } from "./answer.js";
+import { AnswerView, named } from "./answer.js";
 import { comparison } from "./compare.js";
 import { h, say, whileBusy } from "./dom.js";
 import { feedbackRow } from "./feedback.js";
@@ -111,7 +111,7 @@ class ClipCard {
     const actions = h("div", { class: "actions" }, button, snippetRow({ curl: asCurl(request), Python: asPython(request) }));
     this.body.replaceChildren(
       h("div", { class: "split" }, answer.element, stage),
-      feedbackRow(known, judged(probabilities).emotion, requestId),
+      feedbackRow(known, probabilities, requestId),
       actions,
       more,
     );

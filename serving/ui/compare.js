@@ -3,6 +3,7 @@
 import { predict } from "./api.js";
 import { judged } from "./answer.js";
 import { emotionColour, h, percent } from "./dom.js";
+import { asCurl, asPython, snippetRow } from "./snippets.js";
 import { loadedNow, threshold } from "./state.js";
 
 /** What part a version has: "stable, 90 % of the traffic, answers by default". */
@@ -26,10 +27,11 @@ export async function comparison(file, signal) {
   } catch (error) {
     return h("p", { class: "refusal", role: "alert" }, error.message);
   }
+  const minConfidence = threshold.value;
   const columns = await Promise.all(
     told.models.map(async ({ version, metadata }) => {
       try {
-        const { prediction } = await predict(file, { version, minConfidence: threshold.value }, signal);
+        const { prediction } = await predict(file, { version, minConfidence }, signal);
         return { version, labels: metadata.labels, prediction };
       } catch (error) {
         return { version, labels: metadata.labels, error };
@@ -41,10 +43,18 @@ export async function comparison(file, signal) {
     { class: "comparison" },
     h("h3", {}, "Every loaded version"),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Comparison of versions" }, table(told, columns)),
+    columns.map(({ version }) => copies({ name: file.name, version, minConfidence })),
     columns.length > 1
       ? null
       : h("p", { class: "muted" }, "Only this version is loaded; a line in routes.yaml loads another, at no traffic too."),
   );
+}
+
+/** The request that pinned this version. */
+function copies(request) {
+  const name = `Version ${request.version}`;
+  const row = snippetRow({ curl: asCurl(request), Python: asPython(request) });
+  return h("div", { class: "actions copies", role: "group", "aria-label": `Request to ${name.toLowerCase()}` }, h("span", { class: "muted" }, name), row);
 }
 
 function table(told, columns) {

@@ -1,10 +1,12 @@
 // "Was it right?": one tap tells the service the true emotion of an answer.
 
 import { feedback } from "./api.js";
+import { judged } from "./answer.js";
 import { h } from "./dom.js";
 
-/** Buttons for one answered request; after a tap, what became of it. */
-export function feedbackRow(labels, heard, requestId) {
+/** Buttons for one answered request; after a tap, what became of it. There is no "Yes" where no emotion was named. */
+export function feedbackRow(labels, probabilities, requestId) {
+  const heard = judged(probabilities).emotion;
   const told = h("p", { class: "muted", role: "status", tabindex: "-1" });
   const send = async (emotion) => {
     const focused = row.contains(document.activeElement) && document.activeElement;
@@ -21,10 +23,19 @@ export function feedbackRow(labels, heard, requestId) {
       told.textContent = error.message;
     }
   };
-  const right = h("button", { type: "button", class: "chip yes", onclick: () => send(heard) }, `Yes, ${heard}`);
-  const others = labels
-    .filter((label) => label !== heard)
-    .map((label) => h("button", { type: "button", class: "chip", onclick: () => send(label) }, label));
-  const row = h("div", { class: "chips" }, right, h("span", { class: "muted" }, "No, it was"), others);
-  return h("div", { class: "feedback", role: "group", "aria-label": "Was it right?" }, h("p", {}, "Was it right?"), row, told);
+  const chip = (label, attributes, words = label) => h("button", { type: "button", onclick: () => send(label), ...attributes }, words);
+  const row = h("div", { class: "chips" });
+  const question = h("p", {});
+  const element = h("div", { class: "feedback", role: "group" }, question, row, told);
+  const show = () => {
+    const { sure } = judged(probabilities);
+    const others = labels.filter((label) => !sure || label !== heard).map((label) => chip(label, { class: "chip" }));
+    const lead = h("span", { class: "muted" }, sure ? "No, it was" : "It was");
+    row.replaceChildren(...(sure ? [chip(heard, { class: "chip yes" }, `Yes, ${heard}`)] : []), lead, ...others);
+    question.textContent = sure ? "Was it right?" : "What was it?";
+    element.setAttribute("aria-label", question.textContent);
+  };
+  addEventListener("threshold", show);
+  show();
+  return element;
 }

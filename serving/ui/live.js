@@ -1,6 +1,6 @@
 // The microphone, live: probabilities while somebody speaks, utterances when they pause, the recording at the end.
 
-import { AnswerView, judged, named } from "./answer.js";
+import { AnswerView, named } from "./answer.js";
 import { Conversation } from "./conversation.js";
 import { clock, h, percent, say, whileBusy } from "./dom.js";
 import { feedbackRow } from "./feedback.js";
@@ -80,8 +80,9 @@ class Session {
     this.answer = new AnswerView(known, "…");
     this.timeline = new Timeline(known, { stepped: false });
     this.list = h("ol", { class: "utterances", "aria-label": "Utterances" });
+    this.about = h("p", { class: "muted about" });
     this.stage = h("div", { class: "stage" }, this.timeline.element, this.timeline.readout);
-    this.element = h("div", { class: "split" }, this.answer.element, h("div", {}, this.stage, this.list));
+    this.element = h("div", { class: "split" }, h("div", {}, this.answer.element, this.about), h("div", {}, this.stage, this.list));
     this.timeline.show([], [0, SHOWN_S]);
   }
 
@@ -124,7 +125,7 @@ class Session {
   #hear(message) {
     switch (message.type) {
       case "session":
-        this.element.dataset.version = message.model_version;
+        this.about.textContent = `version ${message.model_version} listens`;
         break;
       case "utterance.start":
         this.timeline.marks.push({ start: message.start_s, end: null, name: String(message.utterance) });
@@ -169,9 +170,8 @@ class Session {
       "▶",
     );
     const line = h("p", {}, replay, ` ${clock(start_s)} to ${clock(end_s)} `, word, ` ${percent(prediction.confidence)}`);
-    const { emotion } = judged(prediction.all_emotions);
     this.list.append(
-      h("li", { "data-start-sample": start_sample, "data-end-sample": end_sample }, line, feedbackRow(this.labels, emotion, request_id)),
+      h("li", { "data-start-sample": start_sample, "data-end-sample": end_sample }, line, feedbackRow(this.labels, prediction.all_emotions, request_id)),
     );
     say(`Utterance ${utterance}: ${word.textContent}`);
   }

@@ -8,6 +8,11 @@ const shell = (word) => (/^[\w./:=@-]+$/.test(word) ? word : `'${word.replaceAll
 /** For Python: JSON's strings are Python's, but for what lies beyond the basic plane. */
 const python = (word) => JSON.stringify(word);
 
+/** Whoever copies a request brings a key of their own: the page does not know the browser's, and would not tell it. */
+const NEEDS_KEY = document.querySelector("meta[name=api-keys]").content === "on";
+const KEY = { name: "X-API-Key", variable: "TIMBRE_API_KEY" };
+const PYTHON_KEY = `"${KEY.name}": os.environ["${KEY.variable}"]`;
+
 /** The address of `/predict` as it was asked. */
 const address = () => new URL("predict", document.baseURI).href.split("#")[0];
 
@@ -16,15 +21,18 @@ export function asCurl({ name, version, minConfidence }) {
   const pin = version ? ` -H ${shell(`X-Model-Version: ${version}`)}` : "";
   // Within -F a name with a quote, a comma or a semicolon stands in double quotes of curl's own.
   const file = /[",;\\]/.test(name) ? `"${name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"` : name;
-  return `curl -F ${shell(`file=@${file}`)}${pin} ${shell(url)}`;
+  const key = NEEDS_KEY ? ` -H "${KEY.name}: $${KEY.variable}"` : "";
+  return `curl -F ${shell(`file=@${file}`)}${pin}${key} ${shell(url)}`;
 }
 
 export function asPython({ name, version, minConfidence }) {
+  const headers = [version && `"X-Model-Version": ${python(version)}`, NEEDS_KEY && PYTHON_KEY].filter(Boolean);
   const options = [
     minConfidence ? `params={"min_confidence": ${minConfidence}}` : "",
-    version ? `headers={"X-Model-Version": ${python(version)}}` : "",
+    headers.length ? `headers={${headers.join(", ")}}` : "",
   ].filter(Boolean);
   return [
+    ...(NEEDS_KEY ? ["import os", ""] : []),
     "import httpx",
     "",
     `with open(${python(name)}, "rb") as clip:`,
@@ -36,14 +44,15 @@ export function asPython({ name, version, minConfidence }) {
 
 /** The live stream once more, from the recording of it. */
 export function streamAsPython({ name, url }) {
-  return `import asyncio, json, wave
+  const headers = NEEDS_KEY ? `, additional_headers={${PYTHON_KEY}}` : "";
+  return `import asyncio, json, ${NEEDS_KEY ? "os, " : ""}wave
 
 import websockets
 
 
 async def main():
     with wave.open(${python(name)}) as recording:
-        async with websockets.connect(${python(url)}) as stream:
+        async with websockets.connect(${python(url)}${headers}) as stream:
 
             async def talk():
                 while frame := recording.readframes(recording.getframerate() // 10):

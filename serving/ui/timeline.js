@@ -5,6 +5,7 @@ import { clock, colour, emotionColour, h, onTheme, percent } from "./dom.js";
 
 const { uPlot } = globalThis; // vendor/uPlot.iife.min.js, loaded before any module runs
 const HEIGHT = 112;
+const LABEL = 36; // how wide the longest label of its axis is
 const MARKS = 18; // of it, for the utterances' numbers
 
 export class Timeline {
@@ -87,6 +88,12 @@ export class Timeline {
     if (width > 0 && width !== this.plot.width) this.plot.setSize({ width, height: HEIGHT });
   }
 
+  /** Whether a label there, in a chart so wide, would not be cut off by its edge. */
+  #hasRoom(at, width) {
+    const [from, to] = this.range;
+    return Math.min(at - from, to - at) * width >= (LABEL / 2) * (to - from);
+  }
+
   #options(stepped) {
     const last = this.labels.length - 1;
     const series = this.labels.map((label, n) => ({
@@ -113,8 +120,7 @@ export class Timeline {
           stroke: () => colour("--muted"),
           grid: { show: false },
           ticks: { show: false },
-          // Labels at the very edges would be cut off.
-          values: (_, at) => at.map((each) => (each > this.range[0] && each < this.range[1] ? `${+each.toFixed(2)} s` : "")),
+          values: (plot, at) => at.map((each) => (this.#hasRoom(each, plot.width) ? `${+each.toFixed(2)} s` : "")),
         },
         { show: false },
       ],

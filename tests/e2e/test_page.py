@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -326,8 +327,13 @@ def test_below_the_threshold_it_is_not_sure(visit: Visitor, service: Service, cl
         set_threshold(seen.page, above)
         expect(card.locator(".answer-word")).to_have_text("not sure")
         expect(card.locator(".answer-doubt")).to_contain_text(f"most likely {answer['emotion']}")
+        expect(card.get_by_role("group", name="What was it?").get_by_role("button")).to_have_text(
+            list(answer["all_emotions"])
+        )
+        expect(card.get_by_role("button", name="Yes")).to_have_count(0)
     set_threshold(seen.page, below)
     expect(card.locator(".answer-word")).to_have_text(answer["emotion"])
+    expect(card.get_by_role("button", name=f"Yes, {answer['emotion']}")).to_be_visible()
     told = json.loads((ROOT / "exported" / "2" / "model.json").read_text())["metadata"]["rejection"]
     (row,) = [row for row in told if row["min_confidence"] == pytest.approx(below / 100)]
     expect(seen.page.locator("#threshold-meaning")).to_contain_text(f"answered {percent(row['answered'])} of the clips")
@@ -411,6 +417,7 @@ def test_the_microphone_is_heard_live(visit: Visitor, service: Service, spoken: 
     utterances = page.get_by_role("list", name="Utterances").get_by_role("listitem").filter(has=page.locator("strong"))
     expect(utterances).to_have_count(2)
     seen.screenshot("live-talking")
+    expect(page.locator("#live .about")).to_have_text("version 2 listens")
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("2 utterances heard.")).to_be_visible()
 
@@ -475,6 +482,14 @@ def test_versions_are_compared_side_by_side(visit: Visitor, service: Service, cl
         assert answer["model_version"] == version
         cell = table.locator(f"td[data-version='{version}']")
         expect(cell).to_have_text(f"{word_for(answer)} {percent(answer['confidence'])}")
+        # What is copied asks that very version.
+        copies = card.get_by_role("group", name=f"Request to version {version}")
+        for name, command in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
+            copies.get_by_role("button", name=f"Copy as {name}").click()
+            copied = copies.locator(".snippet").inner_text()
+            done = subprocess.run([*command, copied], cwd=clips[1].parent, capture_output=True, text=True, check=True)
+            told = json.loads(done.stdout) if name == "curl" else eval(done.stdout)  # noqa: S307 - our own print
+            assert told["model_version"] == version
 
 
 def test_a_card_that_is_removed_is_waited_for_no_longer(visit: Visitor, clips: list[Path]) -> None:
@@ -761,6 +776,19 @@ def test_a_browser_brings_its_api_key(visit: Visitor, clips: list[Path], tmp_pat
         expect(card.locator(".answer-word")).not_to_be_empty()
         card.get_by_role("button", name="Yes").click()
         expect(card.get_by_text("Thank you")).to_be_visible()
+        for name, command in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
+            card.get_by_role("button", name=f"Copy as {name}").click()
+            copied = card.locator(".snippet").inner_text()
+            assert key not in copied
+            done = subprocess.run(
+                [*command, copied],
+                cwd=clips[1].parent,
+                env={**os.environ, "TIMBRE_API_KEY": key},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert "all_emotions" in done.stdout
         seen.page.get_by_role("link", name="Model").click()
         expect(seen.page.locator("table.confusion")).to_be_visible()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import struct
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
@@ -50,6 +52,17 @@ def rest_of(connection: socket.socket) -> bytes:
         while chunk := connection.recv(1 << 16):
             got += chunk
     return got
+
+
+def test_a_live_stream_is_no_head_that_does_not_come(impatient: Service) -> None:
+    """It lasts longer than a head may take."""
+    with connect(f"{impatient.url.replace('http', 'ws', 1)}/v1/listen?rate_hz=16000") as stream:
+        for _ in range(20):
+            stream.send(bytes(3200))
+            time.sleep(0.1)
+        stream.send(json.dumps({"type": "end"}))
+        assert [json.loads(message)["type"] for message in stream] == ["session"]
+        assert stream.protocol.close_code == 1000
 
 
 @pytest.mark.parametrize("begun", [b"", b"\r\n", b"POST", HEAD[:60]], ids=["nothing", "a line", "a word", "half"])
