@@ -17,7 +17,8 @@ from serving.pipeline import AT_A_TIME, MOST_CLIPS, Answer, Ask, Upload, Wavefor
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreServicer
 from serving.schemas import Prediction
-from serving.transports.rpc import Context, fault, refuse, refusing, traceparent, until_stopped, waits_s
+from serving.transports.faults import fault
+from serving.transports.rpc import Context, refuse, refusing, traceparent, until_stopped, waits_s
 
 SERVICE = "timbre.v1.Timbre"
 TRANSPORT = "grpc"

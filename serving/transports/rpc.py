@@ -13,9 +13,10 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from serving.errors import InternalError, RequestError, Stopping
+from serving.errors import RequestError, Stopping
 from serving.ordered import next_of
 from serving.tracing import PARENT
+from serving.transports.faults import fault
 
 logger = logging.getLogger("timbre")
 
@@ -62,12 +63,6 @@ def refusing(method: Method[Servicer, Asked, Answered]) -> Method[Servicer, Aske
             await refuse(context, fault(error))
 
     return refuses
-
-
-def fault(error: Exception) -> InternalError:
-    """What a client is told of a fault of ours; the log says which."""
-    logger.error("A request failed", exc_info=error)
-    return InternalError("The service failed on this request. The log says why; the request may be sent again.")
 
 
 async def until_stopped(requests: AsyncIterator[Asked], stopping: asyncio.Event) -> AsyncGenerator[Asked, None]:

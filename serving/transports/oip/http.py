@@ -25,9 +25,9 @@ from serving.pipeline import MOST_CLIPS
 from serving.tracing import PARENT
 from serving.transports.asgi import Unread, unless_gone
 from serving.transports.body import read_whole, unpacked
+from serving.transports.faults import fault
 from serving.transports.oip.model import SERVER, Infer, Inferred, Model, beside
 from serving.transports.oip.tensors import AUDIO, Tensor, check, from_raw, to_raw
-from serving.transports.rpc import fault
 from serving.uploads import Take
 
 TRANSPORT = "oip-http"
