@@ -20,7 +20,7 @@ def config(settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     short: dict[str, dict[str, Any]] = {"residual": few, "residual_taught": few, "knn": {}}
     rows = [
         dataclasses.replace(
-            row, recipe=dataclasses.replace(row.recipe, **short[row.name]), teachers=min(row.teachers, 1)
+            row, recipe=dataclasses.replace(row.recipe, **short[row.name]), teachers=min(row.teachers, 1), at_random={}
         )
         for row in ROWS
         if row.name in short
