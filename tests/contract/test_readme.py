@@ -78,6 +78,17 @@ def test_the_figures_are_those_of_the_committed_models() -> None:
     assert f"has {cells['residual']['fold3']['validation']['uar']:.3f} at a third" in README
 
 
+def test_how_soon_live_measurements_are_out_is_what_was_measured() -> None:
+    told = json.loads((ROOT / "benchmarks" / "results" / "live.json").read_text())
+    assert not told["provenance"]["commit"].endswith("+changes")
+    cases = {(case["way"], case["in_step"]): case["late_ms"] for case in told["cases"] if case["streams"] == 20}
+    socket, grpc = (round(cases[way, False]["p99"]) for way in ("WebSocket", "gRPC"))
+    flat = " ".join(README.split())
+    assert f"{socket} ms after the frame that completed it over the WebSocket and {grpc} ms over gRPC" in flat
+    (most,) = re.findall(r"within (\d+) ms where all of them ask in the same instant", flat)
+    assert max(late["max"] for late in cases.values()) <= int(most)
+
+
 def _newest() -> Path:
     try:
         return newest()
