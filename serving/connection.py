@@ -100,12 +100,11 @@ class BoundedHttp(HttpToolsProtocol):
         """Answer in the form that everything has, and close."""
         body = json.dumps(error.body()).encode()
         status = HTTPStatus(error.http_status)
-        wait_s = error.details.get("retry_after_s")
         head = [
             f"HTTP/1.1 {status.value} {status.phrase}",
             "content-type: application/json",
             f"content-length: {len(body)}",
-            *([] if wait_s is None else [f"retry-after: {wait_s}"]),
+            *(f"{name.lower()}: {value}" for name, value in error.headers.items()),
             "connection: close",
         ]
         self.transport.write("\r\n".join([*head, "\r\n"]).encode() + body)

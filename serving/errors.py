@@ -81,6 +81,17 @@ class RequestError(TimbreError):
         """The JSON body of the answer: ``{"error": {"code", "message", ...}}``."""
         return {"error": {"code": self.code, "message": self.message, **self.details}}
 
+    @property
+    def line(self) -> str:
+        """Code word and message in one text, for protocols whose errors are a text."""
+        return f"{self.code}: {self.message}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """HTTP headers of the answer: when to come again, where that helps."""
+        wait_s = self.details.get("retry_after_s")
+        return {} if wait_s is None else {"Retry-After": str(wait_s)}
+
 
 class InvalidRequest(RequestError):
     code, http_status, grpc_status = "invalid_request", 422, "INVALID_ARGUMENT"

@@ -153,11 +153,8 @@ def foreign(headers: Headers) -> Forbidden:
 
 def _refusal(error: RequestError, path: str) -> JSONResponse:
     """In the form of the path: the Open Inference Protocol wants a string."""
-    body = {"error": f"{error.code}: {error.message}"} if path.startswith("/v2") else error.body()
-    headers = {}
-    if (wait_s := error.details.get("retry_after_s")) is not None:
-        headers["Retry-After"] = str(wait_s)
-    answer = Unread(body, error.http_status, headers)
+    body = {"error": error.line} if path.startswith("/v2") else error.body()
+    answer = Unread(body, error.http_status, error.headers)
     if isinstance(error, Unauthenticated):
         for challenge in _ASKS:
             answer.headers.append("WWW-Authenticate", challenge)

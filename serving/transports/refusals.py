@@ -18,19 +18,14 @@ from serving.transports.asgi import Unread
 
 def refusal(error: RequestError) -> JSONResponse:
     """The answer to a refused request."""
-    return JSONResponse(error.body(), error.http_status, _headers_of(error))
+    return JSONResponse(error.body(), error.http_status, error.headers)
 
 
 def refusal_of(request: Request, error: RequestError) -> JSONResponse:
     """The same for a request whose body may not have come in whole."""
     if getattr(request.state, "body_read", False):
         return refusal(error)
-    return Unread(error.body(), error.http_status, _headers_of(error))
-
-
-def _headers_of(error: RequestError) -> dict[str, str]:
-    wait_s = error.details.get("retry_after_s")
-    return {} if wait_s is None else {"Retry-After": str(wait_s)}
+    return Unread(error.body(), error.http_status, error.headers)
 
 
 class Unmatched:

@@ -39,7 +39,7 @@ async def refuse(context: Context, error: RequestError) -> NoReturn:
     The message begins with the code word; the details have it as the reason of an ``ErrorInfo``, and a ``RetryInfo``
     where the refusal says when to try again.
     """
-    code, message = grpc.StatusCode[error.grpc_status], f"{error.code}: {error.message}"
+    code, message = grpc.StatusCode[error.grpc_status], error.line
     status = status_pb2.Status(code=code.value[0], message=message)
     metadata = {key: str(value) for key, value in error.details.items()}
     _pack(status, error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=metadata))

@@ -83,7 +83,7 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
                 return pb.ModelStreamInferResponse(infer_response=told)
             except RequestError as error:
                 which = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
-                return pb.ModelStreamInferResponse(error_message=f"{error.code}: {error.message}", infer_response=which)
+                return pb.ModelStreamInferResponse(error_message=error.line, infer_response=which)
 
         coming = until_stopped(requests, self._lifecycle.told_to_stop)
         async with aclosing(in_order(coming, answered, AT_A_TIME)) as answers:

@@ -165,11 +165,9 @@ def _told(endpoint: Endpoint) -> Endpoint:
 
 
 def _refused(request: Request, error: RequestError) -> Response:
-    wait_s = error.details.get("retry_after_s")
-    headers = {} if wait_s is None else {"Retry-After": str(wait_s)}
     unread = request.method == "POST" and not getattr(request.state, "body_read", False)
     response = Unread if unread else JSONResponse
-    return response({"error": f"{error.code}: {error.message}"}, error.http_status, headers)
+    return response({"error": error.line}, error.http_status, error.headers)
 
 
 def _who(request: Request) -> tuple[str, str]:
