@@ -19,6 +19,7 @@ from serving.errors import DeadlineExceeded, InternalError, Overloaded, RequestE
 from serving.feedback import Feedback
 from serving.formats import QUICK_BYTES, Samples, Source, is_quick, open_source, source_of_samples
 from serving.metrics import NOBODY, Input, Metrics
+from serving.places import Place, Places
 from serving.quota import cores
 from serving.registry import Loaded, Registry
 from serving.router import Choice, choose
@@ -84,6 +85,7 @@ class Ask:
         provisional: the middle of something whose whole will be asked for too: heard however quiet it is, and neither
             counted among the answers, nor for the shadow or feedback.
         traceparent: the caller's trace, for whoever traces.
+        place: what was kept for it on its way in.
     """
 
     upload: Upload | Waveform
@@ -94,6 +96,7 @@ class Ask:
     timeout_s: float | None = None
     provisional: bool = False
     traceparent: str | None = None
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Pipeline:
         timeout_s: float,
         tracing: Tracing,
     ) -> None:
-        self.registry = registry
+        self.registry, self.places = registry, Places()
         self._limits, self._metrics, self._feedback = limits, metrics, feedback
         self._permits, self._timeout_s, self._tracing = permits, timeout_s, tracing
         self._inflight = 0
@@ -136,8 +139,12 @@ class Pipeline:
 
     @property
     def full(self) -> bool:
-        """Every permit is taken: a transport need not read a body that will be refused."""
-        return self._inflight >= self._permits
+        """Every permit is taken, or will be in a moment: a transport need not read a body that will be refused."""
+        return self._inflight + self.places.kept >= self._permits
+
+    def has_room(self, place: Place | None) -> bool:
+        """Whether a request may come in, with a place that was kept for it or without."""
+        return not self.full or (place is not None and place.kept)
 
     async def predict(self, ask: Ask) -> Answer:
         """Answer one upload.
@@ -156,6 +163,8 @@ class Pipeline:
             return answer
 
     async def _admit(self, ask: Ask) -> Answer:
+        if ask.place:
+            ask.place.give_up()
         if self.full:
             error = self.overloaded()
             self.refused(error, ask.transport)

@@ -26,9 +26,10 @@ from serving.errors import AddressError, TimbreError
 from serving.lifecycle import Lifecycle
 from serving.logs import log_to_stderr
 from serving.parts import Parts
-from serving.service import create_service, http_transport
+from serving.service import create_service, early_refusals, http_transport
 from serving.settings import Settings
 from serving.tls import tls_context
+from serving.transports.asgi import place_of
 
 _BACKLOG = 2048  # connections that the kernel holds until they are accepted; uvicorn's own number
 _MESSAGE_BYTES = 1 << 18  # of a WebSocket; the longest frame of live audio has 96 kB
@@ -113,7 +114,11 @@ class _Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._lifespan if scope["type"] == "lifespan" else self._requests
-        await app(scope, receive, send)
+        try:
+            await app(scope, receive, send)
+        finally:
+            if place := place_of(scope):
+                place.give_up()  # of one that was refused for something else
 
 
 class _Server(uvicorn.Server):
@@ -175,7 +180,9 @@ def _http(head_s: float, lifecycle: Lifecycle) -> Callable[..., asyncio.Protocol
         if lifecycle.parts:
             lifecycle.parts.metrics.rejects.labels("connections").inc()
 
-    return functools.partial(BoundedHttp, head_s=head_s, most=allow_descriptors(), full=full)
+    return functools.partial(
+        BoundedHttp, head_s=head_s, most=allow_descriptors(), full=full, early=early_refusals(lifecycle)
+    )
 
 
 def _websocket(**arguments: Any) -> asyncio.Protocol:

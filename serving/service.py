@@ -19,8 +19,11 @@ from serving.errors import StartFault, TimbreError
 from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.settings import Settings
+from serving.transports import http as predict
+from serving.transports.early import Early
 from serving.transports.http import HttpTransport
 from serving.transports.listen import ListenTransport
+from serving.transports.oip import http as oip
 from serving.transports.oip.http import OipHttpTransport
 
 if TYPE_CHECKING:
@@ -177,6 +180,11 @@ def http_transport(lifecycle: Lifecycle, *, page: bool = True) -> HttpTransport:
 
         routes += PageTransport(lifecycle).routes
     return HttpTransport(lifecycle, routes)
+
+
+def early_refusals(lifecycle: Lifecycle) -> Early:
+    """What is refused on the HTTP port before any of that hears of it."""
+    return Early(lifecycle, {predict.TRANSPORT: predict.PREDICT, oip.TRANSPORT: oip.INFER})
 
 
 def _stop_worker(error: TimbreError) -> None:

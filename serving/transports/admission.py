@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.errors import Forbidden, RequestError, Unauthenticated
 from serving.keys import Scope as Use
 from serving.lifecycle import Lifecycle
-from serving.transports.asgi import Unread
+from serving.parts import Parts
+from serving.transports.asgi import Unread, place_of
 
 API_KEY = "x-api-key"
 _BEARER, _BASIC = "bearer", "basic"
@@ -93,22 +94,29 @@ class Admission:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            self._admit(scope)
+            # While it starts, nothing is there that could be had; and who has a place has been let pass.
+            if self._lifecycle.parts and place_of(scope) is None:
+                admit(self._lifecycle.parts, scope)
         except RequestError as error:
-            await _refusal(error, scope["path"])(scope, receive, send)
+            await refusal_at(scope["path"], error)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def _admit(self, scope: Scope) -> None:
-        use = use_of(scope["path"])
-        parts = self._lifecycle.parts
-        if use is None or parts is None:  # while it starts, nothing is there that could be had
-            return
-        headers = Headers(scope=scope)
-        credential, ambient = credential_of(headers)
-        if ambient and is_foreign(headers, parts.settings.cors_origins):
-            raise foreign(headers)
-        parts.guard.admit(credential, use)
+
+def admit(parts: Parts, scope: Scope) -> None:
+    """Let a request pass.
+
+    Raises:
+        Forbidden: another site's page asks, or the key is not for this. Unauthenticated, RateLimited: by the guard.
+    """
+    use = use_of(scope["path"])
+    if use is None:
+        return
+    headers = Headers(scope=scope)
+    credential, ambient = credential_of(headers)
+    if ambient and is_foreign(headers, parts.settings.cors_origins):
+        raise foreign(headers)
+    parts.guard.admit(credential, use)
 
 
 def use_of(path: str) -> Use | None:
@@ -151,10 +159,10 @@ def foreign(headers: Headers) -> Forbidden:
     )
 
 
-def _refusal(error: RequestError, path: str) -> JSONResponse:
-    """In the form of the path: the Open Inference Protocol wants a string."""
+def refusal_at(path: str, error: RequestError) -> JSONResponse:
+    """In the form of the path, since the Open Inference Protocol wants a string; of a request that is not read."""
     body = {"error": error.line} if path.startswith("/v2") else error.body()
-    answer = Unread(body, error.http_status, error.headers)
+    answer = Unread(body, error.http_status, _HEADERS | error.headers)
     if isinstance(error, Unauthenticated):
         for challenge in _ASKS:
             answer.headers.append("WWW-Authenticate", challenge)

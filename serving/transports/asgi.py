@@ -10,13 +10,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from serving.places import Place
+
 T = TypeVar("T")
 
 _WATCH_AFTER_S = 0.25
 
-# What a client may still send after it has been refused, before its connection is closed.
-_LINGER_BYTES = 64 << 20
-_LINGER_S = 2
+LINGER_BYTES, LINGER_S = 64 << 20, 2
+"""What a client may still send after it has been refused, before its connection is closed."""
+
+
+def place_of(scope: Scope) -> Place | None:
+    """What was kept for a request when its head had come and its key had been looked at; None where it was not so."""
+    place: Place | None = scope.get("state", {}).get("place")
+    return place
 
 
 async def unless_gone(request: Request, answer: Coroutine[Any, Any, T]) -> T:
@@ -58,9 +65,9 @@ class Unread(JSONResponse):
         headers = [*self.raw_headers, (b"connection", b"close")]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        left = _LINGER_BYTES
+        left = LINGER_BYTES
         try:
-            async with asyncio.timeout(_LINGER_S):
+            async with asyncio.timeout(LINGER_S):
                 while left > 0:
                     message = await receive()
                     left -= len(message.get("body", b""))

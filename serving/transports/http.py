@@ -26,7 +26,7 @@ from serving.pipeline import Ask
 from serving.schemas import FeedbackIn, FeedbackOut, Health, Models, Prediction
 from serving.tracing import PARENT
 from serving.transports.admission import Admission
-from serving.transports.asgi import unless_gone
+from serving.transports.asgi import place_of, unless_gone
 from serving.transports.body import read_upload, read_whole
 from serving.transports.openapi import (
     PREDICT_BODY,
@@ -44,6 +44,8 @@ Small = TypeVar("Small", bound=BaseModel)
 
 TRANSPORT = "http"
 """This transport's name in the metrics."""
+PREDICT = "/predict"
+"""The path that takes a clip."""
 
 VERSION_HEADER, VARIANT_HEADER = "X-Model-Version", "X-Timbre-Variant"
 KEY_HEADER, ID_HEADER = "X-Timbre-Key", "X-Request-ID"
@@ -91,7 +93,8 @@ class HttpTransport:
 
     async def _asked(self, request: Request, parts: Parts, take: Take) -> Ask:
         """What the pipeline is asked; its permits are looked at before the body is read."""
-        if parts.pipeline.full:
+        place = place_of(request.scope)
+        if not parts.pipeline.has_room(place):
             raise parts.pipeline.overloaded()
         min_confidence = _share(request, CONFIDENCE_PARAMETER)
         settings, headers = parts.settings, request.headers
@@ -102,6 +105,7 @@ class HttpTransport:
             headers.get(KEY_HEADER) or None,
             min_confidence,
             traceparent=headers.get(PARENT),
+            place=place,
         )
 
     async def health(self) -> Health:
@@ -160,7 +164,7 @@ class HttpTransport:
         )
         app.add_middleware(Admission, lifecycle=self._lifecycle)
         app.add_api_route(
-            "/predict",
+            PREDICT,
             self.predict,
             methods=["POST"],
             response_model=Prediction,

@@ -26,7 +26,8 @@ from serving.transports.oip.tensors import Tensor
 
 
 class Pipeline:
-    full = False
+    def has_room(self, _place: object) -> bool:
+        return True
 
     def refused(self, *_: object) -> None:
         pass

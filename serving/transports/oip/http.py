@@ -23,7 +23,7 @@ from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.pipeline import MOST_CLIPS
 from serving.tracing import PARENT
-from serving.transports.asgi import Unread, unless_gone
+from serving.transports.asgi import Unread, place_of, unless_gone
 from serving.transports.body import read_whole, unpacked
 from serving.transports.faults import fault
 from serving.transports.oip.model import SERVER, Infer, Inferred, Model, beside
@@ -32,6 +32,8 @@ from serving.uploads import Take
 
 TRANSPORT = "oip-http"
 """This transport's name in the metrics."""
+INFER = "/v2/models/[^/]+(/versions/[^/]+)?/infer"
+"""Pattern of the paths that take clips."""
 
 _JSON_LENGTH = "Inference-Header-Content-Length"
 _BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
@@ -133,12 +135,13 @@ class OipHttpTransport:
                 raise
             name, version = _who(request)
             wanted = [output.name for output in asked.outputs]
-            infer = Infer(name, version, asked.parameters, tensors, wanted, request.headers.get(PARENT))
+            parent, place = request.headers.get(PARENT), place_of(request.scope)
+            infer = Infer(name, version, asked.parameters, tensors, wanted, parent, place)
             return _answer(name, asked, await unless_gone(request, self._model.infer(infer, TRANSPORT)))
 
     async def _asked(self, request: Request, parts: Parts, take: Take) -> tuple[_InferIn, list[Tensor]]:
         """What the body asks; permits are looked at before it is read."""
-        if parts.pipeline.full:
+        if not parts.pipeline.has_room(place_of(request.scope)):
             raise parts.pipeline.overloaded()
         settings = parts.settings
         packed = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s, take)

@@ -16,6 +16,7 @@ from serving.formats import QUICK_BYTES
 from serving.lifecycle import Lifecycle
 from serving.ordered import in_order
 from serving.pipeline import AT_A_TIME, Answer, Ask
+from serving.places import Place
 from serving.registry import Loaded
 from serving.transports.oip.tensors import (
     AUDIO,
@@ -57,6 +58,7 @@ class Infer:
         parameters: `key`, `min_confidence`, `sample_rate` and `timeout` (microseconds) are looked at.
         outputs: names of what is wanted; empty for all.
         traceparent: the caller's trace, for whoever traces.
+        place: what was kept for it on its way in.
     """
 
     model: str
@@ -65,6 +67,7 @@ class Infer:
     inputs: Sequence[Tensor]
     outputs: Sequence[str]
     traceparent: str | None = None
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ class Model:
             min_confidence=_number(request.parameters, "min_confidence", 0.0, 1.0),
             timeout_s=min(waits_s, default=None),
             traceparent=request.traceparent,
+            place=request.place,
         )
         return [dataclasses.replace(first, upload=clip) for clip in found]
 
