@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -99,6 +100,27 @@ def test_the_head_is_answered_and_the_connection_serves_on(full: Service) -> Non
             connection.sendall(WAV)
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n")
         assert answer(connection)[0] == 200
+
+
+def spent_ns(service: Service) -> int:
+    """Processor time of the thread that the event loop runs in, which computes no windows."""
+    pid = service.process.pid
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
+
+
+def test_a_refusal_costs_the_service_less_than_the_shortest_way_through_the_application(full: Service) -> None:
+    """In processor time, which other work on the machine does not stretch as it does waiting."""
+    refused, nowhere = (head(path, len(WAV)) + WAV for path in ("/predict", "/nowhere"))
+    spent = {refused: 0, nowhere: 0}
+    with full.connect() as connection:
+        for _ in range(10):
+            for request, status in ((refused, 429), (nowhere, 404)):
+                began = spent_ns(full)
+                for _ in range(50):
+                    connection.sendall(request)
+                    assert answer(connection)[0] == status
+                spent[request] += spent_ns(full) - began
+    assert 0 < spent[refused] < spent[nowhere], [ns / 500e3 for ns in spent.values()]
 
 
 def test_refusals_that_came_together_are_answered_in_their_order(full: Service) -> None:
