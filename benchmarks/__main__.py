@@ -84,7 +84,7 @@ def refusals(out: Out = FOLDER, rounds: int = 3, seconds: float = 6.0) -> None:
     from benchmarks.refusals import refusals as measure
     from benchmarks.refusals import table
 
-    print(table(measure(out, rounds, seconds)["summary"]))
+    print(table(measure(out, rounds, seconds)["cases"]))
 
 
 @app.command()

@@ -19,9 +19,15 @@ MOST_SHARE = 0.8
 
 
 class Connection(Protocol):
-    """One client's connection; ``closed`` when the server has said that it is."""
+    """One client's connection.
+
+    Attributes:
+        closed: the server has said that it is.
+        sent_at: when the last request had been handed over as a whole, by the event loop's clock.
+    """
 
     closed: bool
+    sent_at: float
 
     async def ask(self, turn: int) -> str:
         """Send a request, wait for its answer; returns its outcome.
@@ -55,7 +61,8 @@ class Load:
         rate: of an open loop, requests per second.
         latencies_s: of each request that was answered well, or given up: of a closed loop from its sending, of an open
             one from when it was due.
-        refused_s: of each that was refused for lack of room; quick refusals make no server quicker.
+        refused_s: of each that was refused for lack of room; quick refusals make no server quicker. Of a closed loop
+            from when the request had been sent as a whole: a client that still sends hears nothing.
         outcomes: how many ended how.
         all_requests: answered, the warm-up's too.
         own_cpu_s: processor time that this program took.

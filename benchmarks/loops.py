@@ -202,7 +202,8 @@ async def _ask_on(connection: Connection, turn: int, answered: list[_Answered], 
     loop = asyncio.get_running_loop()
     while not connection.closed and (sent := loop.time()) < end:
         outcome = await connection.ask(turn + len(answered))
-        answered.append(_Answered(sent, loop.time(), outcome))
+        since = connection.sent_at if outcome in NO_ROOM else sent
+        answered.append(_Answered(since, loop.time(), outcome))
         if outcome in NO_ROOM:
             await asyncio.sleep(pause_s)
 

@@ -90,7 +90,7 @@ def serving(
     """
     started = time.monotonic()
     with tempfile.TemporaryFile() as log:  # not a pipe, which nobody would empty
-        with _bound_to(cores):
+        with bound_to(cores):
             process = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
             wait_until_ready(process, f"http://{HOST}:{port}{ready}", log)
@@ -128,8 +128,8 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: IO[bytes])
 
 
 @contextmanager
-def _bound_to(cores: set[int] | None) -> Iterator[None]:
-    """What is started meanwhile may use these cores only."""
+def bound_to(cores: set[int] | None) -> Iterator[None]:
+    """This thread, and what it starts meanwhile, may use these cores only; all that it may where None."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores or before)
     try:

@@ -41,6 +41,7 @@ class Http:
         secure = ssl.create_default_context() if parts.scheme == "https" else None
         port = parts.port or (443 if secure else 80)
         reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=secure)
+        writer.transport.set_write_buffer_limits(0)  # so that draining ends when all is with the kernel
         return HttpConnection(reader, writer, self.requests)
 
 
@@ -52,9 +53,12 @@ class HttpConnection:
     writer: asyncio.StreamWriter
     requests: Sequence[bytes]
     closed: bool = False
+    sent_at: float = 0.0
 
     async def ask(self, turn: int) -> str:
         self.writer.write(self.requests[turn % len(self.requests)])
+        await self.writer.drain()
+        self.sent_at = asyncio.get_running_loop().time()
         head = await self.reader.readuntil(b"\r\n\r\n")
         head = head.lower()
         _, told, rest = head.partition(b"content-length:")
@@ -98,8 +102,10 @@ class GrpcConnection:
     call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
     requests: Sequence[bytes]
     closed: bool = False
+    sent_at: float = 0.0
 
     async def ask(self, turn: int) -> str:
+        self.sent_at = asyncio.get_running_loop().time()  # the library tells no more
         try:
             await self.call(self.requests[turn % len(self.requests)])
         except grpc.aio.AioRpcError as error:

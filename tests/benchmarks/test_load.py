@@ -35,6 +35,7 @@ class Takes:
     stall: tuple[float, float] = (0.0, 0.0)
     opened: int = 0
     closed: bool = False
+    sent_at: float = 0.0
 
     async def connect(self) -> Takes:
         self.opened += 1
