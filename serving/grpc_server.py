@@ -28,6 +28,7 @@ from serving.transports.oip import grpc as oip
 from serving.transports.rpc import Context, refuse, until_stopped
 
 SERVICES = (timbre.SERVICE, oip.SERVICE)
+_CLIPS = {f"/{timbre.SERVICE}/Predict": timbre.TRANSPORT, f"/{oip.SERVICE}/ModelInfer": oip.TRANSPORT}
 
 _LOOK_S = 1.0  # between looks at readiness; a stop is told at once
 _SPARE_BYTES = 1 << 20  # above the limit of an upload, so that what is a little over it gets our answer and not gRPC's
@@ -41,7 +42,8 @@ class GrpcServer:
 
     def __init__(self, settings: Settings, lifecycle: Lifecycle) -> None:
         self._settings, self._lifecycle = settings, lifecycle
-        self._server = grpc.aio.server(interceptors=[Calls(lifecycle)], options=_options(settings))
+        calls = Calls(lifecycle, _CLIPS)
+        self._server = grpc.aio.server(interceptors=[calls], options=_options(settings))
         add_TimbreServicer_to_server(timbre.GrpcTransport(lifecycle), self._server)
         add_GRPCInferenceServiceServicer_to_server(oip.OipGrpcTransport(lifecycle), self._server)
         self._health = _Health()

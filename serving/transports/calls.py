@@ -1,8 +1,8 @@
-"""Before any call over gRPC: API keys, as ``serving.transports.admission`` asks for them over HTTP."""
+"""Before any call over gRPC: API keys, then whether there is room, as ``transports.early`` asks for both over HTTP."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -31,10 +31,14 @@ Continuation: TypeAlias = "Callable[[Details], Awaitable[Handler | None]]"
 
 
 class Calls(grpc.aio.ServerInterceptor):
-    """Refuses calls whose key may not make them."""
+    """Refuses calls whose key may not make them, and clips for which there is no permit.
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
+    Args:
+        clips: methods that bring one clip -> their transport's name in the metrics.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, clips: Mapping[str, str]) -> None:
+        self._lifecycle, self._clips = lifecycle, clips
 
     async def intercept_service(self, continuation: Continuation, call: Details) -> Handler | None:
         handler = await continuation(call)
@@ -46,6 +50,10 @@ class Calls(grpc.aio.ServerInterceptor):
             parts.guard.admit(_credential(call), _USES.get(method, Scope.PREDICT))
         except RequestError as error:
             return _refusing(handler, error)
+        if method in self._clips and parts.pipeline.full:
+            overloaded = parts.pipeline.overloaded()
+            parts.pipeline.refused(overloaded, self._clips[method])
+            return _refusing(handler, overloaded)
         return handler
 
 
@@ -58,7 +66,7 @@ def _credential(call: Details) -> str | None:
 
 
 def _refusing(handler: Handler, error: RequestError) -> Handler:
-    """A handler of the same kind that refuses, and reads no message."""
+    """A handler of the same kind that refuses, and unpacks no message."""
 
     async def refused(_: Any, context: Context) -> NoReturn:
         await refuse(context, error)
@@ -73,4 +81,4 @@ def _refusing(handler: Handler, error: RequestError) -> Handler:
         kind = (
             grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
         )
-    return kind(refused, handler.request_deserializer, handler.response_serializer)
+    return kind(refused, None, handler.response_serializer)

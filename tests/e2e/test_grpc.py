@@ -233,6 +233,14 @@ def test_overload_says_when_to_try_again(slow: Service) -> None:
         retry = error_details_pb2.RetryInfo()
         assert status.details[1].Unpack(retry)
         assert retry.retry_delay.ToTimedelta().total_seconds() == 1
+        # Refused before it is unpacked: what its message says is not looked at.
+        with pytest.raises(grpc.RpcError) as error:
+            GRPCInferenceServiceStub(channel).ModelInfer(inference_pb2.ModelInferRequest(model_name="another"))
+        assert code_of(error.value) == "overloaded"
+        with httpx.Client(base_url=slow.url) as client:
+            for transport in ("grpc", "oip-grpc"):
+                assert metric(client, "timbre_requests_total", transport=transport, code="overloaded") == 1
+            assert metric(client, "timbre_rejects_total", reason="permits") == 2
         for call in calls:
             call.cancel()
 
