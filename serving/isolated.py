@@ -150,7 +150,7 @@ class _Decoder:
             chunk = os.read(place, size - len(got)) if coming.poll(1e3 * _ANSWER_S) else b""
             if not chunk:
                 self.close()
-                logger.warning("A decoder of M4A, AAC and WebM ended with status %d", self._process.returncode)
+                logger.warning("A decoder of M4A, AAC, WebM and Vorbis ended with status %d", self._process.returncode)
                 raise UnsupportedAudio("The file cannot be decoded: its decoder gave up. Encode it again and resend.")
             got += chunk
         return bytes(got)

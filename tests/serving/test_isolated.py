@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from serving.errors import RequestError
 from serving.formats import open_source
 from serving.isolated import _Decoder, _Decoders
-from tests.hostile import lying_headers, sounds
+from tests.hostile import lying_headers, sounds, truncated
 from tests.sounds import encode_av, voice
 
 _SPREAD_BYTES = 8 << 20  # of a decoder that has seen other files
@@ -33,6 +34,10 @@ def resident_bytes(decoder: _Decoder) -> int:
     """Once it has nothing to do any more: what it was told before is done when it answers the next."""
     pid = decoder._process.pid
     ask(sounds()["m4a"])
+    return memory_bytes(pid)
+
+
+def memory_bytes(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     return 1024 * int(status.split("VmRSS:")[1].split()[0])
 
@@ -65,3 +70,17 @@ def test_a_file_that_is_left_in_the_middle_is_let_go_of(decoder: _Decoder) -> No
     for _ in range(12):
         ask(padded, blocks=1)
     assert resident_bytes(decoder) < before + _SPREAD_BYTES
+
+
+def test_vorbis_that_is_damaged_leaves_nothing_in_our_own_process() -> None:
+    """6 kB of each file stayed."""
+    damaged = [hostile.data for hostile in truncated(sounds()) if hostile.name.startswith("vorbis")]
+
+    def after(rounds: int) -> int:
+        for _ in range(rounds):
+            for data in damaged:
+                ask(data)
+        return memory_bytes(os.getpid())
+
+    before = after(20)
+    assert after(100) < before + (2 << 20)
