@@ -1,4 +1,4 @@
-"""Which container a file is, and its samples block by block: libsndfile for most, FFmpeg for M4A, AAC, WebM and Vorbis."""
+"""Which container a file is, and its samples block by block: libsndfile, or FFmpeg for M4A, AAC, WebM and Vorbis."""
 
 from __future__ import annotations
 

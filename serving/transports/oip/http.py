@@ -36,8 +36,8 @@ TRANSPORT = "oip-http"
 _JSON_LENGTH = "Inference-Header-Content-Length"
 _BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 _PIECE = 1 << 15  # numbers that are converted at a time: between two pieces the event loop has its turn
-# Each value in JSON becomes objects of Python, of 50 to 110 bytes as measured, however short it was written: 25 MiB of them
-# took 630 MB. So many numbers are a minute and a half at 16 kHz.
+# Each value in JSON becomes objects of Python, of 50 to 110 bytes as measured, however short it was written: 25 MiB of
+# them took 630 MB. So many numbers are a minute and a half at 16 kHz.
 _MOST_VALUES, _VALUE_BYTES = 1_500_000, 110
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -222,7 +222,7 @@ def _checked(kind: type[Body], body: bytes, take: Take) -> Body:
     values = body.count(b",") + 1
     if values > _MOST_VALUES:
         raise TooLarge(
-            f"The JSON has {values} values; {_MOST_VALUES} are read. Send them as binary data, or an encoded file as BYTES.",
+            f"The JSON has {values} values; {_MOST_VALUES} are read. Send them as binary data, or a file as BYTES.",
             max_values=_MOST_VALUES,
         )
     take(values * _VALUE_BYTES)
