@@ -47,6 +47,11 @@ class Fleet:
     routes: Routes
     versions: Mapping[str, Loaded]
 
+    @property
+    def default(self) -> Loaded:
+        """Who answers a request that asks for nothing."""
+        return self.versions[self.routes.default_version]
+
 
 class Registry:
     """Loads what ``routes.yaml`` names, and again whenever it changes.

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from serving.client import Message
 
 Recording = Annotated[Path | None, typer.Argument(help="An audio file, heard at its own speed; else the microphone.")]
-Service = Annotated[str, typer.Option(help="The service that is asked: http://HOST:3000 or grpc://HOST:3001.")]
+Address = Annotated[str, typer.Option(help="The service that is asked: http://HOST:3000 or grpc://HOST:3001.")]
 
 
 def listen(
     file: Recording = None,
-    url: Service = "http://localhost:3000",
+    url: Address = "http://localhost:3000",
     ca: Ca = None,
     cert: Cert = None,
     key: Key = None,
@@ -39,10 +39,10 @@ def listen(
     Exit code 1 where an utterance has no answer; one that misses a measurement has.
     """
     from serving.commands.sounds import microphone
-    from serving.commands.sources import certificates, connect
+    from serving.commands.sources import Service
 
     refused: set[int] = set()
-    with exit_codes(), connect(url, certificates(url, ca, cert, key, api_key), api_key) as client:
+    with exit_codes(), Service.at(url, ca, cert, key, api_key).connect() as client:
         frames, rate_hz = microphone() if file is None else _recording(file)
         heard = client.listen(frames, rate_hz, version=version, min_confidence=min_confidence)
         messages = _noting(heard, refused)

@@ -23,15 +23,15 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """The versions, how traffic goes to them, and how good they are: of a service, or of a folder."""
-    from serving.commands.sources import certificates, connect
+    from serving.commands.sources import named
     from serving.commands.telling import tables
 
     with exit_codes():
-        tls = certificates(url, ca, cert, key, api_key)
-        if url is None:
+        service = named(url, ca, cert, key, api_key)
+        if service is None:
             told = _of_folder(models)
         else:
-            with connect(url, tls, api_key) as client:
+            with service.connect() as client:
                 told = client.models()
         if as_json:
             print(json.dumps(told))

@@ -45,11 +45,11 @@ def predict(
     min_confidence: Confidence = 0.0,
 ) -> None:
     """Which emotion is in each file: a table; with --json one object a line. Exit code 1 where some file failed."""
-    from serving.commands.sources import Source, certificates
+    from serving.commands.sources import Source, named
     from serving.commands.telling import tables, watched, why
 
     with exit_codes():
-        source = Source(url, models, version, certificates(url, ca, cert, key, api_key), api_key)
+        source = Source(named(url, ca, cert, key, api_key), models, version)
         heard = watched(source.hear(files, min_confidence), len(files), "Hearing")
         if as_json:
             failures = 0

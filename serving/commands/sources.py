@@ -23,14 +23,63 @@ Heard = Prediction | Exception
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where answers come from; ``models`` counts where there is no ``url``, ``tls`` and ``api_key`` where there is."""
+class Service:
+    """A service by its address, what it is trusted by, and who asks it."""
 
-    url: str | None
+    url: str
+    tls: Tls
+    api_key: str | None
+
+    @classmethod
+    def at(cls, url: str, ca: Path | None, cert: Path | None, key: Path | None, api_key: str | None) -> Service:
+        """What the options of these names say.
+
+        Raises:
+            UsageError: a file cannot be used.
+        """
+        try:
+            tls = Tls(ca, cert, key)
+            if ca or cert:
+                tls.context()
+        except ValueError as error:
+            raise UsageError(f"--cert, --key: {error}") from None
+        except OSError as error:  # that of a file that holds no certificate too
+            files = ", ".join(str(file) for file in (ca, cert, key) if file)
+            raise UsageError(f"--ca, --cert, --key: {files} cannot be used: {error.strerror or error}.") from None
+        return cls(url, tls, api_key)
+
+    def connect(self) -> Client:
+        """A client of it.
+
+        Raises:
+            UsageError: the address is of another kind.
+        """
+        try:
+            return Client(self.url, ca=self.tls.ca, cert=self.tls.cert, key=self.tls.key, api_key=self.api_key)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+
+def named(url: str | None, ca: Path | None, cert: Path | None, key: Path | None, api_key: str | None) -> Service | None:
+    """As :meth:`Service.at`; None where no service is named.
+
+    Raises:
+        UsageError: a file cannot be used, or one of them is given without a service; a key of the environment may be.
+    """
+    if url is not None:
+        return Service.at(url, ca, cert, key, api_key)
+    if ca or cert or key or api_key != (os.environ.get(API_KEY) or None):
+        raise UsageError("--ca, --cert, --key and --api-key are for a service: name it with --url.")
+    return None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where answers come from; ``models`` counts where there is no ``service``."""
+
+    service: Service | None
     models: Path
     version: str | None
-    tls: Tls
-    api_key: str | None = None
 
     def hear(self, files: Sequence[Path], min_confidence: float = 0.0, limits: Limits | None = None) -> Iterator[Heard]:
         """An answer or an error per file, in their order; several at a time.
@@ -42,10 +91,10 @@ class Source:
             UsageError: there is no such version, no such kind of address, or a file for TLS cannot be used.
             Unreachable: there is no service.
         """
-        if self.url is None:
+        if self.service is None:
             yield from self._hear_here(files, min_confidence, limits)
             return
-        with connect(self.url, self.tls, self.api_key) as client:
+        with self.service.connect() as client:
             for answer in client.predict_many(
                 files, return_exceptions=True, version=self.version, min_confidence=min_confidence
             ):
@@ -71,38 +120,6 @@ class Source:
         ):
             for one in answers:
                 yield one.result()
-
-
-def certificates(url: str | None, ca: Path | None, cert: Path | None, key: Path | None, api_key: str | None) -> Tls:
-    """What the options of these names say.
-
-    Raises:
-        UsageError: a file cannot be used, or one of them is given without a service; a key of the environment may be.
-    """
-    if url is None and (ca or cert or key or api_key != (os.environ.get(API_KEY) or None)):
-        raise UsageError("--ca, --cert, --key and --api-key are for a service: name it with --url.")
-    try:
-        tls = Tls(ca, cert, key)
-        if ca or cert:
-            tls.context()
-    except ValueError as error:
-        raise UsageError(f"--cert, --key: {error}") from None
-    except OSError as error:  # that of a file that holds no certificate too
-        files = ", ".join(str(file) for file in (ca, cert, key) if file)
-        raise UsageError(f"--ca, --cert, --key: {files} cannot be used: {error.strerror or error}.") from None
-    return tls
-
-
-def connect(url: str, tls: Tls, api_key: str | None = None) -> Client:
-    """A client of that service; ``api_key`` says who asks.
-
-    Raises:
-        UsageError: the address is of another kind.
-    """
-    try:
-        return Client(url, ca=tls.ca, cert=tls.cert, key=tls.key, api_key=api_key)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 def chosen_version(models: Path, wanted: str | None) -> str:

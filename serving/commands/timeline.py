@@ -50,16 +50,15 @@ def timeline(
 ) -> None:
     """Emotions over time: one line per window of the recording, without the silent ones."""
     from serving.audio import Limits
-    from serving.commands.sources import Source, certificates
+    from serving.commands.sources import Source, named
     from serving.commands.telling import tables, why
 
     with exit_codes():
         if png is not None:
             _check_picture(png)
         limits = Limits(max_duration_s=max_duration_s)
-        (answer,) = Source(url, models, version, certificates(url, ca, cert, key, api_key), api_key).hear(
-            [file], min_confidence, limits
-        )
+        source = Source(named(url, ca, cert, key, api_key), models, version)
+        (answer,) = source.hear([file], min_confidence, limits)
         if isinstance(answer, Exception):
             typer.echo(why(str(file), told(answer)), err=True)
             raise typer.Exit(FAILED)

@@ -103,7 +103,7 @@ class PageTransport:
             except RequestError as error:
                 return refusal_of(request, error)
             fleet = parts.registry.fleet
-            rate_hz = fleet.versions[fleet.routes.default_version].session.metadata.windows.rate_hz
+            rate_hz = fleet.default.session.metadata.windows.rate_hz
             wav = await pipeline.aside(functools.partial(_as_wav, upload, rate_hz, settings.limits))
         return Response(wav, media_type="audio/wav")
 

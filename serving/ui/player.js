@@ -39,6 +39,7 @@ export class Player {
     this.surfer.on("play", () => this.#showButton(name));
     this.surfer.on("pause", () => this.#showButton(name));
     this.surfer.on("timeupdate", (seconds) => this.#showTime(seconds));
+    this.surfer.on("interaction", (seconds) => this.seek(seconds));
     this.#showButton(name);
     onTheme(() => this.surfer.setOptions(colours()));
   }
@@ -65,7 +66,11 @@ export class Player {
   }
 
   seek(seconds) {
-    this.surfer.setTime(Math.min(Math.max(seconds, 0), this.surfer.getDuration()));
+    const to = Math.min(Math.max(seconds, 0), this.surfer.getDuration());
+    this.surfer.setTime(to);
+    const media = this.surfer.getMediaElement();
+    // wavesurfer.js forgets a seek that is asked for before the one ahead of it has begun: a held key lost steps.
+    if (media.currentTime !== to) media.currentTime = to;
   }
 
   /** From here to there. */

@@ -5,32 +5,32 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Self
 
 import httpx
 import pytest
 
-from tests.service import Service, environment, free_port, running, start_process, wait_until_ready
+from tests.haproxy import HAProxy
+from tests.service import Service, environment, free_port, running, start_process, until, wait_until_ready
 from tests.sounds import encode, voice
+from tests.steady import Steady
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy, which is not on this machine")
 
 WAV = encode(voice(1.0), 16_000)
 ROUNDS = 10
+NAMES = ("one", "two")
 PROXY = """
-global
-    maxconn 2000
 defaults
     mode http
     timeout connect 2s
     timeout client 30s
     timeout server 30s
+    timeout check 30s
     # No retry hides a fault, and connections to replicas are kept as a gateway keeps them.
     retries 0
     http-reuse always
@@ -47,61 +47,16 @@ backend replicas
 
 
 @contextmanager
-def proxy(folder: Path, one: int, two: int) -> Iterator[str]:
-    front = free_port()
-    config = folder / "haproxy.cfg"
-    config.write_text(PROXY.format(front=front, one=one, two=two))
-    with (folder / "haproxy.log").open("wb") as log:
-        process = subprocess.Popen(["haproxy", "-f", str(config), "-db"], stdout=log, stderr=log)
-    try:
-        url = f"http://127.0.0.1:{front}"
-        end = time.monotonic() + 20
-        while True:
-            try:
-                if httpx.get(f"{url}/health").is_success:
-                    break
-            except httpx.TransportError:
-                pass
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(10)
+def load(url: str) -> Iterator[Steady]:
+    """A few clients, each over a connection that it keeps, as a gateway's do."""
 
+    def ask(client: httpx.Client) -> None:
+        client.post("/predict", content=WAV, headers={"Content-Type": "audio/wav"}).raise_for_status()
 
-class Load:
-    """A few clients that never stop."""
-
-    def __init__(self, url: str, clients: int = 4) -> None:
-        self.url, self.answered = url, 0
-        self.failed: list[str] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _client(self) -> None:
-        with httpx.Client(base_url=self.url, timeout=30) as client:
-            while not self._stop.is_set():
-                try:
-                    response = client.post("/predict", content=WAV, headers={"Content-Type": "audio/wav"})
-                except httpx.HTTPError as error:
-                    self.failed.append(repr(error))
-                    continue
-                time.sleep(0.02)  # steady, not as fast as it goes: replicas start on the same cores
-                if response.is_success:
-                    self.answered += 1
-                else:
-                    self.failed.append(f"{response.status_code} {response.text}")
+    with ExitStack() as connections:
+        clients = [connections.enter_context(httpx.Client(base_url=url, timeout=30)) for _ in range(4)]
+        with Steady([partial(ask, client) for client in clients]) as asking:
+            yield asking
 
 
 @pytest.mark.alone
@@ -115,21 +70,24 @@ def test_ten_replicas_stop_and_not_one_request_fails(tmp_path: Path) -> None:
         return service
 
     replicas = [start(0, 0), start(1, 0)]
+    front = free_port()
+    proxy = HAProxy(tmp_path, PROXY.format(front=front, one=ports[0], two=ports[1]))
     try:
-        with proxy(tmp_path, *ports) as url, Load(url) as load:
+        with load(f"http://127.0.0.1:{front}") as asking:
             for turn in range(1, ROUNDS + 1):
                 index = turn % 2
                 time.sleep(0.2)
                 assert replicas[index].stop() == 0
                 assert "Traceback" not in replicas[index].log.read_text()
                 replicas[index] = start(index, turn)
-                time.sleep(0.4)  # until the proxy has seen it
+                assert until(partial(proxy.sends_to, NAMES[index]))
     finally:
+        proxy.close()
         for replica in replicas:
             replica.process.terminate()
             replica.process.wait(30)
-    assert load.failed == []
-    assert load.answered > 100
+    assert asking.failed == []
+    assert asking.answered.total() > 100
 
 
 def test_while_it_drains_it_is_not_ready_and_answers(tmp_path: Path) -> None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Self
 
 import grpc
 import httpx
@@ -25,6 +23,7 @@ from tests.e2e.test_load import codes, send
 from tests.models import add_version, copy_versions, costly
 from tests.service import Service, children, environment, free_port, metric, refusal, running, start_process, until
 from tests.sounds import encode, voice
+from tests.steady import Steady
 
 WAV = encode(voice(1.0), 16_000)
 HEADERS = {"Content-Type": "audio/wav"}
@@ -61,43 +60,13 @@ def test_feedback_counts_once_in_all_workers(service: Service) -> None:
     assert counted == [True] + 11 * [False]
 
 
-class Clients:
-    """A few that never stop, over HTTP and gRPC, each request over a connection of its own."""
+def ask_http(service: Service) -> None:
+    httpx.post(f"{service.url}/predict", content=WAV, headers=HEADERS, timeout=30).raise_for_status()
 
-    def __init__(self, service: Service, each: int = 2) -> None:
-        self._service, self._over = service, threading.Event()
-        self.answered: Counter[str] = Counter()
-        self.failed: list[str] = []
-        kinds = each * [self._http] + each * [self._grpc]
-        self.count = len(kinds)
-        self._threads = [threading.Thread(target=self._client, args=(kind,)) for kind in kinds]
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _client(self, ask: Callable[[], None]) -> None:
-        while not self._over.is_set():
-            try:
-                ask()
-            except (httpx.HTTPError, grpc.RpcError) as error:
-                self.failed.append(repr(error))
-            else:
-                self.answered[ask.__name__] += 1
-            time.sleep(0.01)  # steady, not as fast as it goes: workers start on the same cores
-
-    def _http(self) -> None:
-        httpx.post(f"{self._service.url}/predict", content=WAV, headers=HEADERS, timeout=30).raise_for_status()
-
-    def _grpc(self) -> None:
-        with grpc.insecure_channel(self._service.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV), timeout=30)
+def ask_grpc(service: Service) -> None:
+    with grpc.insecure_channel(service.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV), timeout=30)
 
 
 def ready(service: Service) -> int:
@@ -108,7 +77,8 @@ def ready(service: Service) -> int:
 def test_a_worker_that_is_killed_is_replaced_and_only_what_it_did_is_lost(service: Service) -> None:
     before = children(service.process.pid)
     assert len(before) == 2
-    with Clients(service) as clients:
+    asks = [partial(ask, service) for ask in (ask_http, ask_http, ask_grpc, ask_grpc)]
+    with Steady(asks, pause_s=0.01) as clients:
         for turn, pid in enumerate(before, 1):
             time.sleep(0.5)
             failed = len(clients.failed)
@@ -116,9 +86,9 @@ def test_a_worker_that_is_killed_is_replaced_and_only_what_it_did_is_lost(servic
             assert until(lambda turn=turn: ready(service) == 2 + turn, seconds=60)  # type: ignore[misc]
             time.sleep(0.5)
             # Each client has one request under way: nobody is told to come again, and nobody fails twice.
-            assert len(clients.failed) - failed <= clients.count
+            assert len(clients.failed) - failed <= len(asks)
     assert not [failure for failure in clients.failed if "503" in failure or "starting" in failure], clients.failed
-    assert min(clients.answered["_http"], clients.answered["_grpc"]) > 20
+    assert min(clients.answered[ask] for ask in asks) > 10
     assert not set(children(service.process.pid)) & set(before)
     assert service.log.read_text().count("died with status -9; another is started") == 2
     assert codes(send(service.url, 8, WAV, repeat=2)) == {"ok": 16}

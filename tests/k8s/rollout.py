@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import signal
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.haproxy import HAProxy
 from tests.service import Service, environment, free_port, start_process, until, wait_until_ready
 
 PODS = 16
@@ -29,8 +28,6 @@ PRE_STOP_S = 1.0
 # As a gateway does: connections to pods are kept, health is what /readyz says, and a request that could not even be
 # handed over goes to another pod. Such retries are counted, and a step that is not a kill must need none.
 CONFIG = """
-global
-    stats socket {socket} mode 600 level admin
 defaults
     mode http
     timeout connect 2s
@@ -100,73 +97,47 @@ class Pod:
         return {labels: n for labels, n in self.counted.items() if 'code="ok"' not in labels and n}
 
 
-class Proxy:
-    """HAProxy as the Service: one door for HTTP, one for gRPC, the same pods behind both."""
+class Proxy(HAProxy):
+    """The Service: one door for HTTP, one for gRPC, the same pods behind both."""
 
     def __init__(self, folder: Path) -> None:
         self.http_port, self.grpc_port = free_port(), free_port()
-        self._socket = folder / "haproxy.sock"
         names = [f"pod{n}" for n in range(PODS)]
         check = "check inter 100ms fall 1 rise 1 disabled"
-        text = CONFIG.format(
-            socket=self._socket,
+        config = CONFIG.format(
             http=self.http_port,
             grpc=self.grpc_port,
             http_pods="\n".join(f"    server {name} 127.0.0.1:1 {check}" for name in names),
             grpc_pods="\n".join(f"    server {name} 127.0.0.1:1 proto h2 track http/{name} disabled" for name in names),
         )
-        (folder / "haproxy.cfg").write_text(text)
-        self._log = folder / "haproxy.log"
-        with self._log.open("wb") as log:
-            command = ["haproxy", "-f", str(folder / "haproxy.cfg"), "-db"]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        if not until(self._socket.exists, 20):
-            raise RuntimeError(self._log.read_text())
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(10)
+        super().__init__(folder, config)
 
     def add(self, pod: Pod) -> None:
         """An endpoint more."""
         http_port = int(pod.service.url.rsplit(":", 1)[1])
-        self._say(f"set server http/{pod.name} addr 127.0.0.1 port {http_port}")
-        self._say(f"set server grpc/{pod.name} addr 127.0.0.1 port {pod.grpc_port}")
-        self._say(f"set server http/{pod.name} state ready")
-        self._say(f"set server grpc/{pod.name} state ready")
+        self.say(f"set server http/{pod.name} addr 127.0.0.1 port {http_port}")
+        self.say(f"set server grpc/{pod.name} addr 127.0.0.1 port {pod.grpc_port}")
+        self.say(f"set server http/{pod.name} state ready")
+        self.say(f"set server grpc/{pod.name} state ready")
 
     def drain(self, pod: Pod) -> None:
         """An endpoint that is going: what it has it may finish, and nothing new comes."""
         for door in ("http", "grpc"):
-            self._say(f"set server {door}/{pod.name} state drain")
+            self.say(f"set server {door}/{pod.name} state drain")
 
     def remove(self, pod: Pod) -> None:
         """No endpoint any more."""
         for door in ("http", "grpc"):
-            self._say(f"set server {door}/{pod.name} state maint")
-
-    def sends_to(self, pod: Pod) -> bool:
-        return any(row["svname"] == pod.name and row["status"] in {"UP", "no check"} for row in self._rows())
+            self.say(f"set server {door}/{pod.name} state maint")
 
     def holds(self, pod: Pod) -> int:
         """Requests that were given to a pod and are not answered yet."""
-        return sum(int(row["scur"] or 0) for row in self._rows() if row["svname"] == pod.name)
+        return sum(int(row["scur"] or 0) for row in self.rows() if row["svname"] == pod.name)
 
     def retries(self) -> int:
         """Requests that could not be handed to the pod that was chosen."""
-        rows = [row for row in self._rows() if row["svname"] == "BACKEND"]
+        rows = [row for row in self.rows() if row["svname"] == "BACKEND"]
         return sum(int(row["wretr"] or 0) + int(row["wredis"] or 0) for row in rows)
-
-    def _rows(self) -> list[dict[str, str]]:
-        head, *rows = self._say("show stat").strip().splitlines()
-        names = head.removeprefix("# ").split(",")
-        return [dict(zip(names, row.split(","), strict=False)) for row in rows]
-
-    def _say(self, command: str) -> str:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(self._socket))
-            connection.sendall(f"{command}\n".encode())
-            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
 
 class Deployment:
@@ -248,7 +219,7 @@ class Deployment:
         pod.killed_at = time.monotonic()
         pod.service.process.kill()
         pod.service.process.wait(10)
-        if not until(lambda: not self._proxy.sends_to(pod), 10):
+        if not until(lambda: not self._proxy.sends_to(pod.name), 10):
             raise RuntimeError(f"the proxy goes on sending to {pod.name}, which was killed")
         pod.down_at = time.monotonic()
         self._gone(pod)

@@ -193,7 +193,7 @@ class Model:
         if name != NAME:
             raise NotFound(f"There is no model {name[:40]!r}; {NAME!r} is the only one.")
         if not version:
-            return fleet.versions[fleet.routes.default_version]
+            return fleet.default
         if version not in fleet.versions:
             loaded = list(fleet.versions)
             raise UnknownVersion(
