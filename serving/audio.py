@@ -29,6 +29,7 @@ _SILENCE_DBFS = -65.0
 # Float files may pass full scale a little; far beyond it they hold integers that nobody scaled.
 _MAX_ABS_SAMPLE = 10.0
 _LEVEL_FRAMES_AT_ONCE = 1024
+_SAMPLE_BYTES = 4
 _SPARE_SAMPLES = 4096  # a resampler gives a few more than the ratio says
 
 
@@ -112,10 +113,17 @@ def decode(data: bytes, rate_hz: int, limits: Limits | None = None) -> Clip:
     return read(open_source(data), rate_hz, limits)
 
 
-def read(source: Source, rate_hz: int, limits: Limits | None = None) -> Clip:
+def read(
+    source: Source, rate_hz: int, limits: Limits | None = None, take: Callable[[int], None] = lambda _: None
+) -> Clip:
     """Take an opened source to mono at ``rate_hz``; arguments as of :func:`decode`.
 
+    Args:
+        take: is told of so many bytes more before room is made for them: of all at once where the header has the
+            length.
+
     Raises:
+        RequestError: by ``take``.
         EmptyAudio: a header and no samples.
         UnsupportedAudio: a rate or channel count out of range or changing midway, or nothing decodes.
         AudioTooLong: over ``limits.max_duration_s``.
@@ -128,7 +136,7 @@ def read(source: Source, rate_hz: int, limits: Limits | None = None) -> Clip:
     resample = resampler(source.rate_hz, rate_hz)
     max_frames = int(limits.max_duration_s * source.rate_hz)
     frames = 0
-    mono = _Growing(source, rate_hz)
+    mono = _Growing(source, rate_hz, take)
     for block in source.blocks:
         frames += len(block)
         if frames > max_frames:
@@ -157,17 +165,18 @@ def read(source: Source, rate_hz: int, limits: Limits | None = None) -> Clip:
 class _Growing:
     """Samples that are appended; as large from the start as the source's header says, so that nothing is held twice."""
 
-    def __init__(self, source: Source, rate_hz: int) -> None:
-        expected_s = source.length_s or 0.0
-        self._room: Samples = np.empty(int(expected_s * rate_hz) + _SPARE_SAMPLES, dtype=np.float32)
-        self._used = 0
+    def __init__(self, source: Source, rate_hz: int, take: Callable[[int], None]) -> None:
+        expected = int((source.length_s or 0.0) * rate_hz) + _SPARE_SAMPLES
+        take(expected * _SAMPLE_BYTES)
+        self._room: Samples = np.empty(expected, dtype=np.float32)
+        self._used, self._take = 0, take
 
     def append(self, samples: Samples) -> None:
         end = self._used + len(samples)
         if end > len(self._room):
-            more = np.empty(end + end // 2, dtype=np.float32)
-            more[: self._used] = self._room[: self._used]
-            self._room = more
+            longer = end + end // 2
+            self._take((longer - len(self._room)) * _SAMPLE_BYTES)
+            self._room.resize(longer, refcheck=False)  # in place: large blocks are moved without a copy
         self._room[self._used : end] = samples
         self._used = end
 

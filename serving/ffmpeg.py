@@ -4,13 +4,15 @@ Knows nothing of the rest of the service; ``serving.isolated`` starts it without
 input and writes its standard output, and can open nothing else: it may have no further file descriptor, which is what a
 file, a socket or a pipe would need. Memory and CPU time are limited per file.
 
-A request is a letter and a number: ``O`` and a file's length, then its demuxer's name and the file; or ``N`` and 0, the
-next block. An answer is a letter, a number and so many bytes: ``R`` that it is ready; ``H`` what a file says of itself,
-in JSON; ``B`` a block, float32 interleaved; ``E`` the end; ``X`` why not, in JSON.
+A request is a letter and a number: ``O`` and a file's length, then its demuxer's name and the file; ``N`` and 0, the
+next block; or ``C`` and 0, to let go of the file, which is not answered. An answer is a letter, a number and so many
+bytes: ``R`` that it is ready; ``H`` what a file says of itself, in JSON; ``B`` a block, float32 interleaved; ``E`` the
+end; ``X`` why not, in JSON.
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import json
@@ -49,18 +51,21 @@ def main(requests: BinaryIO, answers: BinaryIO) -> None:
         answers.write(payload)
         answers.flush()
 
+    gc.freeze()  # what is here by now stays, and need not be looked through after every file
     answer(b"R")
     while len(head := requests.read(HEAD.size)) == HEAD.size:
         kind, length = HEAD.unpack(head)
         try:
             if kind == b"O":
-                blocks = iter(())  # lets go of the file before
                 _limit(size_bytes + length)
                 demuxer = requests.read(NAME_BYTES).rstrip(b"\0").decode()
                 signal.setitimer(signal.ITIMER_PROF, _OPEN_CPU_S)
                 header, blocks = _open(requests.read(length), demuxer)
                 signal.setitimer(signal.ITIMER_PROF, _DECODE_CPU_S)
                 answer(b"H", json.dumps(header).encode())
+            elif kind == b"C":
+                blocks = iter(())
+                gc.collect()  # PyAV's objects know each other in circles: the file would stay, and count for the next
             else:
                 block = next(blocks, b"")
                 answer(b"B" if block else b"E", block)

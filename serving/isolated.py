@@ -35,6 +35,9 @@ logger = logging.getLogger("timbre")
 _ANSWER_S = 20.0  # for one block; a decoder that is stuck is killed then
 _MOST = 4  # processes, however many cores there are: each has memory of its own, tens of MB by estimate
 _PACKAGES = Path(__file__).parents[1]
+# By itself glibc keeps blocks of up to 32 MB, once one of the size was freed: a single file would leave its decoder as
+# large as it ever was (mallopt(3), M_MMAP_THRESHOLD).
+_GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
 
 
 class Undecoded(Exception):  # noqa: N818 - an answer, not an error of ours
@@ -81,6 +84,8 @@ def _blocks(decoder: _Decoder) -> Generator[bytes, None, None]:
                 return
             yield block
     finally:
+        if decoder.alive:
+            decoder.tell(b"C")
         _decoders().give_back(decoder)
 
 
@@ -95,7 +100,7 @@ class _Decoder:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env={"PYTHONPATH": str(_PACKAGES)},
+            env={"PYTHONPATH": str(_PACKAGES), **_GIVES_BACK},
         )
         self._answer()
 
@@ -105,13 +110,17 @@ class _Decoder:
 
     def ask(self, kind: bytes, data: bytes = b"", name: bytes = b"") -> tuple[bytes, bytes]:
         """What it answers: a letter and bytes. Raises Undecoded, and UnsupportedAudio where it has died."""
+        self.tell(kind, data, name)
+        return self._answer()
+
+    def tell(self, kind: bytes, data: bytes = b"", name: bytes = b"") -> None:
+        """Ask for nothing that is answered."""
         pipe = self._process.stdin
         with contextlib.suppress(BrokenPipeError):  # it has died; reading its answer finds that out
             if pipe is not None:
                 for part in (HEAD.pack(kind, len(data)), name, data):
                     pipe.write(part)
                 pipe.flush()
-        return self._answer()
 
     def close(self) -> None:
         """End the process; it holds nothing worth waiting for."""
@@ -141,7 +150,7 @@ class _Decoder:
             chunk = os.read(place, size - len(got)) if coming.poll(1e3 * _ANSWER_S) else b""
             if not chunk:
                 self.close()
-                logger.warning("A decoder of M4A, AAC and WebM ended with status %d", self._process.returncode)
+                logger.warning("A decoder of M4A, AAC, WebM and Vorbis ended with status %d", self._process.returncode)
                 raise UnsupportedAudio("The file cannot be decoded: its decoder gave up. Encode it again and resend.")
             got += chunk
         return bytes(got)

@@ -93,6 +93,7 @@ class Metrics:
             "rejects", "Requests, streams and connections refused for lack of room, by what was full.", "reason"
         )
         self.upload_bytes = self._gauge("upload_bytes", "Bytes of request bodies in memory.", "livesum")
+        self.decoded_bytes = self._gauge("decoded_bytes", "Bytes of decoded audio in memory.", "livesum")
 
         self.keys = self._counter(
             "key_requests", "Calls by API key, and what it was told: ok, or the error's code.", "key", "result"

@@ -15,7 +15,7 @@ from serving.registry import Registry
 from serving.runtime import Runtime, choose_runtime, fall_back
 from serving.settings import Settings
 from serving.tracing import Tracing
-from serving.uploads import Uploads
+from serving.uploads import Room
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Parts:
     registry: Registry
     feedback: Feedback
     seen: Seen
-    uploads: Uploads
+    uploads: Room
     pipeline: Pipeline
     live: Live
     guard: Guard
@@ -61,6 +61,7 @@ class Parts:
             feedback,
             permits=settings.max_inflight,
             timeout_s=settings.timeout_s,
+            decoded=Room(settings.max_decoded_bytes, metrics.decoded_bytes, what="decoded audio", reason="decoded"),
             tracing=Tracing.to(settings.otlp_endpoint),
         )
         bounds = Bounds(
@@ -71,7 +72,7 @@ class Parts:
             settings.listen_send_s,
         )
         live = Live(pipeline, metrics, settings.limits, bounds)
-        uploads = Uploads(settings.max_held_bytes, metrics)
+        uploads = Room(settings.max_held_bytes, metrics.upload_bytes, what="requests", reason="uploads")
         return Parts(settings, metrics, registry, feedback, seen, uploads, pipeline, live, guard)
 
 

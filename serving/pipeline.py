@@ -26,6 +26,7 @@ from serving.router import Choice, choose
 from serving.schemas import Prediction, Timing, milliseconds
 from serving.shadow import Shadowing
 from serving.tracing import Tracing
+from serving.uploads import Holding, Room, Take
 
 T = TypeVar("T")
 
@@ -115,6 +116,7 @@ class Pipeline:
         limits: what audio is accepted.
         permits: requests that may be answered at a time.
         timeout_s: longest time from the upload's last byte to the answer.
+        decoded: room for decoded audio.
         tracing: where spans go.
     """
 
@@ -127,11 +129,12 @@ class Pipeline:
         *,
         permits: int,
         timeout_s: float,
+        decoded: Room,
         tracing: Tracing,
     ) -> None:
         self.registry, self.places = registry, Places()
         self._limits, self._metrics, self._feedback = limits, metrics, feedback
-        self._permits, self._timeout_s, self._tracing = permits, timeout_s, tracing
+        self._permits, self._timeout_s, self._decoded, self._tracing = permits, timeout_s, decoded, tracing
         self._inflight = 0
         self._decoders = ThreadPoolExecutor(_DECODERS_PER_CORE * cores(), thread_name_prefix="decode")
         self._shadowing = Shadowing(metrics, busy=lambda: self._inflight > 0)
@@ -150,7 +153,7 @@ class Pipeline:
         """Answer one upload.
 
         Raises:
-            Overloaded: all permits are taken, or the queue is full.
+            Overloaded: all permits are taken, the queue is full, or there is no room for more decoded audio.
             UnknownVersion: the pinned version is not loaded.
             DeadlineExceeded: no answer in time.
             RequestError: the audio is refused; see ``audio.decode`` and ``audio.windows``.
@@ -174,7 +177,8 @@ class Pipeline:
         try:
             fleet = self.registry.fleet
             choice = choose(fleet.routes, ask.version, ask.key)
-            return await self._answer(ask, choice, fleet.versions[choice.version])
+            with self._decoded.holding() as held:
+                return await self._answer(ask, choice, fleet.versions[choice.version], held)
         except RequestError as error:
             self.refused(error, ask.transport, choice)
             raise
@@ -184,18 +188,22 @@ class Pipeline:
         finally:
             self._enter(-1)
 
-    async def aside(self, work: Callable[[], T]) -> T:
+    async def aside(self, work: Callable[[Take], T]) -> T:
         """Other work on an upload, with a permit and in a decoder's thread as decoding is.
 
+        Args:
+            work: is told what to ask before it keeps decoded audio.
+
         Raises:
-            Overloaded: all permits are taken.
+            Overloaded: all permits are taken, or there is no room for more decoded audio.
             DeadlineExceeded: it was not done in time.
         """
         if self.full:
             raise self.overloaded()
         self._enter(1)
         try:
-            return await self._in_decoder(work, asyncio.get_running_loop().time() + self._timeout_s)
+            with self._decoded.holding() as held:
+                return await self._in_decoder(work, held, asyncio.get_running_loop().time() + self._timeout_s)
         finally:
             self._enter(-1)
 
@@ -220,11 +228,11 @@ class Pipeline:
         self._decoders.shutdown(wait=False)
         await asyncio.to_thread(self._tracing.close)
 
-    async def _answer(self, ask: Ask, choice: Choice, loaded: Loaded) -> Answer:
+    async def _answer(self, ask: Ask, choice: Choice, loaded: Loaded, held: Holding) -> Answer:
         timeout_s = self._timeout_s if ask.timeout_s is None else min(ask.timeout_s, self._timeout_s)
         arrived, deadline = time.perf_counter(), asyncio.get_running_loop().time() + timeout_s
         metadata = loaded.session.metadata
-        heard = await self._hear(ask, loaded, deadline)
+        heard = await self._hear(ask, loaded, held, deadline)
         if not ask.provisional:
             self._metrics.heard(heard.input)
         batched = await loaded.batcher.submit(heard.windows, deadline)
@@ -253,23 +261,27 @@ class Pipeline:
         request_id = self._feedback.issue(choice.variant, choice.version, emotion)
         return Answer(told, choice.variant, request_id)
 
-    async def _hear(self, ask: Ask, loaded: Loaded, deadline: float) -> _Heard:
+    async def _hear(self, ask: Ask, loaded: Loaded, held: Holding, deadline: float) -> _Heard:
         """Decode: in a thread; or here, where it takes a fraction of a millisecond and the thread would cost more."""
         if ask.upload.is_quick(loaded.session.metadata.windows.rate_hz):
-            return self._decode(ask, loaded)
-        return await self._in_decoder(functools.partial(self._decode, ask, loaded), deadline)
+            return self._decode(ask, loaded, held)
+        return await self._in_decoder(functools.partial(self._decode, ask, loaded), held, deadline)
 
-    async def _in_decoder(self, work: Callable[[], T], deadline: float) -> T:
+    async def _in_decoder(self, work: Callable[[Take], T], held: Holding, deadline: float) -> T:
+        def holding() -> T:
+            with held:  # for as long as the thread is at it, whoever has stopped waiting
+                return work(held)
+
         try:
             async with asyncio.timeout_at(deadline):
-                return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+                return await asyncio.get_running_loop().run_in_executor(self._decoders, holding)
         except TimeoutError:
             raise DeadlineExceeded("Decoding took longer than the request may. Send a shorter clip.") from None
 
-    def _decode(self, ask: Ask, loaded: Loaded) -> _Heard:
+    def _decode(self, ask: Ask, loaded: Loaded, take: Take) -> _Heard:
         started = time.perf_counter()
         spec = loaded.session.metadata.windows
-        clip = audio.read(ask.upload.open(), spec.rate_hz, self._limits)
+        clip = audio.read(ask.upload.open(), spec.rate_hz, self._limits, take)
         windows = audio.windows(clip.samples, spec, silent_too=ask.provisional)
         power = float(np.einsum("t,t->", clip.samples, clip.samples)) / len(clip.samples)
         level = 10 * np.log10(max(power, 1e-12))

@@ -126,6 +126,9 @@ class Settings(BaseModel):
     max_held_mib: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
         256, description="Most MiB of request bodies in memory in one process; more are refused with 429."
     )
+    max_decoded_mib: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
+        512, description="Most MiB of decoded audio in memory in one process, 3.7 a minute; more is refused with 429."
+    )
     upload_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
         60.0, description="Longest time for a request's body to arrive, seconds."
     )
@@ -207,6 +210,10 @@ class Settings(BaseModel):
     @property
     def max_held_bytes(self) -> int:
         return self.max_held_mib << 20
+
+    @property
+    def max_decoded_bytes(self) -> int:
+        return self.max_decoded_mib << 20
 
     @property
     def limits(self) -> Limits:

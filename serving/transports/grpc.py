@@ -96,7 +96,7 @@ class GrpcTransport(TimbreServicer):
         parts = self._lifecycle.get()
         with parts.uploads.holding() as take:
             try:
-                take(request.ByteSize())
+                take(request.ByteSize() + 2 * len(request.pcm.samples))  # which stand there as float32 too
                 ask = _ask(request, parts.settings.max_upload_bytes, waits_s(context), traceparent(context))
             except RequestError as error:
                 parts.pipeline.refused(error, TRANSPORT)

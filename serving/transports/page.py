@@ -26,6 +26,7 @@ from serving.pipeline import Upload
 from serving.report import report
 from serving.transports.body import read_upload
 from serving.transports.refusals import refusal_of
+from serving.uploads import Take
 
 _FOLDER = Path(__file__).parents[1] / "ui"
 
@@ -123,8 +124,9 @@ def _page() -> str:
     return (_FOLDER / "index.html").read_text()
 
 
-def _as_wav(upload: Upload, rate_hz: int, limits: audio.Limits) -> bytes:
+def _as_wav(upload: Upload, rate_hz: int, limits: audio.Limits, take: Take) -> bytes:
     """The clip as 16-bit WAV, mono at ``rate_hz``; raises what ``audio.read`` does."""
     out = io.BytesIO()
-    soundfile.write(out, audio.read(upload.open(), rate_hz, limits).samples, rate_hz, format="WAV", subtype="PCM_16")
+    clip = audio.read(upload.open(), rate_hz, limits, take)
+    soundfile.write(out, clip.samples, rate_hz, format="WAV", subtype="PCM_16")
     return out.getvalue()

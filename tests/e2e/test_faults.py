@@ -211,12 +211,9 @@ def little_memory() -> Iterator[list[str]]:
 
 
 def test_400_megabytes_are_enough_for_whatever_may_be_sent(little_memory: list[str], tmp_path: Path) -> None:
-    """Ten minutes are 400 windows, a batch of them at a time; what is too much together is refused.
-
-    Two at a time, since ten minutes take 40 MB as samples and as much again while they are decoded.
-    """
+    """Ten minutes are 400 windows, a batch at a time, and 38 MB of samples; what is too much together is refused."""
     ten_minutes = encode(voice(600.0), 16_000, "FLAC")
-    with started(tmp_path / "log.txt", little_memory, max_held_mib="64", max_inflight="2") as service:
+    with started(tmp_path / "log.txt", little_memory, max_held_mib="64", max_decoded_mib="64") as service:
         answer = ask(service, ten_minutes)
         assert (answer.status_code, len(answer.json()["segments"])) == (200, 399)
         statuses: list[int] = []

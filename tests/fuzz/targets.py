@@ -47,7 +47,7 @@ def messages(data: bytes) -> None:
     length, _, body = data.partition(b"\n")
     for announced in (None, length.decode("latin-1")):
         with contextlib.suppress(RequestError):
-            asked, tensors = oip_http._parse(body, announced)
+            asked, tensors = oip_http._parse(body, announced, lambda _: None)
             _read(tensors, asked.parameters)
 
 

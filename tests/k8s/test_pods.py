@@ -93,7 +93,7 @@ def test_what_may_be_written_is_small_and_gone_with_the_pod(overlay: str) -> Non
 
 @each_overlay
 def test_the_memory_limit_holds_the_worst_that_may_come(overlay: str) -> None:
-    """All bodies that may be held, every permit with the longest recording, every live stream with an utterance.
+    """All bodies and all decoded audio that may be held, and every live stream with an utterance.
 
     And a decoder for each core of the quota, at the end of the memory that it is allowed.
     """
@@ -101,13 +101,11 @@ def test_the_memory_limit_holds_the_worst_that_may_come(overlay: str) -> None:
     rendered = render(overlay)
     for _, pod in rendered.pods():
         settings = Settings.from_environment(settings_of(pod, rendered))
-        second = rate_hz * 4
-        recordings = settings.max_inflight * settings.max_duration_s * second
-        streams = settings.listen_streams * settings.listen_utterance_s * second
+        streams = settings.listen_streams * settings.listen_utterance_s * rate_hz * 4
         amounts = container(pod)["resources"]
         each = DECODER_BYTES + settings.max_upload_bytes + ffmpeg._ROOM_BYTES
         decoders = min(isolated._MOST, int(amounts["limits"]["cpu"])) * each
-        worst = MAX_RESIDENT_BYTES + settings.max_held_bytes + recordings + streams + decoders
+        worst = MAX_RESIDENT_BYTES + settings.max_held_bytes + settings.max_decoded_bytes + streams + decoders
         requested, limited = (size_bytes(amounts[kind]["memory"]) for kind in ("requests", "limits"))
         cuda = requested if settings.runtime == "cuda" else 0
         assert worst < limited - cuda < 1.2 * worst

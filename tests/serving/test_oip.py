@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from starlette.applications import Starlette
 
-from serving.errors import InvalidRequest
+from serving.errors import InvalidRequest, TooLarge
 from serving.formats import QUICK_BYTES
 from serving.lifecycle import Lifecycle
 from serving.proto.inference import inference_pb2 as pb
@@ -81,7 +81,7 @@ def test_a_long_body_is_read_beside_the_event_loop(
 
 def waveform(data: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     body = f'{{"inputs": [{{"name": "waveform", "datatype": "FP32", "shape": [1, 1], "data": {data}}}]}}'
-    _, (tensor,) = http._parse(body.encode(), None)
+    _, (tensor,) = http._parse(body.encode(), None, lambda _: None)
     assert isinstance(tensor.data, np.ndarray)
     return tensor.data
 
@@ -91,6 +91,21 @@ def test_numbers_are_the_same_however_many_pieces_they_are_converted_in() -> Non
     assert np.array_equal(waveform(str(list(range(count)))), np.arange(count, dtype=np.float32))
     assert waveform("[[1, 2], [3, 4]]").tolist() == [[1, 2], [3, 4]]
     assert waveform("[]").size == 0
+
+
+def test_json_of_more_values_than_memory_may_take_is_refused_before_it_is_read() -> None:
+    with pytest.raises(TooLarge, match="1500001 values; 1500000 are read"):
+        waveform("[" + ",".join(["0"] * (http._MOST_VALUES - 3)) + "]")  # and four commas around them
+
+
+def test_what_json_becomes_is_asked_room_for() -> None:
+    asked: list[int] = []
+    http._parse(
+        b'{"inputs": [{"name": "waveform", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}',
+        None,
+        asked.append,
+    )
+    assert asked == [7 * http._VALUE_BYTES]
 
 
 @pytest.mark.parametrize("data", ["[[1, 2], [3]]", "[1, [2]]", '["a"]', "[{}]"])
