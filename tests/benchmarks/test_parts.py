@@ -105,6 +105,31 @@ def test_whatever_the_service_reads_is_forgotten_for_a_cold_start() -> None:
     assert (ROOT / "exported" / SERVED / "model.onnx") in files
 
 
+@pytest.mark.parametrize(
+    ("stack", "part"),
+    [
+        ("run (asyncio/runners.py:1);submit (serving/batcher.py:9);taken (serving/batches.py:3)", "batching"),
+        ("run (asyncio/runners.py:1);waits (serving/learned.py:7)", "batching"),
+        ("run (asyncio/runners.py:1);data_received (serving/connection.py:5)", "HTTP: FastAPI and our transport"),
+        ("__call__ (serving/transports/asgi.py:8);keep (serving/uploads.py:3)", "HTTP: FastAPI and our transport"),
+        ("__call__ (serving/transports/early.py:8)", "HTTP: FastAPI and our transport"),
+        ("__call__ (starlette/routing.py:8);part (serving/transports/body.py:30)", "multipart"),
+        ("run (asyncio/runners.py:1);span (serving/tracing.py:3)", "pipeline"),
+        ("run (asyncio/runners.py:1);emit (serving/logs.py:3)", "other"),
+        ("run (asyncio/runners.py:1);select (selectors.py:3)", "event loop and sockets"),
+        ("main (somewhere.py:1)", "other"),
+    ],
+)
+def test_a_sample_is_of_the_innermost_part_it_is_in(stack: str, part: str) -> None:
+    idle = "_worker (concurrent/futures/thread.py:81)"
+    assert profile.by_part(f"{stack} 3\n{idle} 100\n{stack} 2") == {part: 5}
+
+
+def test_the_places_of_the_profile_are_there() -> None:
+    named = {place for _, places in profile.PARTS for place in places if place.startswith("serving/")}
+    assert all((ROOT / place).exists() for place in named), named
+
+
 @pytest.mark.parametrize("part", [batching, replicas, profile])
 def test_what_only_a_service_of_its_own_can_tell_is_left_out(there: Bench, part: Any) -> None:
     with pytest.raises(NotHereError):
