@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.clips import Clip, clips
+from benchmarks.histogram import FEWEST
 from benchmarks.load import OK, Transport
 from benchmarks.loops import closed_loop, one_by_one
 from benchmarks.peers import timbre
@@ -16,11 +17,23 @@ from benchmarks.target import MULTIPART, Target
 Json = dict[str, Any]
 
 _LEAST_S = 0.3
+_ENOUGH = 1.3 * FEWEST["p99_ms"]  # Poisson arrivals that are due, so that as many as a p99 needs come nearly always
 _QUICK_CLIENTS, _QUICK_S = 16, 2.0
 
 
 class NotHereError(Exception):
     """A part cannot be measured on this machine, or of a service elsewhere; says why."""
+
+
+class Highest(NamedTuple):
+    """The most requests per second that were seen.
+
+    Attributes:
+        not_quoted: why that is no capacity: what the load generator was the bottleneck by; empty where it is one.
+    """
+
+    per_second: float
+    not_quoted: str
 
 
 @dataclass
@@ -58,6 +71,10 @@ class Bench:
         """So long a measurement is to take."""
         return max(_LEAST_S, nominal * self.scale)
 
+    def seconds_at(self, rate: float, nominal: float) -> float:
+        """So long an open loop of that rate is to take: longer than nominal where too few would come for a p99."""
+        return max(self.seconds(nominal), min(1.0, self.scale) * _ENOUGH / rate)
+
     def service(self) -> Target:
         """The service, started when it is first asked for, and then shared by the parts."""
         if self._running is None:
@@ -91,13 +108,20 @@ class Bench:
         """The way of `curl -F`, with all the clips."""
         return self.service().transports(self.data)[MULTIPART]
 
-    def highest(self, transport: str = MULTIPART) -> float:
-        """The most requests per second that were seen by this transport; measured briefly where they were not yet."""
+    def highest(self, transport: str = MULTIPART) -> Highest:
+        """The most requests per second that were seen by this transport; measured briefly where they were not yet.
+
+        Raises:
+            RuntimeError: nothing was answered.
+        """
         known = self.found.get("capacity", {}).get("transports", {}).get(transport)
         if known:
-            return float(known["highest_seen"])
+            return Highest(float(known["highest_seen"]), known["not_quoted"])
         way = self.service().transports(self.data)[transport]
-        return closed_loop(way, _QUICK_CLIENTS, self.seconds(_QUICK_S)).per_second
+        load = closed_loop(way, _QUICK_CLIENTS, self.seconds(_QUICK_S))
+        if not load.per_second:
+            raise RuntimeError(f"{transport} answers nothing: {dict(load.outcomes)}.")
+        return Highest(load.per_second, load.to_json()["generator"]["bottleneck"])
 
     def _check(self, target: Target) -> None:
         """Every clip once: it is answered, and what is loaded late is loaded."""

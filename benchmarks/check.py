@@ -42,21 +42,26 @@ def ratios(results: Json) -> list[Ratio]:
     The ceiling's time of a request is what decoding and inference take in-process, without a server.
 
     Raises:
-        NotComparableError: the parts ``peers`` or ``stages`` are not in the results, or not whole.
+        NotComparableError: the parts ``peers`` or ``stages`` are not in the results, not whole, or not quoted.
     """
-    try:
-        parts = results["parts"]
-        classic = parts["peers"]["summary"][CLASSIC]["ratios"]
-        stages, roof = parts["stages"]["stages_ms"], parts["stages"]["roof"]
-        ceiling_ms = roof["decode_ms"] + roof["inference_ms"]
-        faster = 1 / classic["per_second"][0]
-        achieved = parts["stages"]["achieved"]
-    except (KeyError, TypeError) as error:
-        raise NotComparableError(
-            f"no {error} in it: peers (with {CLASSIC}) and stages are compared. Run `make benchmark` here again."
-        ) from error
+    parts = results.get("parts", {})
+    for name in ("peers", "stages"):
+        if name not in parts:
+            raise NotComparableError(f"it has no part {name!r}; run `make benchmark` again")
+        if reason := parts[name].get("left_out"):
+            raise NotComparableError(f"its part {name!r} was left out: {reason}")
+    classic = parts["peers"]["summary"].get(CLASSIC, {"failed": "it was not measured"})
+    if reason := classic.get("failed") or classic["not_quoted"].get("per_second"):
+        raise NotComparableError(f"requests/s of {CLASSIC} cannot be compared: {reason}")
+    stages, roof = parts["stages"]["stages_ms"], parts["stages"]["roof"]
+    if roof is None:
+        raise NotComparableError(f"it has no roof: {results['settings']['url']} has other cores than who measured it")
+    if reason := parts["stages"]["not_quoted"]:
+        raise NotComparableError(f"requests/s to the roof's cannot be compared: {reason}")
+    ceiling_ms = roof["decode_ms"] + roof["inference_ms"]
+    achieved = parts["stages"]["achieved"]
     return [
-        Ratio(f"requests/s, to {CLASSIC}'s", faster, higher_is_better=True),
+        Ratio(f"requests/s, to {CLASSIC}'s", 1 / classic["ratios"]["per_second"][0], higher_is_better=True),
         Ratio("requests/s, to the roof's", achieved, higher_is_better=True),
         *(
             Ratio(f"{stage}, to the roof's time", stages[stage] / ceiling_ms, higher_is_better=False, slack=_SMALL)
@@ -90,3 +95,5 @@ def _of(path: Path) -> list[Ratio]:
         return ratios(json.loads(path.read_text()))
     except (OSError, NotComparableError, json.JSONDecodeError) as error:
         raise NotComparableError(f"{path}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise NotComparableError(f"{path}: no {error} in it; run `make benchmark` again") from error

@@ -9,6 +9,8 @@ from hdrh.histogram import HdrHistogram
 
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 _PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p999_ms": 99.9}
+FEWEST = {"p99_ms": 100, "p999_ms": 1000}
+"""Of fewer requests than these the percentile is the slowest one alone: it is kept, and not quoted."""
 
 
 class Histogram:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ def _latency(part: Json, figure: Figure) -> None:
     for axes, name in zip(panels, names, strict=True):
         for load in (load for load in part["loads"] if load["transport"] == name):
             histogram = Histogram.merged([load["hdr"]])
-            label = f"{load['share']:.0%} ({load['rate']:.0f}/s)"
-            axes.plot(places, [histogram.ms(percentile) for percentile in _PERCENTILES], marker=".", label=label)
+            told = [p for p in _PERCENTILES if len(histogram) * (100 - p) >= 100]  # one request beyond it, or more
+            share = "" if load["share_not_quoted"] else f"{load['share']:.0%}, "
+            axes.plot(places[: len(told)], list(map(histogram.ms, told)), ".-", label=f"{share}{load['rate']:.0f}/s")
         axes.set(title=name, yscale="log", xlabel="percentile")
         axes.set_xticks(places, [f"{percentile:g}" for percentile in _PERCENTILES], fontsize=7)
         axes.legend(frameon=False, fontsize=7, title="of capacity", title_fontsize=7)
@@ -76,7 +78,8 @@ def _capacity(part: Json, figure: Figure) -> None:
     rates, latencies = figure.subplots(1, 2)
     for name, found in part["transports"].items():
         clients = [load["clients"] for load in found["loads"]]
-        rates.plot(clients, [load["per_second"] for load in found["loads"]], marker="o", label=name)
+        own = [load for load in found["loads"] if not load["generator"]["bottleneck"]]
+        rates.plot([load["clients"] for load in own], [load["per_second"] for load in own], marker="o", label=name)
         latencies.plot(clients, [load["p99_ms"] for load in found["loads"]], marker="o", label=name)
     rates.set(ylabel="requests/s", ylim=(0, None))
     latencies.set(ylabel="p99, ms", yscale="log")
@@ -99,7 +102,7 @@ def _peers(part: Json, figure: Figure) -> None:
     }
     panels = figure.subplots(1, len(titles) + 1, sharey=True)
     for axes, (measure, title) in zip(panels, (titles | {"memory": "memory"}).items(), strict=True):
-        ratios = [line["ratios"][measure] for line in started.values()]
+        ratios = [line["ratios"][measure] or (math.nan,) * 3 for line in started.values()]
         errors = [[middle - low for middle, low, _ in ratios], [high - middle for middle, _, high in ratios]]
         bars = axes.barh(list(started), [middle for middle, _, _ in ratios], xerr=errors, capsize=2)
         bars[0].set_color("tab:green")
@@ -174,7 +177,7 @@ def _replicas(part: Json, figure: Figure) -> None:
     axes = figure.subplots()
     counts = [one["replicas"] for one in part["replicas"]]
     axes.plot(counts, [one["simulated"]["rate"] for one in part["replicas"]], marker="o", label="simulated")
-    real = [one for one in part["replicas"] if one["measured"]]
+    real = [one for one in part["replicas"] if one["measured"] and not one["measured"]["not_quoted"]]
     axes.plot([one["replicas"] for one in real], [one["measured"]["rate"] for one in real], "s", label="behind HAProxy")
     axes.set(
         xlabel="replicas, one core each", ylabel=f"requests/s with a p99 within {part['p99_ms']:g} ms", ylim=(0, None)

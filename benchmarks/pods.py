@@ -32,12 +32,16 @@ def sizes(found: Json) -> list[Json]:
     one = parts["replicas"]["replicas"][0]
     return [
         {"name": "1 core", "how": "simulated from the measured service times", "held": one["simulated"]["rate"]}
-        | ({"how": "behind HAProxy", "held": one["measured"]["rate"]} if one["measured"] else {})
+        | (
+            {"how": "behind HAProxy", "held": one["measured"]["rate"]}
+            if one["measured"] and not one["measured"]["not_quoted"]
+            else {}
+        )
         | {"resident_mb": parts["replicas"]["resident_mb"]},
         {
             "name": f"{cores} cores",
             "how": "beside its load generator on the same cores",
-            "held": parts["capacity"]["held"]["rate"],
+            "held": None if parts["capacity"]["held"]["not_quoted"] else parts["capacity"]["held"]["rate"],
         }
         | {"resident_mb": parts["size"]["memory"]["after_mb"]},
     ]

@@ -25,7 +25,7 @@ def soak(bench: Bench, out: Path, seconds: float, share: float = 0.7) -> Path:
     windows: list[Json] = []
     try:
         target = bench.service()
-        rate = share * bench.highest()
+        rate = share * bench.highest().per_second
         bench.say(f"{rate:.0f} requests/s for {seconds:g} s")
         way = bench.multipart()
         lasted = 0.0

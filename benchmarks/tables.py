@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from benchmarks.histogram import FEWEST
 from benchmarks.peers import WHY_BETTER
 
 Json = dict[str, Any]
 
-_FEW = 1000  # requests of which one in a thousand is the largest
+_DASH = "-"
+"""What is not quoted: a percentile of too few requests, or what says more of the load generator than of the service."""
 
 MEASURES = {
     "per_second": "requests/s",
@@ -29,6 +31,16 @@ def rows(headings: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
     return text + "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
 
+def percentile(load: Json, key: str) -> str:
+    """One of a load's percentiles, ms."""
+    return f"{load[key]:.1f}" if load["requests"] >= FEWEST.get(key, 1) else _DASH
+
+
+def rate(load: Json) -> str:
+    """What a load's service answered in a second."""
+    return _DASH if load["generator"]["bottleneck"] else f"{load['per_second']:.0f}"
+
+
 def peers_section(part: Json) -> str:
     """The table of the peers, then where one is better and why, and who is missing."""
     text = (
@@ -39,6 +51,9 @@ def peers_section(part: Json) -> str:
         "follows is theirs to ours, with the lowest and highest of the rounds.\n\n"
     )
     text += peers_table(part["summary"])
+    for name, line in part["summary"].items():
+        for measure, why in line.get("not_quoted", {}).items():
+            text += f"\n{MEASURES[measure]} of {name} is not quoted, or not as a ratio: {why}.\n"
     for name, measure, ratio in better(part["summary"]):
         why = WHY_BETTER.get((name, measure), "")
         text += f"\n{name} is better in {MEASURES[measure]} ({ratio:.2f} of ours){': ' + why if why else ''}.\n"
@@ -56,13 +71,15 @@ def peers_table(lines: Json) -> str:
             told.append([name, "did not start", *[""] * (len(headings) - 2 + len(MEASURES))])
             continue
         figures = [
-            "not quoted: " + line["bottleneck"] if line["bottleneck"] else f"{line['per_second']:.0f}",
-            "" if line["bottleneck"] else f"{line['crowd_per_second']:.0f}", f"{line['alone_ms']:.1f}",
-            f"{line['p50_ms']:.1f}", f"{line['p99_ms']:.1f}", f"{line['server_cpu_ms']:.1f}",
-            f"{line['resident_mb']:.0f}", line["errors"],
-        ]  # fmt: skip
-        ratios = ["{:.2f} ({:.2f} to {:.2f})".format(*line["ratios"][measure]) for measure in MEASURES]
-        told.append([name, *figures, *ratios])
+            _DASH if value is None else f"{value:.0f}" if measure in _HIGHER_IS_BETTER else f"{value:.1f}"
+            for measure, value in line["figures"].items()
+        ]
+        rest = [f"{line['server_cpu_ms']:.1f}", f"{line['resident_mb']:.0f}", line["errors"]]
+        ratios = [
+            "{:.2f} ({:.2f} to {:.2f})".format(*ratio) if (ratio := line["ratios"][measure]) else _DASH
+            for measure in MEASURES
+        ]
+        told.append([name, *figures, *rest, *ratios])
     return rows([*headings, *(f"{what}, to ours" for what in MEASURES.values())], told)
 
 
@@ -71,7 +88,7 @@ def better(lines: Json) -> list[tuple[str, str, float]]:
     found = []
     for name, line in list(lines.items())[1:]:
         for measure in MEASURES if "failed" not in line else ():
-            ratio, low, high = line["ratios"][measure]
+            ratio, low, high = line["ratios"][measure] or (1, 1, 1)
             if low > 1 if measure in _HIGHER_IS_BETTER else high < 1:
                 found.append((name, measure, ratio))
     return found
@@ -80,28 +97,22 @@ def better(lines: Json) -> list[tuple[str, str, float]]:
 def latency_table(part: Json) -> str:
     """Percentiles of each transport at each share of its capacity."""
     text = (
-        f"Latency at fixed rates (Poisson, from when a request was due); p99.9 of fewer than {_FEW} is the largest:\n\n"
+        "Latency at fixed rates (Poisson, from when a request was due); no p99 of fewer than "
+        f"{FEWEST['p99_ms']} requests, no p99.9 of fewer than {FEWEST['p999_ms']}:\n\n"
     )
-    headings = [
-        "transport",
-        "of capacity",
-        "requests/s",
-        "p50 ms",
-        "p90 ms",
-        "p99 ms",
-        "p99.9 ms",
-        "requests",
-        "errors",
-    ]
-    return text + rows(
-        [*headings, "generator"],
+    headings = ["transport", "of capacity", "requests/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms"]
+    text += rows(
+        [*headings, "requests", "errors", "generator"],
         (
-            [load["transport"], f"{load['share']:.0%}", f"{load['rate']:.0f}"]
-            + [f"{load[key]:.1f}" for key in ("p50_ms", "p90_ms", "p99_ms", "p999_ms")]
+            [load["transport"], _DASH if load["share_not_quoted"] else f"{load['share']:.0%}", f"{load['rate']:.0f}"]
+            + [percentile(load, key) for key in ("p50_ms", "p90_ms", "p99_ms", "p999_ms")]
             + [load["requests"], load["errors"], _generator(load)]
             for load in part["loads"]
         ),
     )
+    for name, why in {load["transport"]: load["share_not_quoted"] for load in part["loads"]}.items():
+        text += f"\nCapacity of {name} is not quoted: {why}.\n" if why else ""
+    return text
 
 
 def _generator(load: Json) -> str:
@@ -113,17 +124,24 @@ def _generator(load: Json) -> str:
 
 def held(part: Json) -> str:
     """The highest rate that keeps the p99."""
-    rate, p99 = part["held"]["rate"], part["held"]["p99_ms"]
-    return f"Up to {rate:.0f} requests/s (Poisson, HTTP multipart) have a p99 within {p99:g} ms.\n"
+    found, what = part["held"], f"have a p99 within {part['held']['p99_ms']:g} ms"
+    if found["not_quoted"]:
+        return f"How many requests/s (Poisson, HTTP multipart) {what} is not quoted: {found['not_quoted']}.\n"
+    return f"Up to {found['rate']:.0f} requests/s (Poisson, HTTP multipart) {what}.\n"
 
 
 def reached(part: Json) -> str:
     """Achieved / roof."""
     if part["roof"] is None:
         return ""
+    reaches = (
+        f"how much of that the service reaches is not quoted: {part['not_quoted']}"
+        if part["not_quoted"]
+        else f"the service reaches {part['achieved']:.0%} of that"
+    )
     return (
-        f"Decoding, cutting and inference alone, without any server, on the same cores: "
-        f"{part['roof']['per_second']:.0f} requests/s; the service reaches {part['achieved']:.0%} of that.\n"
+        "Decoding, cutting and inference alone, without any server, on the same cores: "
+        f"{part['roof']['per_second']:.0f} requests/s; {reaches}.\n"
     )
 
 
@@ -132,10 +150,8 @@ def capacity_section(part: Json) -> str:
     lines = []
     for name, found in part["transports"].items():
         for load in found["loads"]:
-            figures = [f"{load[key]:.1f}" for key in ("p50_ms", "p99_ms")]
-            lines.append(
-                [name, load["clients"], f"{load['per_second']:.0f}", *figures, load["errors"], _generator(load)]
-            )
+            figures = [rate(load), *(percentile(load, key) for key in ("p50_ms", "p99_ms"))]
+            lines.append([name, load["clients"], *figures, load["errors"], _generator(load)])
     text = rows(["transport", "clients", "requests/s", "p50 ms", "p99 ms", "errors", "generator"], lines)
     for name, found in part["transports"].items():
         if found["per_second"] is None:
@@ -152,7 +168,10 @@ def stages_section(part: Json) -> str:
     )
     text += "\nFloor, a route that does nothing:\n\n" + rows(
         ["clients", "requests/s", "p50 ms", "p99 ms"],
-        ([load["clients"], f"{load['per_second']:.0f}", load["p50_ms"], load["p99_ms"]] for load in part["floor"]),
+        (
+            [load["clients"], rate(load), *(percentile(load, key) for key in ("p50_ms", "p99_ms"))]
+            for load in part["floor"]
+        ),
     )
     return text + "\n" + reached(part)
 
@@ -168,8 +187,8 @@ def batching_section(part: Json) -> str:
     """Batch sizes against load, with and without, and the wait cap."""
     lines = (
         [
-            *(load["device"], load["setting"], load["clients"], f"{load['per_second']:.0f}"),
-            *(f"{load['p50_ms']:.1f}", f"{load['p99_ms']:.1f}", f"{load['mean_windows']:.2f}"),
+            *(load["device"], load["setting"], load["clients"], rate(load)),
+            *(percentile(load, "p50_ms"), percentile(load, "p99_ms"), f"{load['mean_windows']:.2f}"),
             ", ".join(f"{size}: {n}" for size, n in load["windows"].items()),
         ]
         for load in part["loads"]
@@ -213,7 +232,7 @@ def replicas_section(part: Json) -> str:
         [
             one["replicas"],
             f"{one['simulated']['rate']:.0f}",
-            f"{one['measured']['rate']:.0f}" if one["measured"] else one["why_not_measured"],
+            one["why_not_measured"] or one["measured"]["not_quoted"] or f"{one['measured']['rate']:.0f}",
         ]
         for one in part["replicas"]
     )

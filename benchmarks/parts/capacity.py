@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.bench import Bench, Json
-from benchmarks.load import Transport
 from benchmarks.loops import closed_loop, open_loop
 from benchmarks.target import MULTIPART
 
@@ -28,12 +27,13 @@ def measure(bench: Bench) -> Json:
     probes: list[Json] = []
 
     def p99_ms(rate: float) -> Json:
-        probes.append(probe(bench.multipart(), rate, bench.seconds(_PROBE_S), bench.seed + len(probes)))
+        seconds = bench.seconds_at(rate, _PROBE_S)
+        probes.append(open_loop(bench.multipart(), rate, seconds, bench.seed + len(probes)).to_json())
         bench.say(f"{rate:.0f}/s: p99 {probes[-1]['p99_ms']:.1f} ms")
         return probes[-1]
 
-    rate = highest_rate(p99_ms, found[MULTIPART]["highest_seen"])
-    return {"transports": found, "held": {"p99_ms": P99_MS, "rate": rate, "probes": probes}}
+    held = highest_rate(p99_ms, found[MULTIPART]["highest_seen"])
+    return {"transports": found, "held": {"p99_ms": P99_MS, **held, "probes": probes}}
 
 
 def quoted(loads: list[Json]) -> Json:
@@ -48,25 +48,39 @@ def quoted(loads: list[Json]) -> Json:
     }
 
 
-def probe(way: Transport, rate: float, seconds: float, seed: int) -> Json:
-    """An open loop at one rate."""
-    return open_loop(way, rate, seconds, seed).to_json()
+def highest_rate(at: Callable[[float], Json], most: float, probes: int = 0) -> Json:
+    """By halving: the highest probed rate that is held, 0 where none is; and why it is not quoted, where it is not.
 
-
-def highest_rate(at: Callable[[float], Json], most: float, probes: int = 0) -> float:
-    """By halving: the highest probed rate that is held, 0 where none is.
-
-    A rate is held when its p99 is within :data:`P99_MS`, nothing failed, and the generator kept time.
+    A probe that fails is repeated, since a stall of the machine is not the service's: two of three decide. Where the
+    next higher rate failed for the load generator's sake, what the service holds is not known, and not quoted.
 
     Args:
         at: an open loop at a rate.
         most: higher is not looked.
-        probes: how often; _PROBES where 0.
+        probes: how many rates; _PROBES where 0.
     """
-    low, high = 0.0, most
+    low, high, not_quoted = 0.0, most, ""
     for _ in range(probes or _PROBES):
         rate = (low + high) / 2
-        load = at(rate)
-        held = 0 < load["p99_ms"] <= P99_MS and not load["errors"] and not load["generator"]["bottleneck"]
-        low, high = (rate, high) if held else (low, rate)
-    return round(low, 1)
+        if why := _two_of_three(at, rate):
+            high, not_quoted = rate, "" if why == _SLOW else why
+        else:
+            low = rate
+    return {"rate": round(low, 1), "not_quoted": not_quoted}
+
+
+_SLOW = "its p99 is too high, or requests failed"
+
+
+def _two_of_three(at: Callable[[float], Json], rate: float) -> str:
+    """Why a rate is not held; empty where it is."""
+    whys = [_why_not(at(rate))]
+    while any(whys) and max(whys.count(""), len(whys) - whys.count("")) < 2:
+        whys.append(_why_not(at(rate)))
+    failed = [why for why in whys if why]
+    return next((why for why in failed if why != _SLOW), _SLOW) if len(failed) > 1 else ""
+
+
+def _why_not(load: Json) -> str:
+    held = 0 < load["p99_ms"] <= P99_MS and not load["errors"]
+    return load["generator"]["bottleneck"] or ("" if held else _SLOW)

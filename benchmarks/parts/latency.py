@@ -16,9 +16,10 @@ def measure(bench: Bench) -> Json:
     for name, way in bench.service().transports(bench.data).items():
         most = bench.highest(name)
         for number, share in enumerate(SHARES):
-            load = open_loop(way, share * most, bench.seconds(_LOAD_S), bench.seed + number).to_json()
+            rate = share * most.per_second
+            load = open_loop(way, rate, bench.seconds_at(rate, _LOAD_S), bench.seed + number).to_json()
             bench.say(
                 f"{name}, {share:.0%} ({load['rate']:.0f}/s): p50 {load['p50_ms']:.1f}, p99 {load['p99_ms']:.1f} ms"
             )
-            found.append({"transport": name, "share": share, **load})
+            found.append({"transport": name, "share": share, "share_not_quoted": most.not_quoted, **load})
     return {"arrivals": "Poisson", "counted_from": "due time", "loads": found}

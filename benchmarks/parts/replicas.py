@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from benchmarks.bench import Bench, Json
 from benchmarks.load import Transport
-from benchmarks.loops import one_by_one
-from benchmarks.parts.capacity import P99_MS, highest_rate, probe
+from benchmarks.loops import one_by_one, open_loop
+from benchmarks.parts.capacity import P99_MS, highest_rate
 from benchmarks.peers import timbre
-from benchmarks.process import HOST, free_port, wait_until_ready
+from benchmarks.process import HOST, bound_to, free_port, wait_until_ready
 from benchmarks.target import MULTIPART
 from benchmarks.transports import multipart
 
@@ -51,7 +51,7 @@ backend replicas
 def measure(bench: Bench) -> Json:
     """The highest Poisson rate that holds the p99, for every number of replicas, measured and simulated."""
     cores = sorted(os.sched_getaffinity(0))
-    with bench.started({cores[0]}) as target:
+    with bench.started({cores[0]}) as target, bound_to(set(cores[1:])):
         way = target.transports(bench.data)[MULTIPART]
         service_s = np.array(one_by_one(way, bench.seconds(_LOAD_S), least=20).latencies_s)
         memory_mb = target.resident_mb()
@@ -61,8 +61,7 @@ def measure(bench: Bench) -> Json:
         line = {"replicas": number, "simulated": simulated(service_s, number, bench.seed), "measured": None}
         line["why_not_measured"] = why_not(number, len(cores))
         if not line["why_not_measured"]:
-            # The last core is the proxy's and the generator's.
-            line["measured"] = measured(bench, cores[:number])
+            line["measured"] = measured(bench, cores[:number], set(cores[number:]))
         bench.say(_told(line))
         found.append(line)
     return {
@@ -76,7 +75,8 @@ def measure(bench: Bench) -> Json:
 
 
 def _told(line: Json) -> str:
-    beside = f", measured {line['measured']['rate']:.0f}/s" if line["measured"] else ""
+    real = line["measured"]
+    beside = f", measured {real['not_quoted'] or format(real['rate'], '.0f') + '/s'}" if real else ""
     return f"{line['replicas']} replicas: simulated {line['simulated']['rate']:.0f}/s{beside}"
 
 
@@ -97,7 +97,7 @@ def simulated(service_s: npt.NDArray[np.float64], replicas: int, seed: int) -> J
         return {"p99_ms": float(np.percentile(waits, 99)) * 1e3, "errors": 0, "generator": {"bottleneck": ""}}
 
     most = replicas / float(service_s.mean())
-    rate = highest_rate(at, most, probes=10)
+    rate = highest_rate(at, most, probes=10)["rate"]
     return {
         "rate": rate,
         "capacity": round(most, 1),
@@ -126,21 +126,23 @@ def response_s(
     return found
 
 
-def measured(bench: Bench, cores: Sequence[int]) -> Json:
-    """Real replicas, each on one core, behind HAProxy."""
+def measured(bench: Bench, cores: Sequence[int], others: set[int]) -> Json:
+    """Real replicas, each on one core, behind HAProxy; it and the load generator have the other cores."""
     probes: list[Json] = []
     with ExitStack() as stack:
         ports = [stack.enter_context(timbre({core})).port for core in cores]
+        stack.enter_context(bound_to(others))
         url = stack.enter_context(haproxy(ports))
         way: Transport = multipart(url, bench.data)
 
         def at(rate: float) -> Json:
-            probes.append(probe(way, rate, bench.seconds(_PROBE_S), bench.seed + len(probes)))
+            seconds = bench.seconds_at(rate, _PROBE_S)
+            probes.append(open_loop(way, rate, seconds, bench.seed + len(probes)).to_json())
             return probes[-1]
 
         alone = one_by_one(way, bench.seconds(0.5), least=20)
-        rate = highest_rate(at, len(cores) * len(alone.latencies_s) / alone.seconds * 1.5)
-    return {"rate": rate, "probes": probes}
+        held = highest_rate(at, len(cores) * len(alone.latencies_s) / alone.seconds * 1.5)
+    return {**held, "probes": probes}
 
 
 @contextmanager

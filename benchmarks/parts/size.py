@@ -32,7 +32,7 @@ def measure(bench: Bench) -> Json:
     """
     target = bench.service()
     idle_mb = bench.idle_mb
-    most = max(1.0, bench.highest())
+    most = bench.highest().per_second
     _until(target, bench, round(REQUESTS * min(1.0, bench.scale)), most)
     more = max(100, round(_MORE * min(1.0, bench.scale)))
     points = [(answered(target), target.resident_mb())]

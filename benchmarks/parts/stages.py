@@ -31,12 +31,17 @@ def measure(bench: Bench) -> Json:
     bench.say(f"floor: {floors[-1]['per_second']:.0f}/s, p50 {floors[0]['p50_ms']:.2f} ms alone")
     found: Json = {"load": load, "stages_ms": stages_ms, "floor": floors}
     if bench.url:
-        return found | {"roof": None, "achieved": None}  # its cores are not these
+        return found | {"roof": None, "achieved": None, "not_quoted": ""}  # its cores are not these
+    highest = bench.highest()
     bench.stop()
     above = roof(bench.data, bench.seconds(_ROOF_S))
-    achieved = bench.highest() / above["per_second"]
-    bench.say(f"roof: {above['per_second']:.0f}/s, of which {achieved:.0%} are reached")
-    return found | {"roof": above, "achieved": round(achieved, 3)}
+    achieved = highest.per_second / above["per_second"]
+    bench.say(f"roof: {above['per_second']:.0f}/s, of which {highest.not_quoted or f'{achieved:.0%}'} are reached")
+    return found | {
+        "roof": above,
+        "achieved": None if highest.not_quoted else round(achieved, 3),
+        "not_quoted": highest.not_quoted,
+    }
 
 
 def staged(target: Target, bench: Bench) -> tuple[Json, Json]:
@@ -46,9 +51,9 @@ def staged(target: Target, bench: Bench) -> tuple[Json, Json]:
     sockets, HTTP, the body, the answer, and who else has the cores.
     """
     way = multipart(target.url, bench.data)
-    rate = _SHARE * bench.highest(MULTIPART)
+    rate = _SHARE * bench.highest(MULTIPART).per_second
     before = target.samples()
-    load = open_loop(way, rate, bench.seconds(_LOAD_S), bench.seed, warm_s=0.0).to_json()
+    load = open_loop(way, rate, bench.seconds_at(rate, _LOAD_S), bench.seed, warm_s=0.0).to_json()
     counted = change(before, target.samples())
     stages = {stage: round(mean_ms(counted, stage), 3) for stage in STAGES}
     whole = mean_ms(counted, "total")

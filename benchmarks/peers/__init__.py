@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -37,15 +37,17 @@ class Peer:
     """One of those who are measured.
 
     Attributes:
-        start: its process, in its own environment.
+        start: its process, in its own environment; settings are environment variables on top.
         ask: a way to send it clips.
+        choices: settings of which nobody can say beforehand which are the best for it; the best are found out.
         why_missing: says why it cannot be started here; empty where it can.
     """
 
     what: str
-    start: Callable[[], AbstractContextManager[Server]]
+    start: Callable[..., AbstractContextManager[Server]]
     ask: Callable[[str, Sequence[bytes]], Transport]
     why_missing: Callable[[], str] = lambda: ""
+    choices: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def _peer(
@@ -55,20 +57,22 @@ def _peer(
     ask: Callable[[str, Sequence[bytes]], Transport] = multipart,
     ready: str = "/readyz",
     extra: Callable[[int], dict[str, str]] = lambda _: {},
+    choices: dict[str, dict[str, str]] | None = None,
 ) -> Peer:
     """A program in the folder of that name, with its own environment; ``command`` begins with one of its programs."""
 
     @contextmanager
-    def start() -> Iterator[Server]:
+    def start(**settings: str) -> Iterator[Server]:
         port = free_port()
         version = Routes.parse((EXPORTED / ROUTES_FILE).read_text(), EXPORTED / ROUTES_FILE).default_version
         paths = {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE / name}", "MODEL": str(EXPORTED / version)}
         program, *arguments = command(port)
         full = [str(environments.python(name).with_name(program)), *arguments]
-        with serving(full, port, clean_environment() | paths | extra(port), ready, cwd=HERE / name) as server:
+        env = clean_environment() | paths | extra(port) | settings
+        with serving(full, port, env, ready, cwd=HERE / name) as server:
             yield server
 
-    return Peer(what, start, ask, lambda: environments.why_missing(name))
+    return Peer(what, start, ask, lambda: environments.why_missing(name), choices or {})
 
 
 def _uvicorn(app: str) -> Callable[[int], list[str]]:
@@ -94,9 +98,9 @@ PEERS: dict[str, Peer] = {
         "classic",
         "FastAPI, librosa's MFCC, a PyTorch CNN, one request at a time",
         _uvicorn("app:app"),
-        # Faster than with torch's own choice, by our estimate: threads that spin between two small products take the
-        # cores of the server and of who asks it.
-        extra=lambda _: {"OMP_NUM_THREADS": "1"},
+        # All cores are faster for who is alone; or threads that spin between two small products take the cores of the
+        # server and of who asks it.
+        choices={"torch's own threads": {}, "one thread": {"OMP_NUM_THREADS": "1"}},
     ),
     "fastapi_onnx": _peer("fastapi_onnx", "FastAPI with our ONNX file, no batching", _uvicorn("api:app")),
     "bentoml_plain": _peer(

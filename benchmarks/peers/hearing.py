@@ -20,24 +20,16 @@ _MODEL = "MODEL"
 """Environment variable with the folder of the exported version."""
 
 
-class Hearing:
-    """One exported version, in ONNX Runtime.
+class Ears:
+    """All of it but the network: for who has that in another process."""
 
-    Args:
-        threads: inside one forward pass. One, where several requests are answered at a time, is the fastest.
-    """
-
-    def __init__(self, threads: int = 1) -> None:
-        folder = Path(os.environ[_MODEL])
-        description = json.loads((folder / "model.json").read_text())
-        metadata = description["metadata"]
+    def __init__(self) -> None:
+        self._folder = Path(os.environ[_MODEL])
+        self._description = json.loads((self._folder / "model.json").read_text())
+        metadata = self._description["metadata"]
         self.labels: list[str] = metadata["labels"]
         self._rate_hz, self._window = metadata["sample_rate_hz"], metadata["window_samples"]
         self._hop = metadata["hop_samples"]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        model = str(folder / description["file"])
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def windows(self, data: bytes) -> Windows:
         """An encoded file as float32 (n, samples): every hop, and one that ends with the clip."""
@@ -48,12 +40,6 @@ class Hearing:
         starts = sorted({*range(0, last + 1, self._hop), last})
         return np.stack([mono[start : start + self._window] for start in starts])
 
-    def run(self, windows: Windows) -> Windows:
-        """Windows float32 (n, samples) -> probabilities float32 (n, classes)."""
-        (probabilities,) = self._session.run(["probabilities"], {"waveform": windows})
-        found: Windows = probabilities
-        return found
-
     def answer(self, probabilities: Windows) -> dict[str, Any]:
         """The mean over a clip's windows, as the service tells it."""
         clip = probabilities.mean(axis=0)
@@ -63,3 +49,24 @@ class Hearing:
             "confidence": float(clip[best]),
             "all_emotions": {label: float(p) for label, p in zip(self.labels, clip, strict=True)},
         }
+
+
+class Hearing(Ears):
+    """One exported version, in ONNX Runtime.
+
+    Args:
+        threads: inside one forward pass. One, where several requests are answered at a time, is the fastest.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        model = str(self._folder / self._description["file"])
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(self, windows: Windows) -> Windows:
+        """Windows float32 (n, samples) -> probabilities float32 (n, classes)."""
+        (probabilities,) = self._session.run(["probabilities"], {"waveform": windows})
+        found: Windows = probabilities
+        return found

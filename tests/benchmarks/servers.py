@@ -15,12 +15,14 @@ class Answering:
     """A running server.
 
     Attributes:
-        trouble: what becomes of every fifth request: "refuse" or "drop"; nothing where None.
+        trouble: what becomes of every fifth request: "refuse" or "drop"; "all": none is answered well; nothing where None.
+        takes_s: how long an answer takes.
         stalls: (start, end) by ``time.monotonic``: meanwhile nothing is answered.
     """
 
     port: int = 0
     trouble: str | None = None
+    takes_s: float = 0.0
     seen: int = 0
     bodies: list[bytes] = field(default_factory=list)
     stalls: tuple[float, float] = (0.0, 0.0)
@@ -48,11 +50,13 @@ def answering() -> Iterator[Answering]:
             start, end = told.stalls
             if start <= (now := time.monotonic()) < end:
                 time.sleep(end - now)
+            time.sleep(told.takes_s)
             fifth = told.seen % 5 == 0
             if told.trouble == "drop" and fifth:
                 self.close_connection = True
                 return
-            self._answer(429 if told.trouble == "refuse" and fifth else 200, b"heard")
+            refused = told.trouble == "all" or (told.trouble == "refuse" and fifth)
+            self._answer(429 if refused else 200, b"heard")
 
         def _answer(self, status: int, text: bytes) -> None:
             self.send_response(status)

@@ -15,7 +15,7 @@ import pytest
 from benchmarks import soak as soaking
 from benchmarks.bench import Bench, NotHereError
 from benchmarks.clips import SAMPLES, clips
-from benchmarks.loops import one_by_one
+from benchmarks.loops import one_by_one, open_loop
 from benchmarks.parts import batching, capacity, growth, latency, profile, replicas, size, stages
 from benchmarks.parts.capacity import P99_MS, highest_rate, quoted
 from benchmarks.parts.replicas import haproxy, measured, response_s, simulated, why_not
@@ -198,15 +198,39 @@ def test_the_highest_rate_is_found_by_halving() -> None:
         probed.append(rate)
         return {**load(rate, 9.0), "p99_ms": P99_MS + rate - 72}
 
-    assert highest_rate(at, 160) == 70
-    assert probed == [80, 40, 60, 70, 75]
+    assert highest_rate(at, 160) == {"rate": 70, "not_quoted": ""}
+    assert probed == [80, 80, 40, 60, 70, 75, 75]  # one that fails is repeated
+
+
+def test_two_of_three_probes_decide() -> None:
+    """One stall at 80 is forgiven, two at 120 are not."""
+    stalls = {80.0: [True, False, False], 120.0: [True, False, True]}
+
+    def at(rate: float) -> Json:
+        stalled = stalls[rate].pop(0) if stalls.get(rate) else False
+        return {**load(rate, 9.0), "p99_ms": 900.0 if stalled else 9.0}
+
+    assert highest_rate(at, 160, probes=2) == {"rate": 80, "not_quoted": ""}
+    assert stalls == {80.0: [], 120.0: []}
+
+
+def test_a_held_rate_is_quoted_only_where_the_service_was_the_limit() -> None:
+    """Above 100 the generator is late; above 50 the service is slow."""
+
+    def at(rate: float, slow_from: float) -> Json:
+        late = {"generator": {"bottleneck": "it was late" if rate > 100 else ""}}
+        return {**load(rate, 9.0), "p99_ms": 60.0 if rate > slow_from else 9.0, **late}
+
+    assert highest_rate(lambda rate: at(rate, 1000), 160) == {"rate": 100, "not_quoted": "it was late"}
+    assert highest_rate(lambda rate: at(rate, 50), 160)["not_quoted"] == ""
 
 
 @pytest.mark.parametrize("why", ["late", "errors", "slow", "silent"])
 def test_a_rate_is_not_held_for_any_of_these_reasons(why: str) -> None:
     bad: Json = {"late": {"generator": {"bottleneck": "late"}}, "errors": {"errors": 1}}
     bad |= {"slow": {"p99_ms": P99_MS + 1}, "silent": {"p99_ms": 0.0}}
-    assert highest_rate(lambda rate: {**load(rate, 9.0), "p99_ms": 40.0, **bad[why]}, 160) == 0
+    held = highest_rate(lambda rate: {**load(rate, 9.0), "p99_ms": 40.0, **bad[why]}, 160)
+    assert held == {"rate": 0, "not_quoted": "late" if why == "late" else ""}
 
 
 def test_a_capacity_is_quoted_only_where_the_generator_kept_up() -> None:
@@ -246,17 +270,26 @@ def test_haproxy_sends_requests_in_turn() -> None:
 
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy, which is not on this machine")
 def test_a_real_replica_behind_haproxy_has_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    core = min(os.sched_getaffinity(0))
+    every = os.sched_getaffinity(0)
+    core, last = min(every), max(every)
     bound: list[set[int]] = []
+    asked: list[set[int]] = []
 
     def watched(*arguments: Any, **options: Any) -> Any:
         bound.append(options["cores"])
         return serving(*arguments, **options)
 
+    def loaded(*arguments: Any) -> Any:
+        asked.append(os.sched_getaffinity(0))
+        return open_loop(*arguments)
+
     monkeypatch.setattr("benchmarks.peers.serving", watched)
+    monkeypatch.setattr(replicas, "open_loop", loaded)
     monkeypatch.setattr(capacity, "_PROBES", 1)
-    found = measured(quiet(), [core])
+    found = measured(quiet(), [core], {last})
     assert bound == [{core}]
+    assert set(map(frozenset, asked)) == {frozenset({last})}
+    assert os.sched_getaffinity(0) == every
     assert found["probes"][0]["requests"] > 0
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -12,9 +15,11 @@ from benchmarks.bench import Bench, NotHereError
 from benchmarks.clips import clips
 from benchmarks.parts import peers as module
 from benchmarks.peers import PEERS, WHY_BETTER, Peer, environments, timbre
+from benchmarks.process import Server
 from benchmarks.sounds import wav
 from benchmarks.tables import MEASURES
 from benchmarks.transports import Http, multipart
+from tests.benchmarks.servers import answering
 from tests.service import until
 
 CLIP = wav(4.2, 48_000)
@@ -110,8 +115,46 @@ def test_peers_are_measured_in_turn_and_one_that_fails_is_told(monkeypatch: pyte
         assert [once[kind]["clients"] for kind in module.CLIENTS] == [1, 8, 32]
         assert once["open"]["rate"] == module.RATE
         assert once["server_cpu_ms"] > 0
+        assert once["ready_s"] > 0
     low, high = found["summary"]["again"]["ratios"]["memory"][1:]
     assert 0.5 < low <= high < 2
+
+
+def ended() -> subprocess.Popen[bytes]:
+    """A process, which stands for a server's."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process
+
+
+def test_the_settings_that_are_best_for_a_peer_are_found_out() -> None:
+    """Two servers, one of which takes its time; the other's settings are those the peer is measured with."""
+    started: list[dict[str, str]] = []
+
+    @contextmanager
+    def start(**settings: str) -> Iterator[Server]:
+        started.append(settings)
+        with answering() as server:
+            server.takes_s = 0.03 if settings["SLOW"] else 0.0
+            yield Server(ended(), server.port, 1.0)
+
+    peer = Peer("slow or not", start, multipart, choices={"slow": {"SLOW": "1"}, "quick": {"SLOW": ""}})
+    told = module.chosen_settings(Bench(scale=0.1, rounds=2, sent=clips()[:1], say=lambda _: None), peer)
+    assert told["taken"] == "quick"
+    for kind in ("alone", "closed"):
+        assert told["per_second"]["slow"][kind] < told["per_second"]["quick"][kind]
+    assert started == [{"SLOW": "1"}, {"SLOW": ""}]
+    assert module.chosen_settings(Bench(), Peer("fails", broken, multipart, choices={"any": {}})) == {}
+
+
+def test_a_server_that_answers_no_request_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ANSWER_S", 0.3)
+    with answering() as server:
+        running = Server(ended(), server.port, ready_s=5.0)
+        assert 5.0 <= module.answering(multipart(server.url, [CLIP]), running) < 15
+        server.trouble = "all"
+        with pytest.raises(RuntimeError, match="answers no request well"):
+            module.answering(multipart(server.url, [CLIP]), running)
 
 
 def test_a_service_elsewhere_has_no_peers() -> None:

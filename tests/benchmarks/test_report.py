@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def test_ratios_are_of_rounds_and_their_spread_is_told() -> None:
     assert slow["ratios"]["alone"] == pytest.approx(slow["ratios"]["p50"])
     assert slow["ratios"]["p50"] == pytest.approx([2.0, 2.0, 4.0], rel=0.01)
     assert slow["ratios"]["memory"] == [2.5, 2.0, 2.5]
-    assert slow["per_second"] == 100
+    assert slow["figures"]["per_second"] == 100
+    assert slow["not_quoted"] == {}
     assert slow["requests_at_rate"] == 300
     assert "0.25 (0.20 to 0.33)" in peers_table(lines)
 
@@ -63,10 +65,46 @@ def test_where_a_peer_is_better_is_said_and_why() -> None:
 def test_a_capacity_is_not_quoted_where_the_generator_was_the_bottleneck() -> None:
     found = results()
     found["parts"]["capacity"]["transports"]["HTTP multipart"] |= {"per_second": None, "not_quoted": "it was late"}
-    found["parts"]["peers"]["summary"]["timbre"]["bottleneck"] = "it was late"
+    found["parts"]["capacity"]["held"]["not_quoted"] = "it was late"
+    found["parts"]["stages"] |= {"achieved": None, "not_quoted": "it was late"}
+    for one in found["parts"]["latency"]["loads"]:
+        one["share_not_quoted"] = "it was late"
     text = whole(found)
-    assert "Capacity of HTTP multipart is not quoted: it was late." in text
-    assert "| timbre | not quoted: it was late |" in text
+    assert text.count("Capacity of HTTP multipart is not quoted: it was late.") == 2
+    assert "have a p99 within 50 ms is not quoted: it was late." in text
+    assert "how much of that the service reaches is not quoted: it was late." in text
+    assert "| HTTP multipart | - | 180 |" in text
+    assert "pods of 2 cores" not in capacity_md(found)
+
+
+def test_what_the_generator_limited_is_no_ratio_either() -> None:
+    """Late in one round of ours: nobody has a ratio of that. Late in one of theirs: nor has that one a figure."""
+    rounds = {"timbre": [once(200, 8.0, 200) for _ in range(3)], "fast": [once(400, 4.0, 300) for _ in range(3)]}
+    late = {"core_share": 0.9, "lag_p50_ms": 9.0, "lag_p99_ms": 9.0, "bottleneck": "it was late"}
+    rounds["timbre"][1]["closed"]["generator"] = late
+    rounds["fast"][2]["open"]["generator"] = late
+    rounds["fast"][0]["alone"] |= {"outcomes": {"http_500": 100}}
+    lines = summary(rounds)
+    assert lines["fast"]["not_quoted"].keys() == {"per_second", "alone", "p50", "p99"}
+    assert {name for name, ratio in lines["fast"]["ratios"].items() if ratio} == {"crowd", "memory"}
+    assert {name for name, value in lines["fast"]["figures"].items() if value is None} == {"alone", "p50", "p99"}
+    assert lines["timbre"]["figures"]["per_second"] is None
+    assert lines["timbre"]["figures"]["p99"] is not None
+    assert better(lines) == [("fast", "crowd", 2.0)]
+    assert "| timbre | - | 200 |" in peers_table(lines)
+
+
+def test_a_percentile_of_too_few_requests_is_kept_and_not_quoted() -> None:
+    found = results()
+    few, many = found["parts"]["latency"]["loads"]
+    few["requests"], many["requests"] = 99, 1000
+    text = for_readme(found)
+    assert "| 20 | 9.0 | 9.0 | - | - | 99 |" in text
+    assert f"| 180 | 9.0 | 9.0 | {many['p99_ms']:.1f} | {many['p999_ms']:.1f} | 1000 |" in text
+    rounds = {"timbre": [once(200, 8.0, 200)], "few": [once(100, 8.0, 200)]}
+    rounds["few"][0]["open"]["outcomes"] = {"ok": 99}
+    assert summary(rounds)["few"]["ratios"]["p99"] is None
+    assert summary(rounds)["few"]["ratios"]["p50"] is not None
 
 
 def test_everything_is_in_the_tables_and_what_was_left_out_is_named() -> None:
@@ -189,10 +227,52 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path, lacking: str) -> None:
     short = results()
     del short["parts"][lacking]
     whole_one, other = written(tmp_path / "a.json", results()), written(tmp_path / "b.json", short)
-    with pytest.raises(NotComparableError, match=f"b.json: no '{lacking}' in it"):
+    with pytest.raises(NotComparableError, match=f"b.json: it has no part '{lacking}'"):
         check(whole_one, other)
     assert CliRunner().invoke(app, ["check", str(whole_one), str(other)]).exit_code == 2
     assert CliRunner().invoke(app, ["check", str(whole_one), str(tmp_path / "nothing.json")]).exit_code == 2
+
+
+def _late(parts: Json) -> None:
+    parts["stages"] |= {"achieved": None, "not_quoted": "it was late"}
+
+
+def _elsewhere(parts: Json) -> None:
+    parts["stages"] |= {"roof": None, "achieved": None}
+
+
+def _no_peers(parts: Json) -> None:
+    parts["peers"] = {"left_out": "peers are started here"}
+
+
+def _late_beside_the_classic(parts: Json) -> None:
+    for one in parts["peers"]["rounds"]["classic"]:
+        one["closed"]["generator"] = {"bottleneck": "it was late"}
+    parts["peers"]["summary"] = summary(parts["peers"]["rounds"])
+
+
+def _without_the_classic(parts: Json) -> None:
+    del parts["peers"]["summary"]["classic"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (_late, "requests/s to the roof's cannot be compared: it was late"),
+        (_elsewhere, "it has no roof: http://there has other cores"),
+        (_no_peers, "its part 'peers' was left out: peers are started here"),
+        (_late_beside_the_classic, "requests/s of classic cannot be compared: it was late"),
+        (_without_the_classic, "requests/s of classic cannot be compared: it was not measured"),
+    ],
+)
+def test_what_is_not_quoted_is_not_compared(tmp_path: Path, spoil: Callable[[Json], None], told: str) -> None:
+    spoilt = results()
+    spoilt["settings"]["url"] = "http://there"
+    spoil(spoilt["parts"])
+    with pytest.raises(NotComparableError, match=told):
+        ratios(spoilt)
+    before, after = written(tmp_path / "a.json", results()), written(tmp_path / "b.json", spoilt)
+    assert CliRunner().invoke(app, ["check", str(before), str(after)]).exit_code == 2
 
 
 def test_the_guard_never_compares_a_time() -> None:

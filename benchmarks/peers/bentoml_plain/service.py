@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import bentoml
 import numpy as np
 from bentoml.validators import DType, Shape
-from hearing import Hearing, Windows
+from hearing import Ears, Hearing, Windows
 
 Batch = Annotated[np.ndarray, DType("float32"), Shape((-1, 48_000))]
 
@@ -34,9 +34,9 @@ class Gateway:
     model = bentoml.depends(Model)
 
     def __init__(self) -> None:
-        self.hearing = Hearing()
+        self.ears = Ears()
 
     @bentoml.api
     async def predict(self, file: Path) -> dict[str, Any]:
-        windows: Windows = self.hearing.windows(file.read_bytes())  # noqa: ASYNC240 - as its documentation does
-        return self.hearing.answer(await self.model.to_async.infer(windows))
+        windows: Windows = self.ears.windows(file.read_bytes())  # noqa: ASYNC240 - as its documentation does
+        return self.ears.answer(await self.model.to_async.infer(windows))
