@@ -9,6 +9,8 @@ Json = dict[str, Any]
 
 WANTED = (10, 50, 100, 500, 1000)
 """Requests per second that the table answers for."""
+USUAL_S = 3.0
+"""About as long as the clips that the rates were measured with."""
 _LOAD = 0.7
 """Of the rate that holds the p99, so that one request in a while more is no incident."""
 _MEMORY = 1.5
@@ -79,19 +81,31 @@ def capacity_md(found: Json) -> str:
     for rate in WANTED:
         cells = [f"ceil({rate} / {_LOAD * size['held']:.1f}) + 1 = {pods(rate, size['held'])}" for size in measured]
         text += f"| {rate} | {' | '.join(cells)} |\n"
-    return text + _growth(parts)
+    return text + _growth(parts, measured)
 
 
-def _growth(parts: Json) -> str:
-    """What other clips make of it."""
+def _growth(parts: Json, measured: list[Json]) -> str:
+    """What other clips make of it: processor time is what a pod has, so its rate goes down as a request's goes up."""
     growth = parts.get("growth")
     if not growth or "left_out" in growth:
         return ""
-    line = growth["line"]
-    fixed, each = line["fixed_ms"], line["ms_per_second_of_speech"]
-    return (
-        f"\n## Longer clips\n\nA request takes {fixed:.1f} ms and {each:.2f} ms for each second of speech. A minute is "
-        f"{fixed:.1f} + 60 x {each:.2f} = {fixed + 60 * each:.0f} ms: divide the rates above by what that is to "
-        f"{fixed:.1f} + 3 x {each:.2f} = {fixed + 3 * each:.1f} ms, a clip of 3 s, and allow for the p99 the time of "
-        "the longest clip besides.\n"
+    p99 = parts["capacity"]["held"]["p99_ms"]
+    usual = min(growth["lengths"], key=lambda one: abs(one["seconds"] - USUAL_S))
+    usual_ms, usual_s = usual["server_cpu_ms"], usual["seconds"]
+    text = (
+        "\n## Longer clips\n\nA pod's rate goes down as the processor time of a request goes up, which was measured at "
+        f"each length; the rates above are of clips like the one of {usual_s:g} s. What takes longer than {p99:g} ms when "
+        "it is alone cannot have a p99 of that at any rate: what is given then is what a pod works off.\n\n"
+        f"| clip | processor time | alone, p50 | to a clip of {usual_s:g} s | "
     )
+    text += " | ".join(f"requests/s, pod of {size['name']}" for size in measured) + " |\n"
+    text += "|---|---|---|---" + "|---" * len(measured) + "|\n"
+    for one in growth["lengths"]:
+        times = one["server_cpu_ms"] / usual_ms
+        late = " (p99 above)" if one["p50_ms"] > p99 else ""
+        cells = [f"{size['held']:.1f} / {times:.2f} = {size['held'] / times:.1f}{late}" for size in measured]
+        text += (
+            f"| {one['seconds']:g} s | {one['server_cpu_ms']:.1f} ms | {one['p50_ms']:.1f} ms | "
+            f"{one['server_cpu_ms']:.1f} / {usual_ms:.1f} = {times:.2f} | {' | '.join(cells)} |\n"
+        )
+    return text

@@ -69,7 +69,10 @@ def results() -> Json:
             },
             "latency": {"loads": shares},
             "growth": {
-                "lengths": [{"seconds": s, **cost} for s in (1.0, 3.0)],
+                "lengths": [
+                    {"seconds": s, **cost, "server_cpu_ms": cpu_ms, "p50_ms": cpu_ms + 1}
+                    for s, cpu_ms in ((1.0, 4.0), (3.0, 8.0), (60.0, 120.0))
+                ],
                 "rates": [{"rate_hz": r, **cost} for r in (8_000, 48_000)],
                 "line": {"fixed_ms": 4.0, "ms_per_second_of_speech": 2.0},
             },

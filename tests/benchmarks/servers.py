@@ -15,7 +15,7 @@ class Answering:
     """A running server.
 
     Attributes:
-        trouble: what becomes of every fifth request: "refuse" or "drop"; "all": none is answered well; nothing where None.
+        trouble: what becomes of every fifth request: "refuse" or "drop"; "all": each is refused; nothing where None.
         takes_s: how long an answer takes.
         stalls: (start, end) by ``time.monotonic``: meanwhile nothing is answered.
     """

@@ -89,6 +89,15 @@ def test_stages_and_growth_of_a_running_service(there: Bench, monkeypatch: pytes
     assert {one["rate_hz"] for one in grown["rates"]} == {8_000, 48_000}
 
 
+def test_ten_minutes_do_not_say_what_a_second_costs() -> None:
+    """4 ms and 2 ms a second, and ten minutes that took a tenth longer: by least squares alone -8 ms would be fixed."""
+    points = [(seconds, 4 + 2 * seconds) for seconds in (1.0, 3.0, 10.0, 60.0)]
+    assert growth.line_through(points) == pytest.approx((2, 4))
+    each, fixed = growth.line_through([*points, (600.0, 1.1 * 1204)])
+    assert fixed == pytest.approx(4, rel=0.1)
+    assert each == pytest.approx(2, rel=0.1)
+
+
 def test_memory_of_a_running_service(there: Bench) -> None:
     there.scale = 0.005
     found = size.measure(there)

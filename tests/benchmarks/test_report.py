@@ -161,7 +161,9 @@ def test_pods_by_hand() -> None:
     page = capacity_md(results())
     assert "ceil(500 / 63.0) + 1 = 9" in page
     assert "ceil(500 / 105.0) + 1 = 6" in page
-    assert "4.0 + 60 x 2.00 = 124 ms" in page
+    assert "| 1 s | 4.0 ms | 5.0 ms | 4.0 / 8.0 = 0.50 | 90.0 / 0.50 = 180.0 | 150.0 / 0.50 = 300.0 |" in page
+    minute = "90.0 / 15.00 = 6.0 (p99 above) | 150.0 / 15.00 = 10.0 (p99 above) |"
+    assert f"| 60 s | 120.0 ms | 121.0 ms | 120.0 / 8.0 = 15.00 | {minute}" in page
     found = results()
     del found["parts"]["replicas"]
     assert "Not worked out: replicas was not measured." in capacity_md(found)
