@@ -32,9 +32,9 @@ def run(
     scale: Scale = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Of the peers, interleaved.")] = 3,
     seed: int = 0,
-    fresh: Annotated[bool, typer.Option(help="Keep nothing of a run that was stopped today.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Go on with no run that was stopped today; begin a file.")] = False,
 ) -> None:
-    """Measure, and write results, plots and tables; goes on where an earlier run of the day was stopped."""
+    """Measure, and write results, plots and tables; goes on where a run of this day and commit was stopped."""
     from benchmarks.bench import Bench
     from benchmarks.report import report
     from benchmarks.run import run as measure
@@ -46,6 +46,8 @@ def run(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     print(report(path))
+    if not url:
+        print(f"To publish it, commit first, then: python -m benchmarks report {path} --readme")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,20 +81,43 @@ def check(before: Path, after: Path, tolerance: float = TOLERANCE) -> tuple[str,
     """A table of all ratios, and the names of those that are worse.
 
     Raises:
-        NotComparableError: a file does not hold what is compared.
+        NotComparableError: a file does not hold what is compared, or they were not asked the same.
     """
+    whole_before, whole_after = _read(before), _read(after)
+    if other := [name for name, same in _ALIKE.items() if same(whole_before) != same(whole_after)]:
+        raise NotComparableError(f"{before} and {after} differ in {', '.join(other)}: no ratio of them says anything")
     lines, failed = ["| ratio | before | after | |", "|---|---|---|---|"], []
-    for old, new in zip(_of(before), _of(after), strict=True):
+    for old, new in zip(_of(before, whole_before), _of(after, whole_after), strict=True):
         bad = worse(old, new, tolerance)
         failed += [old.name] if bad else []
         lines.append(f"| {old.name} | {old.value:.3f} | {new.value:.3f} | {'worse' if bad else 'holds'} |")
     return "\n".join(lines), failed
 
 
-def _of(path: Path) -> list[Ratio]:
+_ALIKE: dict[str, Callable[[Json], Any]] = {
+    "clips": lambda whole: [clip["sha256"] for clip in whole["clips"]],
+    "model": lambda whole: whole["model"],
+    "scale": lambda whole: whole["settings"]["scale"],
+}
+"""What two files must have in common, or their ratios differ for that."""
+
+
+def _read(path: Path) -> Json:
     try:
-        return ratios(json.loads(path.read_text()))
-    except (OSError, NotComparableError, json.JSONDecodeError) as error:
+        whole: Json = json.loads(path.read_text())
+        for of in _ALIKE.values():
+            of(whole)
+    except (OSError, json.JSONDecodeError) as error:
+        raise NotComparableError(f"{path}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise NotComparableError(f"{path} is no results file: no {error} in it") from error
+    return whole
+
+
+def _of(path: Path, whole: Json) -> list[Ratio]:
+    try:
+        return ratios(whole)
+    except NotComparableError as error:
         raise NotComparableError(f"{path}: {error}") from error
     except (KeyError, TypeError) as error:
         raise NotComparableError(f"{path}: no {error} in it; run `make benchmark` again") from error

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.bench import Bench, Json
 from benchmarks.loops import open_loop
 from benchmarks.record import write
-from benchmarks.run import file_name
+from benchmarks.run import file_name, free
 
 _WINDOW_S = 30.0
 
@@ -21,7 +21,9 @@ def soak(bench: Bench, out: Path, seconds: float, share: float = 0.7) -> Path:
         seconds: all together.
         share: of what a short closed loop answers.
     """
-    path = out / f"{file_name()}-soak.json"
+    path = free(out, f"{file_name(bench.url)}-soak")
+    settings: Json = {"url": bench.url, "seconds": seconds, "share": share, "seed": bench.seed}
+    settings["clips"] = [clip.to_json() for clip in bench.sent]
     windows: list[Json] = []
     try:
         target = bench.service()
@@ -39,7 +41,9 @@ def soak(bench: Bench, out: Path, seconds: float, share: float = 0.7) -> Path:
                 f"{lasted:.0f} s: p50 {load['p50_ms']:.1f}, p99 {load['p99_ms']:.1f} ms, "
                 f"{load['errors']} errors, {windows[-1]['resident_mb']:.0f} MB"
             )
-            write(path, {"rate": round(rate, 2), "share": share, **summary(windows), "windows": windows}, bench.seed)
+            write(
+                path, {"settings": settings, "rate": round(rate, 2), **summary(windows), "windows": windows}, bench.seed
+            )
     finally:
         bench.stop()
     return path

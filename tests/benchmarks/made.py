@@ -61,7 +61,11 @@ def results() -> Json:
             "commit": "a" * 40,
         },
         "settings": {"url": "", "scale": 1.0, "rounds": 3, "seed": 0},
-        "clips": [{"name": "a.wav", "seconds": 3.0}, {"name": "b.wav", "seconds": 2.0}],
+        "clips": [
+            {"name": "a.wav", "seconds": 3.0, "sha256": "a" * 64},
+            {"name": "b.wav", "seconds": 2.0, "sha256": "b" * 64},
+        ],
+        "model": {"version": "2", "sha256": "c" * 64},
         "parts": {
             "capacity": {
                 "transports": {"HTTP multipart": capacity},

@@ -149,6 +149,7 @@ def test_a_soak_is_written_window_by_window(there: Bench, tmp_path: Path, monkey
     monkeypatch.setattr(soaking, "_WINDOW_S", 0.4)
     found = json.loads(soak(there, tmp_path, seconds=1.0, share=0.3).read_text())
     assert [window["until_s"] for window in found["windows"]] == [0.4, 0.8, 1.0]
+    assert found["settings"].items() >= {"url": there.url, "seconds": 1.0, "share": 0.3, "seed": 0}.items()
     assert found["errors"] == 0 < found["requests"]
     assert all(window["resident_mb"] > 50 for window in found["windows"])
 

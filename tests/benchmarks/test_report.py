@@ -277,6 +277,22 @@ def test_what_is_not_quoted_is_not_compared(tmp_path: Path, spoil: Callable[[Jso
     assert CliRunner().invoke(app, ["check", str(before), str(after)]).exit_code == 2
 
 
+@pytest.mark.parametrize("what", ["clips", "model", "scale"])
+def test_runs_that_were_not_asked_the_same_are_not_compared(tmp_path: Path, what: str) -> None:
+    other = results()
+    other["settings"]["scale"] = 5.0 if what == "scale" else 1.0
+    if what == "clips":
+        other["clips"][0]["sha256"] = "d" * 64
+    if what == "model":
+        other["model"]["version"] = "3"
+    before, after = written(tmp_path / "a.json", results()), written(tmp_path / "b.json", other)
+    with pytest.raises(NotComparableError, match=f"differ in {what}"):
+        check(before, after)
+    assert CliRunner().invoke(app, ["check", str(before), str(after)]).exit_code == 2
+    with pytest.raises(NotComparableError, match="is no results file: no 'clips' in it"):
+        check(before, written(tmp_path / "b.json", {}))
+
+
 def test_the_guard_never_compares_a_time() -> None:
     """Everything twice as slow, the classic peer too: no ratio changes."""
     slow = changed(machine=2.0)

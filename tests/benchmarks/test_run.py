@@ -18,7 +18,7 @@ from benchmarks import parts
 from benchmarks import run as module
 from benchmarks.__main__ import app
 from benchmarks.bench import Bench, NotHereError
-from benchmarks.run import PARTS, file_name, resumable, run
+from benchmarks.run import CHANGED, PARTS, UNKNOWN, file_name, run, served_model
 from tests.benchmarks.made import quiet
 from tests.conftest import ROOT
 from tests.service import children, until
@@ -43,6 +43,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(module, "PARTS", ("first", "second", "third"))
     monkeypatch.setattr(module, "import_module", part)
+    monkeypatch.setattr(module, "commit", lambda: "a" * 40)  # whatever the tests are run on
     return ran
 
 
@@ -53,6 +54,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, counted: list[str]) -> N
     assert counted == ["first", "second", "third"]
     found = json.loads(path.read_text())
     assert {"command", "commit", "machine", "date", "seed"} <= found["provenance"].keys()
+    assert all({"command", "commit", "took_s"} <= part.keys() for part in found["parts"].values())
     assert [part["number"] for part in list(found["parts"].values())[:2]] == [1, 2]
     assert found["parts"]["third"]["left_out"] == "there is no moon"
     assert [clip["name"] for clip in found["clips"]] == [clip.name for clip in quiet().sent]
@@ -65,21 +67,45 @@ def test_a_named_part_is_measured_again_and_the_others_are_kept(tmp_path: Path, 
     assert [part.get("number") for part in json.loads(path.read_text())["parts"].values()] == [1, 4, None]
 
 
-def test_fresh_and_another_scale_keep_nothing(tmp_path: Path, counted: list[str]) -> None:
-    run(quiet(), tmp_path)
-    run(quiet(), tmp_path, fresh=True)
-    run(quiet(scale=0.2), tmp_path)
-    assert len(counted) == 9
-
-
-def test_another_commit_keeps_nothing(tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    path = run(quiet(), tmp_path)
-    found = json.loads(path.read_text())
-    header = {key: found[key] for key in ("settings", "clips")}
-    assert resumable(path, header).keys() == {"first", "second", "third"}
+def test_what_cannot_be_gone_on_with_is_left_as_it_is(
+    tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fresh, another scale, another service, another commit: each begins a file, and goes on with its own."""
+    first = run(quiet(), tmp_path)
+    as_it_was = first.read_bytes()
+    again = run(quiet(), tmp_path, fresh=True)
+    scaled = run(quiet(scale=0.2), tmp_path)
+    there = run(quiet(url="http://there:3000"), tmp_path, ["first"])
     monkeypatch.setattr(module, "commit", lambda: "b" * 40)
-    assert resumable(path, header) == {}
-    assert resumable(tmp_path / "nothing.json", header) == {}
+    other = run(quiet(), tmp_path, ["first"])
+    name = file_name()
+    assert [path.stem for path in (first, again, scaled, other)] == [name, f"{name}-2", f"{name}-3", f"{name}-4"]
+    assert there.stem == file_name("http://there:3000") != name
+    assert "there-3000" in there.stem
+    assert first.read_bytes() == as_it_was
+    assert len(counted) == 11
+    assert run(quiet(), tmp_path) == other
+    assert counted[11:] == ["second", "third"]
+    assert {part["commit"] for part in json.loads(other.read_text())["parts"].values()} == {"b" * 40}
+
+
+@pytest.mark.parametrize("commit", ["a" * 40 + CHANGED, UNKNOWN])
+def test_of_code_that_no_commit_names_nothing_is_kept(
+    tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch, commit: str
+) -> None:
+    monkeypatch.setattr(module, "commit", lambda: commit)
+    assert run(quiet(), tmp_path, ["first"]) != run(quiet(), tmp_path, ["first"])
+    monkeypatch.setattr(module, "commit", lambda: "a" * 40)
+    run(quiet(), tmp_path)
+    assert counted == ["first", "first", "first", "second", "third"]
+
+
+def test_another_model_keeps_nothing(tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run(quiet(), tmp_path)
+    assert json.loads(path.read_text())["model"] == served_model()
+    monkeypatch.setattr(module, "served_model", lambda: {"version": "3"})
+    assert run(quiet(), tmp_path) != path
+    assert len(counted) == 6
 
 
 def test_a_part_that_does_not_exist_is_named(tmp_path: Path) -> None:
