@@ -94,7 +94,7 @@ def _growth(parts: Json, measured: list[Json]) -> str:
     usual_ms, usual_s = usual["server_cpu_ms"], usual["seconds"]
     text = (
         "\n## Longer clips\n\nA pod's rate goes down as the processor time of a request goes up, which was measured at "
-        f"each length; the rates above are of clips like that of {usual_s:g} s. What takes more than {p99:g} ms when it is "
+        f"each length; the rates above are of clips like that of {usual_s:g} s. What takes more than {p99:g} ms when "
         "alone cannot have a p99 of that at any rate: what is given then is what a pod works off.\n\n"
         f"| clip | processor time | alone, p50 | to a clip of {usual_s:g} s | "
     )

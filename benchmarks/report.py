@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.plots import plot
 from benchmarks.pods import capacity_md
 from benchmarks.process import ROOT
-from benchmarks.record import FOLDER
-from benchmarks.tables import SECTIONS, held, latency_table, peers_section, reached
+from benchmarks.tables import SECTIONS, held, latency_short, peers_short, reached
 
 Json = dict[str, Any]
 
 _README = ROOT / "README.md"
 _CAPACITY = ROOT / "benchmarks" / "capacity.md"
-_START, _END = "<!-- benchmark: made by `python -m benchmarks report` -->\n", "<!-- /benchmark -->"
+_BLOCK = re.compile(
+    r"<!-- benchmark: made by `python -m benchmarks report (?P<file>\S+) --readme` -->\n.*?<!-- /benchmark -->",
+    re.DOTALL,
+)
+
+_LASTS = re.compile(r"about \d+ minutes on 2 cores")
 
 
 def report(results: Path, *, capacity: bool = False) -> Path:
@@ -31,38 +37,68 @@ def report(results: Path, *, capacity: bool = False) -> Path:
 
 
 def into_readme(results: Path, readme: Path = _README) -> None:
-    """Put what README shows of a results file between its marks."""
+    """Put what README shows of a results file between its marks, which name the file, and how long a run takes."""
     text = readme.read_text()
-    before, rest = text.split(_START)
-    after = rest.split(_END, 1)[1]
-    readme.write_text(before + _START + for_readme(json.loads(results.read_text())) + _END + after)
+    shown(text)
+    text = _LASTS.sub(f"about {_minutes(json.loads(results.read_text())):.0f} minutes on 2 cores", text)
+    readme.write_text(_BLOCK.sub(lambda _: block(results), text))
 
 
-def newest(folder: Path = FOLDER) -> Path:
-    """The latest run's results.
+def block(results: Path) -> str:
+    """What stands in README of a results file, marks included."""
+    place = results.resolve().relative_to(ROOT) if results.resolve().is_relative_to(ROOT) else results
+    start = f"<!-- benchmark: made by `python -m benchmarks report {place} --readme` -->\n"
+    return start + for_readme(json.loads(results.read_text()), place) + "<!-- /benchmark -->"
+
+
+def shown(readme: str) -> Path:
+    """The results file that README shows.
 
     Raises:
-        FileNotFoundError: there is none.
+        ValueError: README has no marks.
     """
-    found = sorted(path for path in folder.glob("20*.json") if not path.stem.endswith("-soak"))
+    found = _BLOCK.search(readme)
     if not found:
-        raise FileNotFoundError(f"{folder} has no results; run `make benchmark`.")
-    return found[-1]
+        raise ValueError("README has no marks of the benchmark, between which its table would stand.")
+    return ROOT / found["file"]
 
 
-def for_readme(found: Json) -> str:
-    """The peers, where one of them is better and why, and the latency at fixed rates."""
+def for_readme(found: Json, place: Path) -> str:
+    """The peers, where one of them is better and why, the latency at fixed rates, and how long all of it took.
+
+    Args:
+        place: of the results file, as README links it.
+    """
     parts = found["parts"]
-    sections = (("peers", peers_section), ("latency", latency_table), ("capacity", held), ("stages", reached))
-    text = f"Measured on {found['provenance']['machine']}, the load generator included.\n\n"
-    return text + "\n".join(make(parts[name]) for name, make in sections if there(parts, name))
+    sections: tuple[tuple[str, Callable[[Json], str]], ...] = (
+        ("peers", peers_short),
+        ("latency", latency_short),
+        ("capacity", held),
+        ("stages", reached),
+    )
+    text = f"{_where(found)} [All tables]({place.with_suffix('.md')}).\n\n"
+    text += "\n".join(make(parts[name]) for name, make in sections if there(parts, name))
+    if there(parts, "peers"):
+        text += f"\n![The peers, as ratios to this service]({place.with_name(place.stem + '-peers.png')})\n"
+    return text
+
+
+def _where(found: Json) -> str:
+    """Who was asked by what machine, and how long that took."""
+    machine, url = found["provenance"]["machine"], found["settings"]["url"]
+    who = f"Of {url}, asked by {machine}" if url else f"Measured on {machine}, the load generator included"
+    return f"{who}, in {_minutes(found):.1f} minutes."
+
+
+def _minutes(found: Json) -> float:
+    return float(sum(part.get("took_s", 0.0) for part in found["parts"].values())) / 60
 
 
 def whole(found: Json) -> str:
     """Every part that was measured."""
     where = found["provenance"]
     text = (
-        f"# {where['date'][:10]}, {where['machine']}\n\n`{where['command']}` at {where['commit'][:12]}"
+        f"# {where['date'][:10]}, {where['machine']}\n\n{_where(found)} `{where['command']}` at {where['commit'][:12]}"
         f"{'+changes' if where['commit'].endswith('+changes') else ''}; {len(found['clips'])} clips, "
         f"{sum(clip['seconds'] for clip in found['clips']) / len(found['clips']):.1f} s on average.\n"
     )

@@ -41,16 +41,21 @@ def rate(load: Json) -> str:
     return _DASH if load["generator"]["bottleneck"] else f"{load['per_second']:.0f}"
 
 
-def peers_section(part: Json) -> str:
+def peers_short(part: Json) -> str:
+    """The same without the ratios, which stand in the tables beside the results and in the plot."""
+    return peers_section(part, short=True)
+
+
+def peers_section(part: Json, *, short: bool = False) -> str:
     """The table of the peers, then where one is better and why, and who is missing."""
     text = (
         "A WAV of {seconds:g} s at {rate_hz} Hz".format(**part["clip"])
         + " to each. Requests/s of {closed} clients, and of a crowd of {crowd}, that ask again as soon as they are "
         "answered; median ms of {alone} client alone; ".format(**part["clients"])
-        + f"p50 and p99 at {part['rate']:g} requests/s that arrive by chance (Poisson), from when each was due; what "
-        "follows is theirs to ours, with the lowest and highest of the rounds.\n\n"
+        + f"p50 and p99 at {part['rate']:g} requests/s that arrive by chance (Poisson), from when each was due"
     )
-    text += peers_table(part["summary"])
+    text += ".\n\n" if short else "; what follows is theirs to ours, with the lowest and highest of the rounds.\n\n"
+    text += peers_table(part["summary"], short=short)
     for name, line in part["summary"].items():
         for measure, why in line.get("not_quoted", {}).items():
             text += f"\n{MEASURES[measure]} of {name} is not quoted, or not as a ratio: {why}.\n"
@@ -62,13 +67,14 @@ def peers_section(part: Json) -> str:
     return text
 
 
-def peers_table(lines: Json) -> str:
+def peers_table(lines: Json, *, short: bool = False) -> str:
     """One line per server."""
+    measures = {"per_second": "requests/s"} if short else MEASURES
     headings = ["server", "requests/s", "of the crowd", "ms alone", "p50 ms", "p99 ms", "CPU ms", "memory MB", "errors"]
     told = []
     for name, line in lines.items():
         if "failed" in line:
-            told.append([name, "did not start", *[""] * (len(headings) - 2 + len(MEASURES))])
+            told.append([name, "did not start", *[""] * (len(headings) - 2 + len(measures))])
             continue
         figures = [
             _DASH if value is None else f"{value:.0f}" if measure in _HIGHER_IS_BETTER else f"{value:.1f}"
@@ -77,10 +83,10 @@ def peers_table(lines: Json) -> str:
         rest = [f"{line['server_cpu_ms']:.1f}", f"{line['resident_mb']:.0f}", line["errors"]]
         ratios = [
             "{:.2f} ({:.2f} to {:.2f})".format(*ratio) if (ratio := line["ratios"][measure]) else _DASH
-            for measure in MEASURES
+            for measure in measures
         ]
         told.append([name, *figures, *rest, *ratios])
-    return rows([*headings, *(f"{what}, to ours" for what in MEASURES.values())], told)
+    return rows([*headings, *(f"{what}, to ours" for what in measures.values())], told)
 
 
 def better(lines: Json) -> list[tuple[str, str, float]]:
@@ -94,7 +100,12 @@ def better(lines: Json) -> list[tuple[str, str, float]]:
     return found
 
 
-def latency_table(part: Json) -> str:
+def latency_short(part: Json) -> str:
+    """The same without what the load generator cost."""
+    return latency_table(part, short=True)
+
+
+def latency_table(part: Json, *, short: bool = False) -> str:
     """Percentiles of each transport at each share of its capacity."""
     text = (
         "Latency at fixed rates (Poisson, from when a request was due); no p99 of fewer than "
@@ -102,11 +113,11 @@ def latency_table(part: Json) -> str:
     )
     headings = ["transport", "of capacity", "requests/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms"]
     text += rows(
-        [*headings, "requests", "errors", "generator"],
+        [*headings, "requests", "errors", *([] if short else ["generator"])],
         (
             [load["transport"], _DASH if load["share_not_quoted"] else f"{load['share']:.0%}", f"{load['rate']:.0f}"]
             + [percentile(load, key) for key in ("p50_ms", "p90_ms", "p99_ms", "p999_ms")]
-            + [load["requests"], load["errors"], _generator(load)]
+            + [load["requests"], load["errors"], *([] if short else [_generator(load)])]
             for load in part["loads"]
         ),
     )

@@ -17,11 +17,12 @@ from benchmarks.check import NotComparableError, check, ratios
 from benchmarks.parts.peers import summary
 from benchmarks.plots import plot, plot_soak
 from benchmarks.pods import capacity_md, memory_mib, pods
-from benchmarks.report import for_readme, into_readme, report, whole
+from benchmarks.report import block, for_readme, into_readme, report, shown, whole
 from benchmarks.tables import better, peers_table
 from tests.benchmarks.made import load, once, results
 
 Json = dict[str, Any]
+PLACE = Path("benchmarks/results/day-machine.json")
 
 
 def written(path: Path, found: Json) -> Path:
@@ -48,6 +49,21 @@ def test_ratios_are_of_rounds_and_their_spread_is_told() -> None:
     assert "0.25 (0.20 to 0.33)" in peers_table(lines)
 
 
+def test_readme_has_fewer_columns_a_plot_and_how_long_it_took() -> None:
+    found = results()
+    found["parts"]["latency"]["took_s"], found["parts"]["peers"]["took_s"] = 90.0, 240.0
+    text = for_readme(found, PLACE)
+    assert "in 5.5 minutes. [All tables](benchmarks/results/day-machine.md)" in text
+    assert "](benchmarks/results/day-machine-peers.png)" in text
+    assert "0.25 (0.25 to 0.25) |\n" in text
+    assert "of a core" not in text
+    assert all(len(line) < 180 for line in text.splitlines() if line.startswith("|"))
+    assert "Measured on Some Processor" in text
+    found["settings"]["url"] = "http://there"
+    assert "Of http://there, asked by Some Processor" in for_readme(found, PLACE)
+    assert "Of http://there, asked by Some Processor" in whole(found)
+
+
 def test_a_peer_that_did_not_start_is_told_and_the_rest_is_measured() -> None:
     lines = summary({"timbre": [once(400, 2, 200)], "broken": [{"failed": "no module"}]})
     assert lines["broken"] == {"failed": "no module"}
@@ -57,7 +73,7 @@ def test_a_peer_that_did_not_start_is_told_and_the_rest_is_measured() -> None:
 def test_where_a_peer_is_better_is_said_and_why() -> None:
     found = results()
     assert better(found["parts"]["peers"]["summary"]) == [("fastapi_onnx", "memory", 0.55)]
-    text = for_readme(found)
+    text = for_readme(found, PLACE)
     assert "fastapi_onnx is better in memory (0.55 of ours): it loads one model" in text
     assert "mlserver_onnx was not measured: it did not install: no wheel" in text
 
@@ -98,7 +114,7 @@ def test_a_percentile_of_too_few_requests_is_kept_and_not_quoted() -> None:
     found = results()
     few, many = found["parts"]["latency"]["loads"]
     few["requests"], many["requests"] = 99, 1000
-    text = for_readme(found)
+    text = for_readme(found, PLACE)
     assert "| 20 | 9.0 | 9.0 | - | - | 99 |" in text
     assert f"| 180 | 9.0 | 9.0 | {many['p99_ms']:.1f} | {many['p999_ms']:.1f} | 1000 |" in text
     rounds = {"timbre": [once(200, 8.0, 200)], "few": [once(100, 8.0, 200)]}
@@ -143,14 +159,22 @@ def test_every_part_is_drawn(tmp_path: Path) -> None:
 
 
 def test_readme_gets_the_table_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme, path = tmp_path / "README.md", written(tmp_path / "r.json", results())
-    readme.write_text(f"before\n{module._START}old\n{module._END}after\n")
+    found = results()
+    found["parts"]["peers"]["took_s"], found["parts"]["size"]["took_s"] = 500.0, 20.0
+    readme, path = tmp_path / "README.md", written(tmp_path / "r.json", found)
+    start = "<!-- benchmark: made by `python -m benchmarks report {} --readme` -->"
+    readme.write_text(f"about 6 minutes on 2 cores\n{start.format('old.json')}\nold\n<!-- /benchmark -->\nafter\n")
     for _ in range(2):  # twice is once
         into_readme(path, readme)
-        assert readme.read_text() == f"before\n{module._START}{for_readme(results())}{module._END}after\n"
+        text = readme.read_text()
+        assert text == f"about 9 minutes on 2 cores\n{block(path)}\nafter\n"
+        assert start.format(path) in text
+        assert shown(text) == path
+    with pytest.raises(ValueError, match="no marks"):
+        shown("nothing")
     monkeypatch.setattr(module, "_CAPACITY", tmp_path / "capacity.md")
     monkeypatch.setattr(module, "plot", lambda *_: None)  # has a test of its own
-    assert report(path, capacity=True).read_text() == whole(results())
+    assert report(path, capacity=True).read_text() == whole(found)
     assert (tmp_path / "capacity.md").read_text() == capacity_md(results())
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.peers import WHY_BETTER
 from benchmarks.pods import capacity_md
-from benchmarks.report import for_readme, newest, whole
+from benchmarks.report import block, shown, whole
 from benchmarks.run import PARTS
 from benchmarks.tables import better
 from serving.errors import RequestError
@@ -89,19 +89,23 @@ def test_how_soon_live_measurements_are_out_is_what_was_measured() -> None:
     assert max(late["max"] for late in cases.values()) <= int(most)
 
 
-def _newest() -> Path:
-    try:
-        return newest()
-    except FileNotFoundError as nothing:
-        pytest.skip(f"needs results, which `make benchmark` makes on a quiet machine: {nothing}")
+def _shown() -> Path:
+    """The results that README names; those that whoever runs this has measured are not its business."""
+    results = shown(README)
+    if results.stem == "FILE" and not list(results.parent.glob("20*.json")):
+        pytest.skip("needs results, which `make benchmark` makes on a quiet machine")
+    return results
 
 
-def test_the_speeds_are_those_of_the_newest_results() -> None:
-    results = _newest()
+def test_the_speeds_are_those_of_the_results_that_readme_names() -> None:
+    results = _shown()
     found = json.loads(results.read_text())
     assert tuple(found["parts"]) == PARTS
     assert not found["provenance"]["commit"].endswith("+changes")
-    assert for_readme(found) in README
+    assert not found["settings"]["url"]
+    assert block(results) in README
+    minutes = sum(part["took_s"] for part in found["parts"].values()) / 60
+    assert f"about {minutes:.0f} minutes on 2 cores" in README
     assert results.with_suffix(".md").read_text() == whole(found)
     assert (ROOT / "benchmarks" / "capacity.md").read_text() == capacity_md(found)
     for name in ("latency", "capacity", "peers", "replicas"):
@@ -110,7 +114,7 @@ def test_the_speeds_are_those_of_the_newest_results() -> None:
 
 
 def test_where_a_peer_is_better_readme_says_why() -> None:
-    for name, measure, _ in better(json.loads(_newest().read_text())["parts"]["peers"]["summary"]):
+    for name, measure, _ in better(json.loads(_shown().read_text())["parts"]["peers"]["summary"]):
         assert (name, measure) in WHY_BETTER, f"say in WHY_BETTER why {name} is better in {measure}"
 
 
