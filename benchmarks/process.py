@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -91,7 +91,9 @@ def serving(
     started = time.monotonic()
     with tempfile.TemporaryFile() as log:  # not a pipe, which nobody would empty
         with bound_to(cores):
-            process = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
         try:
             wait_until_ready(process, f"http://{HOST}:{port}{ready}", log)
             yield Server(process, port, round(time.monotonic() - started, 2), grpc_port)
@@ -100,13 +102,15 @@ def serving(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and SIGKILL to one that does not go."""
+    """SIGTERM, and SIGKILL to one that does not go, and to workers of its that stayed: the next has the cores alone."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(_STOP_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # of the session that it began
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: IO[bytes]) -> None:

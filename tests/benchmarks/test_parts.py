@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from benchmarks.loops import one_by_one, open_loop
 from benchmarks.parts import batching, capacity, growth, latency, profile, replicas, size, stages
 from benchmarks.parts.capacity import P99_MS, highest_rate, quoted
 from benchmarks.parts.replicas import haproxy, measured, response_s, simulated, why_not
-from benchmarks.process import serving
+from benchmarks.process import free_port, serving
 from benchmarks.soak import soak, summary
 from benchmarks.target import MULTIPART, OIP, RAW, RPC, Target
 from benchmarks.transports import multipart
@@ -27,7 +28,7 @@ from serving import settings
 from tests.benchmarks.made import load, quiet
 from tests.benchmarks.servers import answering
 from tests.conftest import ROOT, SERVED
-from tests.service import Service, running
+from tests.service import Service, children, running, until
 
 Json = dict[str, Any]
 
@@ -311,6 +312,25 @@ def test_a_bound_process_may_use_its_core_only() -> None:
         assert target.server is not None
         assert os.sched_getaffinity(target.server.process.pid) == {core}
     assert os.sched_getaffinity(0) == before
+
+
+def test_workers_that_outlive_their_server_are_stopped_too() -> None:
+    code = (
+        "import http.server, subprocess, sys\n"
+        "subprocess.Popen(['sleep', '600'])\n"
+        "http.server.test(http.server.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind='127.0.0.1')"
+    )
+    port = free_port()
+    with serving([sys.executable, "-c", code, str(port)], port, dict(os.environ), ready="/") as server:
+        (worker,) = children(server.process.pid)
+    assert until(lambda: not Path(f"/proc/{worker}").exists() or "\nState:\tZ" in _status(worker), 10)
+
+
+def _status(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def test_a_service_elsewhere_has_its_grpc_beside_it() -> None:
