@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 Out = Annotated[Path, typer.Option(help="Where results are written.")]
 Url = Annotated[str, typer.Option(help="A service that runs already, such as http://host:3000; else one is started.")]
-Grpc = Annotated[str, typer.Option(help="Its gRPC address; port 3001 of the same host unless it is told.")]
+Grpc = Annotated[str, typer.Option(help="Its gRPC address; port 3001 of the same host unless told, 'none' for none.")]
 Scale = Annotated[float, typer.Option(min=0.01, help="Of every duration: 0.2 for a look, 5 for narrow intervals.")]
 
 

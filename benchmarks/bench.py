@@ -12,17 +12,13 @@ from benchmarks.histogram import FEWEST
 from benchmarks.load import OK, Transport
 from benchmarks.loops import closed_loop, one_by_one
 from benchmarks.peers import timbre
-from benchmarks.target import MULTIPART, Target
+from benchmarks.target import MULTIPART, NotHereError, Target
 
 Json = dict[str, Any]
 
 _LEAST_S = 0.3
 _ENOUGH = 1.3 * FEWEST["p99_ms"]  # Poisson arrivals that are due, so that as many as a p99 needs come nearly always
 _QUICK_CLIENTS, _QUICK_S = 16, 2.0
-
-
-class NotHereError(Exception):
-    """A part cannot be measured on this machine, or of a service elsewhere; says why."""
 
 
 class Highest(NamedTuple):
@@ -78,10 +74,15 @@ class Bench:
     def service(self) -> Target:
         """The service, started when it is first asked for, and then shared by the parts."""
         if self._running is None:
-            target = Target.at(self.url, self.grpc) if self.url else Target.of(self._stack.enter_context(timbre()))
-            self.idle_mb = target.resident_mb()
-            self._running = target
+            if self.url:
+                target = Target.at(self.url, self.grpc).asked(self.data[0])
+            else:
+                target = Target.of(self._stack.enter_context(timbre()))
+            for name, reason in target.silent.items():
+                self.say(f"{name} is left out: {reason}")
+            self.idle_mb = 0.0 if target.mixed else target.resident_mb()
             self._check(target)
+            self._running = target
         return self._running
 
     @contextmanager
@@ -125,6 +126,8 @@ class Bench:
 
     def _check(self, target: Target) -> None:
         """Every clip once: it is answered, and what is loaded late is loaded."""
+        if reason := target.silent.get(MULTIPART):
+            raise RuntimeError(f"{target.url} does not answer a clip: {reason}.")
         load = one_by_one(target.transports(self.data)[MULTIPART], 0.0, least=len(self.sent))
         if load.outcomes.total() != load.outcomes[OK]:
             raise RuntimeError(f"{target.url} does not answer the clips: {dict(load.outcomes)}.")

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import selectors
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.load import BROKEN, NO_ROOM, UNANSWERED, Connection, Load, Transport
+
+Returned = TypeVar("Returned")
 
 _TICK_S = 0.02
 _PATIENCE_S = 20.0
@@ -52,6 +54,25 @@ def open_loop(transport: Transport, rate: float, seconds: float, seed: int, warm
 def one_by_one(transport: Transport, seconds: float, least: int = 3) -> Load:
     """One client for so long, and for so many requests at least; the first one warms up."""
     return _run(_one_by_one(transport, seconds, least))
+
+
+def ask_once(transport: Transport, patience_s: float = 10.0) -> str:
+    """The outcome of one request; what broke it, where it broke."""
+    try:
+        return _run(_ask_once(transport, patience_s))
+    except TimeoutError:
+        return f"nothing within {patience_s:g} s"
+    except (OSError, asyncio.IncompleteReadError) as error:
+        return f"{BROKEN}: {error}"
+
+
+async def _ask_once(transport: Transport, patience_s: float) -> str:
+    async with asyncio.timeout(patience_s):
+        connection = await transport.connect()
+        try:
+            return await connection.ask(0)
+        finally:
+            await connection.close()
 
 
 async def _one_by_one(transport: Transport, seconds: float, least: int) -> Load:
@@ -216,8 +237,7 @@ async def _watch_lag(load: Load) -> None:
         load.lags_s.append(max(0.0, loop.time() - at))
 
 
-def _run(main: Any) -> Load:
+def _run(main: Coroutine[Any, Any, Returned]) -> Returned:
     """In a loop whose timers are finer than epoll's and uvloop's, which count whole milliseconds."""
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
-        load: Load = runner.run(main)
-        return load
+        return runner.run(main)

@@ -41,7 +41,7 @@ def plot_soak(results: Path) -> list[Path]:
         above.plot(minutes, [window[key] for window in windows], marker=".", label=key.split("_")[0])
     above.set(ylabel="latency, ms", ylim=(0, None))
     above.legend(frameon=False)
-    below.plot(minutes, [window["resident_mb"] for window in windows], marker=".")
+    below.plot(minutes, [window["resident_mb"] or math.nan for window in windows], marker=".")
     below.set(ylabel="memory, MB", xlabel="minutes", ylim=(0, None))
     for axes in (above, below):
         axes.grid(alpha=0.3)
@@ -124,7 +124,8 @@ def _stages(part: Json, figure: Figure) -> None:
     axes.barh(["floor: nothing done"], [part["floor"][0]["mean_ms"]], color="tab:brown")
     axes.invert_yaxis()
     axes.set(xlabel="mean ms of a request")
-    axes.legend(frameon=False, fontsize=8, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.2))
+    if names:
+        axes.legend(frameon=False, fontsize=8, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.2))
 
 
 def _profile(part: Json, figure: Figure) -> None:
@@ -165,6 +166,9 @@ def _growth(part: Json, figure: Figure) -> None:
 def _lines(axes: Axes, found: list[Json], key: str, label: str) -> None:
     places = [one[key] for one in found]
     axes.plot(places, [one["p50_ms"] for one in found], marker="o", label="request (p50)")
+    if any(one["no_stages"] for one in found):
+        axes.set(xlabel=label, ylabel="ms")
+        return
     axes.plot(places, [one["server_cpu_ms"] for one in found], marker=".", label="processor time")
     for stage in ("decode", "inference"):
         axes.plot(places, [one["stages_ms"][stage] for one in found], marker=".", linestyle="--", label=stage)

@@ -58,8 +58,16 @@ class Server:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def _family(self, pid: int) -> list[int]:
-        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [pid, *(one for child in listed for one in self._family(int(child)))]
+        listed = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in _children(task)]
+        return [pid, *(one for child in listed for one in self._family(child))]
+
+
+def _children(task: Path) -> list[int]:
+    """Of one thread; none where it has just ended."""
+    try:
+        return list(map(int, (task / "children").read_text().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def free_port() -> int:

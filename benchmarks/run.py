@@ -13,9 +13,10 @@ from itertools import count, takewhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.bench import Bench, Json, NotHereError
+from benchmarks.bench import Bench, Json
 from benchmarks.peers import EXPORTED
 from benchmarks.record import write
+from benchmarks.target import NotHereError
 from serving.router import ROUTES_FILE, Routes
 from training.provenance import command, commit, machine
 

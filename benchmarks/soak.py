@@ -36,10 +36,11 @@ def soak(bench: Bench, out: Path, seconds: float, share: float = 0.7) -> Path:
             # Windows follow one another without a pause, save for what is still under way.
             load = open_loop(way, rate, window_s, bench.seed + len(windows), warm_s=0.0).to_json()
             lasted += window_s
-            windows.append({"until_s": round(lasted, 1), "resident_mb": target.resident_mb(), **load})
+            resident_mb = None if target.mixed else target.resident_mb()
+            windows.append({"until_s": round(lasted, 1), "resident_mb": resident_mb, **load})
             bench.say(
                 f"{lasted:.0f} s: p50 {load['p50_ms']:.1f}, p99 {load['p99_ms']:.1f} ms, "
-                f"{load['errors']} errors, {windows[-1]['resident_mb']:.0f} MB"
+                f"{load['errors']} errors, {target.mixed or f'{resident_mb:.0f} MB'}"
             )
             write(
                 path, {"settings": settings, "rate": round(rate, 2), **summary(windows), "windows": windows}, bench.seed
@@ -56,7 +57,7 @@ def summary(windows: list[Json]) -> Json:
     slopes = {
         f"{name}_per_hour": round(float(np.polyfit(hours, [window[key] for window in later], 1)[0]), 3)
         for name, key in (("mb", "resident_mb"), ("p99_ms", "p99_ms"))
-        if len(later) > 1
+        if len(later) > 1 and later[0][key] is not None
     }
     return {
         "requests": sum(window["requests"] for window in windows),

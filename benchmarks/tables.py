@@ -121,9 +121,15 @@ def latency_table(part: Json, *, short: bool = False) -> str:
             for load in part["loads"]
         ),
     )
+    text += _silent(part)
     for name, why in {load["transport"]: load["share_not_quoted"] for load in part["loads"]}.items():
         text += f"\nCapacity of {name} is not quoted: {why}.\n" if why else ""
     return text
+
+
+def _silent(part: Json) -> str:
+    """Transports that a service elsewhere does not answer."""
+    return "".join(f"\n{name} was left out: {why}.\n" for name, why in part["silent"].items())
 
 
 def _generator(load: Json) -> str:
@@ -167,16 +173,19 @@ def capacity_section(part: Json) -> str:
     for name, found in part["transports"].items():
         if found["per_second"] is None:
             text += f"\nCapacity of {name} is not quoted: {found['not_quoted']}.\n"
-    return text + "\n" + held(part)
+    return text + _silent(part) + "\n" + held(part)
 
 
 def stages_section(part: Json) -> str:
     """Mean ms of a request in each stage, floor and roof."""
     whole_ms = sum(part["stages_ms"].values())
-    text = f"Mean of a request at {part['load']['rate']:.0f} requests/s:\n\n" + rows(
-        ["stage", "ms", "share"],
-        ([name, f"{ms:.2f}", f"{ms / whole_ms:.0%}"] for name, ms in part["stages_ms"].items()),
-    )
+    if part["no_stages"]:
+        text = f"No stages: {part['no_stages']}.\n"
+    else:
+        text = f"Mean of a request at {part['load']['rate']:.0f} requests/s:\n\n" + rows(
+            ["stage", "ms", "share"],
+            ([name, f"{ms:.2f}", f"{ms / whole_ms:.0%}"] for name, ms in part["stages_ms"].items()),
+        )
     text += "\nFloor, a route that does nothing:\n\n" + rows(
         ["clients", "requests/s", "p50 ms", "p99 ms"],
         (
@@ -225,8 +234,9 @@ def growth_section(part: Json) -> str:
 
     def lines(key: str, unit: str) -> Iterable[list[object]]:
         for one in part[key]:
-            figures = [f"{one[name]:.1f}" for name in ("p50_ms", "server_cpu_ms")]
-            yield [f"{one[unit]:g}", *figures, f"{one['times_real_time']:.0f}", f"{one['stages_ms']['decode']:.1f}"]
+            told = [one["p50_ms"], one["server_cpu_ms"], one["stages_ms"].get("decode")]
+            p50, cpu, decode = (_DASH if ms is None else f"{ms:.1f}" for ms in told)
+            yield [f"{one[unit]:g}", p50, cpu, f"{one['times_real_time']:.0f}", decode]
 
     head = ["p50 ms", "CPU ms", "times real time", "decode ms"]
     line = part["line"]

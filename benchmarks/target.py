@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.load import Transport
+from benchmarks.load import OK, Transport
+from benchmarks.loops import ask_once
 from benchmarks.process import HOST, Server
 from benchmarks.transports import multipart, oip_rpc, predict_rpc, raw
 
@@ -17,6 +18,18 @@ MULTIPART, RAW, RPC, OIP = "HTTP multipart", "HTTP raw body", "gRPC Predict", "O
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 """(name, labels) -> value, as /metrics tells them."""
+
+
+NONE = "none"
+"""Where a service has no gRPC."""
+
+_STARTED = "process_start_time_seconds"
+_READINGS = 8  # of which one in 128 times all are of the same one of two replicas, where chance chooses
+_MIXED = "/metrics is now one process's and now another's, as behind a balancer: what it counts cannot be told apart"
+
+
+class NotHereError(Exception):
+    """Something cannot be measured on this machine, or of a service elsewhere; says why."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +40,15 @@ class Target:
         url: of HTTP.
         grpc: host:port of gRPC; empty for none.
         server: its process, where it is ours.
+        silent: transports that do not answer, and what came instead.
+        mixed: why its metrics say nothing; empty where they do.
     """
 
     url: str
     grpc: str = ""
     server: Server | None = None
+    silent: dict[str, str] = field(default_factory=dict)
+    mixed: str = ""
 
     @classmethod
     def of(cls, server: Server) -> Target:
@@ -40,21 +57,44 @@ class Target:
 
     @classmethod
     def at(cls, url: str, grpc: str) -> Target:
-        """A service elsewhere; its gRPC is asked on port 3001 of the same host unless told otherwise."""
+        """A service elsewhere; its gRPC is asked on port 3001 of the same host unless told otherwise, or told NONE."""
         url = url.rstrip("/")
-        return cls(url, grpc or f"{urlsplit(url).hostname}:3001")
+        return cls(url, "" if grpc == NONE else grpc or f"{urlsplit(url).hostname}:3001")
+
+    def asked(self, clip: bytes) -> Target:
+        """The same, once each transport has been asked once: without those that do not answer, whose reason it knows.
+
+        Its metrics are read several times too, each over a connection of its own: behind a balancer they are now one
+        replica's, now another's, and what changes between two readings is nobody's.
+        """
+        silent = {} if self.grpc else dict.fromkeys((RPC, OIP), "no gRPC address was given")
+        for name, way in self.transports([clip]).items():
+            if (came := ask_once(way)) != OK:
+                silent[name] = f"asked once, it answered: {came}"
+        try:
+            starts = {total(self.samples(), _STARTED) for _ in range(_READINGS)}
+            mixed = _MIXED if len(starts) > 1 else ""
+        except httpx.HTTPError as error:
+            mixed = f"/metrics is not to be read: {error}"
+        return replace(self, silent=silent, mixed=mixed)
 
     def transports(self, clips: Sequence[bytes]) -> dict[str, Transport]:
-        """Every way to send these clips."""
+        """Every way to send these clips that answers."""
         ways: dict[str, Transport] = {MULTIPART: multipart(self.url, clips), RAW: raw(self.url, clips)}
         if self.grpc:
             secure = self.url.startswith("https:")
             ways[RPC] = predict_rpc(self.grpc, clips, secure=secure)
             ways[OIP] = oip_rpc(self.grpc, clips, secure=secure)
-        return ways
+        return {name: way for name, way in ways.items() if name not in self.silent}
 
     def samples(self) -> Samples:
-        """Everything at /metrics. Behind a balancer that is one replica's."""
+        """Everything at /metrics. Behind a balancer that is one replica's.
+
+        Raises:
+            NotHereError: it is known to be now one's, now another's.
+        """
+        if self.mixed:
+            raise NotHereError(self.mixed)
         text = httpx.get(f"{self.url}/metrics", timeout=30).raise_for_status().text
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -80,5 +120,11 @@ def total(samples: Samples, name: str, **labels: str) -> float:
 
 
 def change(before: Samples, after: Samples) -> Samples:
-    """What counters and histograms counted in between."""
+    """What counters and histograms counted in between.
+
+    Raises:
+        NotHereError: they are not of the same process.
+    """
+    if total(before, _STARTED) != total(after, _STARTED):
+        raise NotHereError(_MIXED)
     return {key: value - before.get(key, 0.0) for key, value in after.items()}

@@ -33,7 +33,8 @@ def measure(bench: Bench) -> Json:
         return probes[-1]
 
     held = highest_rate(p99_ms, found[MULTIPART]["highest_seen"])
-    return {"transports": found, "held": {"p99_ms": P99_MS, **held, "probes": probes}}
+    silent = bench.service().silent
+    return {"transports": found, "silent": silent, "held": {"p99_ms": P99_MS, **held, "probes": probes}}
 
 
 def quoted(loads: list[Json]) -> Json:

@@ -22,4 +22,4 @@ def measure(bench: Bench) -> Json:
                 f"{name}, {share:.0%} ({load['rate']:.0f}/s): p50 {load['p50_ms']:.1f}, p99 {load['p99_ms']:.1f} ms"
             )
             found.append({"transport": name, "share": share, "share_not_quoted": most.not_quoted, **load})
-    return {"arrivals": "Poisson", "counted_from": "due time", "loads": found}
+    return {"arrivals": "Poisson", "counted_from": "due time", "silent": bench.service().silent, "loads": found}

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from statistics import median
 
-from benchmarks.bench import Bench, Json, NotHereError
+from benchmarks.bench import Bench, Json
 from benchmarks.histogram import FEWEST, Histogram
 from benchmarks.load import OK, Transport
 from benchmarks.loops import closed_loop, one_by_one, open_loop
 from benchmarks.peers import PEERS, Peer
 from benchmarks.process import Server
 from benchmarks.sounds import wav
+from benchmarks.target import NotHereError
 
 CLIENTS = {"alone": 1, "closed": 8, "crowd": 32}
 """Of the closed loops, by their names in the results."""

@@ -8,8 +8,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.bench import Bench, Json, NotHereError
+from benchmarks.bench import Bench, Json
 from benchmarks.loops import closed_loop
+from benchmarks.target import NotHereError
 
 _CLIENTS, _RATE_HZ, _LOAD_S = 8, 200, 6.0
 

@@ -29,8 +29,12 @@ def measure(bench: Bench) -> Json:
     """Memory of the shared service after what it has answered so far and more; then fresh starts.
 
     In a run that is shortened, less than REQUESTS come before growth is measured, and the results say how many.
+
+    Raises:
+        NotHereError: its metrics are now one replica's, now another's.
     """
     target = bench.service()
+    answered(target)  # before any load: raises where nobody can say
     idle_mb = bench.idle_mb
     most = bench.highest().per_second
     _until(target, bench, round(REQUESTS * min(1.0, bench.scale)), most)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from benchmarks.bench import Bench, Json
 from benchmarks.loops import closed_loop, open_loop
 from benchmarks.peers import EXPORTED
-from benchmarks.target import MULTIPART, Samples, Target, change, total
+from benchmarks.target import MULTIPART, NotHereError, Samples, Target, change, total
 from benchmarks.transports import get, multipart
 from serving import audio
 from serving.artifact import Artifact
@@ -26,10 +26,10 @@ _FLOOR_CLIENTS = (1, 8)
 def measure(bench: Bench) -> Json:
     """Stages at half of capacity, floor, roof, and how much of the roof is reached."""
     target = bench.service()
-    load, stages_ms = staged(target, bench)
+    load, stages_ms, no_stages = staged(target, bench)
     floors = [closed_loop(get(target.url, "/livez"), n, bench.seconds(_FLOOR_S)).to_json() for n in _FLOOR_CLIENTS]
     bench.say(f"floor: {floors[-1]['per_second']:.0f}/s, p50 {floors[0]['p50_ms']:.2f} ms alone")
-    found: Json = {"load": load, "stages_ms": stages_ms, "floor": floors}
+    found: Json = {"load": load, "stages_ms": stages_ms, "no_stages": no_stages, "floor": floors}
     if bench.url:
         return found | {"roof": None, "achieved": None, "not_quoted": ""}  # its cores are not these
     highest = bench.highest()
@@ -44,23 +44,28 @@ def measure(bench: Bench) -> Json:
     }
 
 
-def staged(target: Target, bench: Bench) -> tuple[Json, Json]:
-    """An open loop, and the mean ms of its requests in each stage.
+def staged(target: Target, bench: Bench) -> tuple[Json, Json, str]:
+    """An open loop, the mean ms of its requests in each stage, and why there are none, where there are none.
 
     ``pipeline`` is what the service's total has beside the stages; ``around`` what the client waits beside that total:
     sockets, HTTP, the body, the answer, and who else has the cores.
     """
     way = multipart(target.url, bench.data)
     rate = _SHARE * bench.highest(MULTIPART).per_second
-    before = target.samples()
-    load = open_loop(way, rate, bench.seconds_at(rate, _LOAD_S), bench.seed, warm_s=0.0).to_json()
-    counted = change(before, target.samples())
+    load: Json = {}
+    try:
+        before = target.samples()
+        load = open_loop(way, rate, bench.seconds_at(rate, _LOAD_S), bench.seed, warm_s=0.0).to_json()
+        counted = change(before, target.samples())
+    except NotHereError as reason:
+        bench.say(f"stages are left out: {reason}")
+        return load, {}, str(reason)
     stages = {stage: round(mean_ms(counted, stage), 3) for stage in STAGES}
     whole = mean_ms(counted, "total")
     stages["pipeline"] = round(max(0.0, whole - sum(stages.values())), 3)
     stages["around"] = round(max(0.0, load["mean_ms"] - whole), 3)
     bench.say(", ".join(f"{name} {ms:.2f}" for name, ms in stages.items()) + " ms")
-    return load, stages
+    return load, stages, ""
 
 
 def mean_ms(counted: Samples, stage: str) -> float:

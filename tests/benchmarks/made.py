@@ -50,7 +50,7 @@ def results() -> Json:
     capacity = {"highest_seen": 200, "per_second": 200, "clients": 8, "not_quoted": "", "loads": closed}
     stages = {"decode": 2.0, "queue": 1.0, "batch": 0.0, "inference": 6.0, "pipeline": 0.5, "around": 2.5}
     cost: Json = {"p50_ms": 9.0, "p99_ms": 12.0, "mean_ms": 9.5, "server_cpu_ms": 8.0, "times_real_time": 300.0}
-    cost |= {"bytes": 96_044, "requests": 50, "errors": 0, "stages_ms": stages}
+    cost |= {"bytes": 96_044, "requests": 50, "errors": 0, "stages_ms": stages, "no_stages": ""}
     batches = {"device": "cpu", "setting": "as it is", "mean_windows": 2.5, "windows": {"1": 3, "4": 9}, "reasons": {}}
     held = {"rate": 100.0, "capacity": 125.0, "p99_ms": 48.0, "arrivals": 20_000}
     return {
@@ -69,9 +69,10 @@ def results() -> Json:
         "parts": {
             "capacity": {
                 "transports": {"HTTP multipart": capacity},
+                "silent": {},
                 "held": {"p99_ms": 50.0, "rate": 150.0, "not_quoted": "", "probes": []},
             },
-            "latency": {"loads": shares},
+            "latency": {"silent": {}, "loads": shares},
             "growth": {
                 "lengths": [
                     {"seconds": s, **cost, "server_cpu_ms": cpu_ms, "p50_ms": cpu_ms + 1}
@@ -93,6 +94,7 @@ def results() -> Json:
             "stages": {
                 "load": load(100, 10.0, rate=100.0),
                 "stages_ms": stages,
+                "no_stages": "",
                 "floor": [load(2000, 0.4, clients=1)],
                 "roof": {"per_second": 250.0, "decode_ms": 2.0, "inference_ms": 6.0},
                 "achieved": 0.8,

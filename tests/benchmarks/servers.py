@@ -17,12 +17,15 @@ class Answering:
     Attributes:
         trouble: what becomes of every fifth request: "refuse" or "drop"; "all": each is refused; nothing where None.
         takes_s: how long an answer takes.
+        replicas: how many take turns at /metrics, as behind a balancer; each began at another time.
         stalls: (start, end) by ``time.monotonic``: meanwhile nothing is answered.
     """
 
     port: int = 0
     trouble: str | None = None
     takes_s: float = 0.0
+    replicas: int = 1
+    read: int = 0
     seen: int = 0
     bodies: list[bytes] = field(default_factory=list)
     stalls: tuple[float, float] = (0.0, 0.0)
@@ -41,7 +44,9 @@ def answering() -> Iterator[Answering]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._answer(200, b"alive")
+            told.read += self.path == "/metrics"
+            started = f"process_start_time_seconds {told.read % told.replicas}\n"
+            self._answer(200, started.encode() if self.path == "/metrics" else b"alive")
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 
 from benchmarks import soak as soaking
-from benchmarks.bench import Bench, NotHereError
+from benchmarks.bench import Bench
 from benchmarks.clips import SAMPLES, clips
 from benchmarks.loops import one_by_one, open_loop
 from benchmarks.parts import batching, capacity, growth, latency, profile, replicas, size, stages
 from benchmarks.parts.capacity import P99_MS, highest_rate, quoted
 from benchmarks.parts.replicas import haproxy, measured, response_s, simulated, why_not
+from benchmarks.plots import plot
 from benchmarks.process import free_port, serving
 from benchmarks.soak import soak, summary
-from benchmarks.target import MULTIPART, OIP, RAW, RPC, Target
+from benchmarks.tables import capacity_section, growth_section, latency_table, stages_section
+from benchmarks.target import MULTIPART, OIP, RAW, RPC, NotHereError, Target, change
 from benchmarks.transports import multipart
 from serving import settings
 from tests.benchmarks.made import load, quiet
@@ -333,6 +335,62 @@ def _status(pid: int) -> str:
         return ""
 
 
+@pytest.mark.parametrize("grpc", ["none", "127.0.0.1:1"])
+def test_transports_that_do_not_answer_are_left_out(
+    service: Service, grpc: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "CLIENTS", (1,))
+    monkeypatch.setattr(capacity, "_FEW", (1,))
+    monkeypatch.setattr(capacity, "_PROBES", 1)
+    monkeypatch.setattr(latency, "SHARES", (0.5,))
+    bench = quiet(url=service.url, grpc=grpc)
+    bench.found["capacity"] = found = capacity.measure(bench)
+    loads = latency.measure(bench)
+    assert found["transports"].keys() == {load["transport"] for load in loads["loads"]} == {MULTIPART, RAW}
+    assert found["silent"].keys() == loads["silent"].keys() == {RPC, OIP}
+    for why in found["silent"].values():
+        assert why == "no gRPC address was given" if grpc == "none" else "asked once, it answered: broken" in why
+    assert f"{OIP} was left out: {found['silent'][OIP]}." in capacity_section(found)
+    assert f"{RPC} was left out: {found['silent'][RPC]}." in latency_table(loads)
+
+
+def test_what_a_silent_address_says_is_told() -> None:
+    with pytest.raises(RuntimeError, match="does not answer a clip: asked once, it answered: broken"):
+        quiet(url="http://127.0.0.1:1", grpc="none").service()
+
+
+def test_what_several_replicas_count_is_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a balancer /metrics is now one's, now another's: what hangs on it is left out, the rest is measured."""
+    monkeypatch.setattr(growth, "LENGTHS_S", (1.0, 3.0))
+    monkeypatch.setattr(growth, "RATES_HZ", (8_000,))
+    with answering() as server:
+        server.replicas = 2
+        bench = quiet(url=server.url, grpc="none")
+        told = stages.measure(bench)
+        grown = growth.measure(bench)
+        with pytest.raises(NotHereError, match="as behind a balancer"):
+            size.measure(bench)
+        soaked = json.loads(soak(bench, tmp_path, seconds=0.5).read_text())
+    assert "as behind a balancer" in told["no_stages"]
+    assert told["stages_ms"] == {}
+    assert told["floor"][0]["requests"] > 0
+    assert "No stages: /metrics is now one process's" in stages_section(told)
+    assert [one["server_cpu_ms"] for one in grown["lengths"]] == [None, None]
+    assert all(one["p50_ms"] > 0 for one in grown["lengths"])
+    assert "| 1 | " in growth_section(grown)
+    assert soaked["windows"][0]["resident_mb"] is None
+    assert "mb_per_hour" not in soaked
+    plot({"parts": {"stages": told, "growth": grown}}, tmp_path / "there.json")
+
+
+def test_a_process_that_was_replaced_meanwhile_is_no_change() -> None:
+    began = ("process_start_time_seconds", ())
+    assert change({began: 1.0}, {began: 1.0})[began] == 0
+    with pytest.raises(NotHereError):
+        change({began: 1.0}, {began: 2.0})
+
+
 def test_a_service_elsewhere_has_its_grpc_beside_it() -> None:
     assert Target.at("http://somewhere:3000/", "").grpc == "somewhere:3001"
     assert Target.at("http://somewhere", "other:9").grpc == "other:9"
+    assert Target.at("http://somewhere", "none").grpc == ""

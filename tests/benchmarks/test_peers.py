@@ -11,13 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.bench import Bench, NotHereError
+from benchmarks.bench import Bench
 from benchmarks.clips import clips
 from benchmarks.parts import peers as module
 from benchmarks.peers import PEERS, WHY_BETTER, Peer, environments, timbre
 from benchmarks.process import Server
 from benchmarks.sounds import wav
 from benchmarks.tables import MEASURES
+from benchmarks.target import NotHereError
 from benchmarks.transports import Http, multipart
 from tests.benchmarks.servers import answering
 from tests.service import until

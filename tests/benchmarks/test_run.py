@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from benchmarks import parts
 from benchmarks import run as module
 from benchmarks.__main__ import app
-from benchmarks.bench import Bench, NotHereError
+from benchmarks.bench import Bench
 from benchmarks.run import CHANGED, PARTS, UNKNOWN, file_name, run, served_model
+from benchmarks.target import NotHereError
 from tests.benchmarks.made import quiet
 from tests.conftest import ROOT
 from tests.service import children, until
