@@ -73,8 +73,9 @@ image-cuda: $(VENV)/.dev ## the same for NVIDIA GPUs
 rollout-test: $(VENV)/.dev ## play a Kubernetes rollout on this machine: HAProxy, pods replaced and killed under load
 	$(BIN)/python -m pytest tests/k8s/test_rollout.py -s $(ARGS)
 
-# A service elsewhere has no peers here.
-benchmark: $(if $(findstring --url,$(ARGS)),$(VENV)/.dev,benchmark-peers) ## measure everything, going on where it stopped; ARGS="--only latency", ARGS="--url http://..."
+# A service elsewhere has no peers here, and single parts need none, but for the one of that name.
+ALONE := $(findstring --url,$(ARGS))$(if $(findstring --only,$(ARGS)),$(if $(findstring peers,$(ARGS)),,--only))
+benchmark: $(if $(ALONE),$(VENV)/.dev,benchmark-peers) ## measure everything, going on where it stopped; ARGS="--only latency", ARGS="--url http://..."
 	$(BIN)/python -m benchmarks run $(ARGS)
 
 benchmark-peers: $(VENV)/.dev ## install what the service is measured beside, each in an environment of its own
