@@ -23,7 +23,14 @@ from benchmarks.parts.replicas import haproxy, measured, response_s, simulated, 
 from benchmarks.plots import plot
 from benchmarks.process import free_port, serving
 from benchmarks.soak import soak, summary
-from benchmarks.tables import capacity_section, growth_section, latency_table, stages_section
+from benchmarks.tables import (
+    batching_section,
+    capacity_section,
+    growth_section,
+    latency_table,
+    replicas_section,
+    stages_section,
+)
 from benchmarks.target import MULTIPART, OIP, RAW, RPC, NotHereError, Target, change
 from benchmarks.transports import multipart
 from serving import settings
@@ -195,6 +202,31 @@ def test_without_batching_every_pass_has_one_window() -> None:
     assert alone["errors"] == 0
 
 
+def test_batching_is_measured_with_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "CLIENTS", (1, 4))
+    monkeypatch.setattr(batching, "SETTINGS", {name: batching.SETTINGS[name] for name in ("as it is", "off")})
+    found = batching.measure(quiet())
+    cpu = [(one["setting"], one["clients"]) for one in found["loads"] if one["device"] == "cpu"]
+    assert cpu == [("as it is", 1), ("as it is", 4), ("off", 1), ("off", 4)]
+    assert all(one["errors"] == 0 < one["requests"] for one in found["loads"])
+    assert bool(found["no_cuda"]) == ({one["device"] for one in found["loads"]} == {"cpu"})
+    assert "| cpu | off | 4 |" in batching_section(found)
+
+
+def test_replicas_are_measured_and_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "REPLICAS", (1, 99))
+    monkeypatch.setattr(capacity, "_PROBES", 1)
+    found = replicas.measure(quiet())
+    one, many = found["replicas"]
+    assert one["simulated"]["rate"] < many["simulated"]["rate"] <= 99 / np.mean(found["service_ms"]) * 1e3 + 1
+    cores = len(os.sched_getaffinity(0))
+    assert one["why_not_measured"] == why_not(1, cores)
+    assert bool(one["measured"]) == (not one["why_not_measured"])
+    assert "need 100 cores" in many["why_not_measured"]
+    assert many["measured"] is None
+    assert "| 99 |" in replicas_section(found)
+
+
 def test_batch_sizes_are_told_apart() -> None:
     def bucket(le: str, n: float) -> tuple[tuple[str, tuple[tuple[str, str], ...]], float]:
         return ("timbre_batch_windows_bucket", (("le", le), ("version", "2"))), n
@@ -352,6 +384,14 @@ def test_transports_that_do_not_answer_are_left_out(
         assert why == "no gRPC address was given" if grpc == "none" else "asked once, it answered: broken" in why
     assert f"{OIP} was left out: {found['silent'][OIP]}." in capacity_section(found)
     assert f"{RPC} was left out: {found['silent'][RPC]}." in latency_table(loads)
+
+
+def test_a_load_lasts_until_its_percentiles_can_be_quoted() -> None:
+    """At 20 and 50 a second for a p99, at 150 too few come for a p99.9 in time, at 250 they do."""
+    seconds = [latency._seconds(quiet(scale=1.0), rate) for rate in (20.0, 50.0, 150.0, 250.0)]
+    assert seconds == pytest.approx([6.5, 2.6, 2.0, 4.4])
+    assert quiet(scale=1.0).seconds_at(1000.0, 3.0) == 3.0
+    assert quiet(scale=0.5).seconds_at(10.0, 3.0) == pytest.approx(6.5)
 
 
 def test_what_a_silent_address_says_is_told() -> None:
