@@ -58,7 +58,9 @@ def peers_section(part: Json, *, short: bool = False) -> str:
     text += peers_table(part["summary"], short=short)
     for name, line in part["summary"].items():
         for measure, why in line.get("not_quoted", {}).items():
-            text += f"\n{MEASURES[measure]} of {name} is not quoted, or not as a ratio: {why}.\n"
+            text += f"\n{MEASURES[measure]} of {name} is not quoted, or not as a ratio; {why}.\n"
+        for measure, why in line.get("left_out", {}).items():
+            text += f"\n{MEASURES[measure]} of {name} leaves out {why}.\n"
     for name, measure, ratio in better(part["summary"]):
         why = WHY_BETTER.get((name, measure), "")
         text += f"\n{name} is better in {MEASURES[measure]} ({ratio:.2f} of ours){': ' + why if why else ''}.\n"

@@ -143,9 +143,9 @@ def _told(once: Json) -> str:
 def summary(rounds: dict[str, list[Json]]) -> Json:
     """Per server: medians over the rounds, percentiles of all rounds together, ratios to the first and their spread.
 
-    A ratio is theirs to ours, round by round: [median, lowest, highest]. Where the load generator was the bottleneck of
-    theirs or of ours, ``not_quoted`` says so, by measure, and the ratio is None, as their own figure is if it was
-    theirs; likewise a p99 of too few requests.
+    A ratio is theirs to ours, round by round: [median, lowest, highest]. A round in which the load generator was the
+    bottleneck of theirs or of ours, or too few requests came, is left out of that measure, and ``left_out`` says so.
+    Where no more than half of them remain there is None, and ``not_quoted`` says why.
     """
     first = next(iter(rounds.values()))
     lines: Json = {}
@@ -156,47 +156,52 @@ def summary(rounds: dict[str, list[Json]]) -> Json:
         if not pairs:
             lines[name] = {"failed": found[0].get("failed", "this service did not start")}
             continue
-        theirs, ours = ([pair[who] for pair in pairs] for who in (0, 1))
-        own, base = _not_quoted(theirs), _not_quoted(ours)
-        same = Histogram.merged(one["open"]["hdr"] for one in theirs)
-        figures = {
-            "per_second": round(median(one["closed"]["per_second"] for one in theirs), 2),
-            "crowd": round(median(one["crowd"]["per_second"] for one in theirs), 2),
-            "alone": median(one["alone"]["p50_ms"] for one in theirs),
-            "p50": same.ms(50),
-            "p99": same.ms(99),
-        }
+        theirs = [one for one, _ in pairs]
         lines[name] = {
             "rounds": len(pairs),
-            "figures": {measure: None if measure in own else value for measure, value in figures.items()},
-            "not_quoted": base | own,
-            "requests_at_rate": len(same),
+            "figures": {measure: _figure(theirs, measure) for measure in FIGURES},
+            "ratios": {measure: _ratio(pairs, measure) for measure in FIGURES}
+            | {"memory": spread([one["resident_mb"] / other["resident_mb"] for one, other in pairs])},
+            "left_out": {},
+            "not_quoted": {},
             "resident_mb": median(one["resident_mb"] for one in theirs),
             "server_cpu_ms": median(one["server_cpu_ms"] for one in theirs),
             "ready_s": median(one["ready_s"] for one in theirs),
             "errors": sum(one[kind]["errors"] for one in theirs for kind in (*CLIENTS, "open")),
-            "ratios": {
-                measure: None
-                if measure in base | own
-                else spread([one[kind][key] / other[kind][key] for one, other in pairs])
-                for measure, (kind, key) in FIGURES.items()
-            }
-            | {"memory": spread([one["resident_mb"] / other["resident_mb"] for one, other in pairs])},
         }
+        for measure in FIGURES:
+            whys = [why for pair in pairs if (why := _limit(pair, measure))]
+            told = "left_out" if lines[name]["ratios"][measure] else "not_quoted"
+            if whys:
+                lines[name][told][measure] = f"{len(whys)} of {len(pairs)} rounds: {whys[0]}"
     return lines
 
 
-def _not_quoted(rounds: Sequence[Json]) -> dict[str, str]:
-    """Why measures of a server are not quoted, by measure."""
-    found = {}
-    for measure, (kind, key) in FIGURES.items():
-        limits = [one[kind]["generator"]["bottleneck"] for one in rounds]
-        fewest = min(one[kind]["outcomes"].get(OK, 0) for one in rounds)
-        if why := next(filter(None, limits), ""):
-            found[measure] = why
-        elif fewest < FEWEST.get(key, 1):
-            found[measure] = f"a round has {fewest} good answers, too few"
-    return found
+def _figure(theirs: Sequence[Json], measure: str) -> float | None:
+    """A server's own figure, of the rounds that can be quoted; None where they are not most of them."""
+    kind, key = FIGURES[measure]
+    kept = [one[kind] for one in theirs if not _limit([one], measure)]
+    if 2 * len(kept) <= len(theirs):
+        return None
+    if kind == "open":
+        together = Histogram.merged(one["hdr"] for one in kept).to_json()
+        return float(together[key])
+    return round(float(median(one[key] for one in kept)), 3)
+
+
+def _ratio(pairs: Sequence[tuple[Json, Json]], measure: str) -> list[float] | None:
+    """Theirs to ours, of the rounds that can be quoted; None where they are not most of them."""
+    kind, key = FIGURES[measure]
+    kept = [one[kind][key] / ours[kind][key] for one, ours in pairs if not _limit([one, ours], measure)]
+    return spread(kept) if 2 * len(kept) > len(pairs) else None
+
+
+def _limit(once: Sequence[Json], measure: str) -> str:
+    """Why a measure of one round says nothing of these servers; empty where it does."""
+    kind, key = FIGURES[measure]
+    fewest = min(one[kind]["outcomes"].get(OK, 0) for one in once)
+    late = next(filter(None, (one[kind]["generator"]["bottleneck"] for one in once)), "")
+    return late or (f"{fewest} good answers are too few" if fewest < FEWEST.get(key, 1) else "")
 
 
 def spread(ratios: Sequence[float]) -> list[float]:
