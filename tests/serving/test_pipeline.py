@@ -21,6 +21,7 @@ def test_a_refusal_is_counted_by_what_was_full_even_where_the_last_permit_is_tak
         Feedback("", metrics, Seen(None)),
         permits=0,
         timeout_s=1,
+        decoders=1,
         decoded=Room(1, metrics.decoded_bytes, what="decoded audio", reason="decoded"),
         tracing=Tracing.to(""),
     )
