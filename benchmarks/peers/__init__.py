@@ -129,17 +129,25 @@ PEERS: dict[str, Peer] = {
 _LESS_DONE = (
     "it does less for a request: no limits, no check of the samples, no timeline, no metrics, no deadline, no permits"
 )
+_MORE_PROCESSES = f"it decodes in a process per core, which we leave to replicas and `TIMBRE_WORKERS`; {_LESS_DONE}"
 _LESS_LOADED = "it loads one model, and no gRPC, no second audio library and no metrics"
 
 WHY_BETTER: dict[tuple[str, str], str] = {
     ("fastapi_onnx", "per_second"): _LESS_DONE,
+    ("fastapi_onnx", "crowd"): _LESS_DONE,
+    ("fastapi_onnx", "alone"): _LESS_DONE,
     ("fastapi_onnx", "p50"): _LESS_DONE,
     ("fastapi_onnx", "p99"): _LESS_DONE,
     ("fastapi_onnx", "memory"): _LESS_LOADED,
-    ("litserve_onnx", "per_second"): "it decodes in a process per core, which we leave to replicas; " + _LESS_DONE,
+    ("litserve_onnx", "per_second"): _MORE_PROCESSES,
+    ("litserve_onnx", "crowd"): _MORE_PROCESSES,
+    ("litserve_onnx", "alone"): _LESS_DONE,
     ("litserve_onnx", "p50"): _LESS_DONE,
-    ("litserve_onnx", "p99"): "it decodes in a process per core, which we leave to replicas",
-    ("mlserver_onnx", "per_second"): "it decodes in a process per core, which we leave to replicas; " + _LESS_DONE,
-    ("mlserver_onnx", "p99"): "it decodes in a process per core, which we leave to replicas",
+    ("litserve_onnx", "p99"): _MORE_PROCESSES,
+    ("mlserver_onnx", "per_second"): _MORE_PROCESSES,
+    ("mlserver_onnx", "crowd"): _MORE_PROCESSES,
+    ("mlserver_onnx", "alone"): _LESS_DONE,
+    ("mlserver_onnx", "p50"): _LESS_DONE,
+    ("mlserver_onnx", "p99"): _MORE_PROCESSES,
 }
 """Why a peer is better than this service in a measure, for README; a run that finds another case has to say why."""

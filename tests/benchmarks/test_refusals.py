@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.load import Load
+from benchmarks.record import FOLDER
 from benchmarks.refusals import CROWDS, PERMITS, refusals, refused, splits, summary, table
 
 
@@ -27,6 +28,16 @@ def test_a_crowd_is_refused_and_both_sides_are_measured(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "refusals.json").read_text())
     assert told["provenance"]["commit"]
     assert (tmp_path / "refusals.md").read_text() == table(told["cases"])
+
+
+def test_the_table_is_that_of_what_was_measured() -> None:
+    results = json.loads((FOLDER / "refusals.json").read_text())
+    if "cases" not in results:
+        pytest.skip("needs results that have cases, which `python -m benchmarks refusals` makes on a quiet machine")
+    assert (FOLDER / "refusals.md").read_text() == table(results["cases"])
+    assert not results["provenance"]["commit"].endswith("+changes")
+    for case in results["cases"].values():
+        assert summary(case["rounds"]) == case["summary"]
 
 
 def test_the_load_has_cores_of_its_own_where_there_are_several() -> None:
