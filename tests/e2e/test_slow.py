@@ -17,6 +17,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
+from serving.proto.inference import inference_pb2 as oip
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.models import add_version, copy_versions, costly
@@ -201,6 +202,24 @@ def test_calls_that_are_too_large_endless_or_cancelled(impatient: Service) -> No
                 return False
 
         assert until(answered)
+
+
+def test_a_message_of_countless_things_is_refused_and_fills_no_memory(impatient: Service) -> None:
+    """Two bytes make an empty tensor of a hundred; in a stream too."""
+    before = impatient.peak_bytes()
+    with grpc.insecure_channel(impatient.grpc, (("grpc.max_send_message_length", -1),)) as channel:
+        name = "/inference.GRPCInferenceService/"
+        for tiny in (b"\x2a\x00", b"\x32\x00", b"\x3a\x00"):
+            message = tiny * (12 << 20)
+            with pytest.raises(grpc.RpcError) as error:
+                channel.unary_unary(f"{name}ModelInfer")(message, timeout=60)
+            assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (error.value.details() or "").startswith("too_large: The message has over")
+        (answer,) = channel.stream_stream(f"{name}ModelStreamInfer", None, oip.ModelStreamInferResponse.FromString)(
+            iter([message]), timeout=60
+        )
+        assert answer.error_message.startswith("too_large: The message has over")
+    assert impatient.peak_bytes() - before < 200 << 20
 
 
 def load(url: str, seconds: float, *, clients: int = 0, a_second: float = 0) -> tuple[Counter[int], float]:

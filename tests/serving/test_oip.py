@@ -24,6 +24,7 @@ from serving.lifecycle import Lifecycle
 from serving.proto.inference import inference_pb2 as pb
 from serving.settings import Settings
 from serving.transports.oip import grpc, http
+from serving.transports.oip.fields import unpack
 from serving.transports.oip.model import SERVER, Infer, Model
 from serving.transports.oip.tensors import Tensor
 
@@ -157,6 +158,66 @@ def peak_bytes() -> int:
     status = Path("/proc/self/status").read_text()
     Path("/proc/self/clear_refs").write_text("5")
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+TINY = {
+    "inputs": b"\x2a\x00",
+    "outputs": b"\x32\x00",
+    "raw contents": b"\x3a\x00",
+    "parameters": b"\x22\x00",
+    "unknown fields": b"\x78\x00",
+}
+
+
+def within(*tags: int, content: bytes) -> bytes:
+    """A message in a message, and so on."""
+    for tag in reversed(tags):
+        content = bytes([tag << 3 | 2]) + varint(len(content)) + content
+    return content
+
+
+def varint(value: int) -> bytes:
+    return b"" if value < 0 else bytes([value & 0x7F | 0x80 * (value > 0x7F)]) + varint((value >> 7) - (value < 0x80))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *(tiny * 2_000_000 for tiny in TINY.values()),
+        within(5, 5, content=b"\x42\x00" * 2_000_000),  # clips of nothing
+        within(5, 3, content=bytes(4_000_000)),  # a shape
+        within(5, 5, 3, content=bytes(4_000_000)),  # integers where samples should be
+        within(5, content=b"\x18\x00" * 2_000_000),  # a shape again, number by number
+        within(5, content=b"\x22\x00" * 2_000_000),
+        within(6, content=b"\x12\x00" * 2_000_000),
+    ],
+    ids=[*TINY, "clips", "shape", "integers", "shape in pieces", "inputs' parameters", "outputs' parameters"],
+)
+def test_a_message_of_countless_things_is_refused_before_it_is_unpacked(message: bytes) -> None:
+    before = peak_bytes()
+    refused = unpack(message)
+    assert peak_bytes() - before < 1 << 20
+    assert isinstance(refused, TooLarge)
+
+
+def test_what_may_come_is_unpacked() -> None:
+    clips = pb.ModelInferRequest(model_name="timbre", id="7")
+    tensor = clips.inputs.add(name="audio", datatype="BYTES", shape=[256])
+    tensor.contents.bytes_contents.extend([b"clip"] * 256)
+    tensor.parameters["sample_rate"].int64_param = 16_000
+    clips.outputs.add(name="emotion").parameters["binary"].bool_param = True
+    clips.parameters["key"].string_param = "x" * 5000
+    samples = pb.ModelInferRequest(raw_input_contents=[bytes(5 << 20)])
+    samples.inputs.add(name="waveform", shape=[1, 1 << 40]).contents.fp32_contents.extend([0.5] * 500_000)
+    for message in (clips, samples, pb.ModelInferRequest()):
+        assert unpack(message.SerializeToString()) == message
+
+
+@pytest.mark.parametrize("message", [b"\x2a", b"\x2a\x05\x00", b"\xff" * 20, b"\x0b", b"\x0a\x01\xff", b"\x0d\x00"])
+def test_what_is_no_message_is_refused(message: bytes) -> None:
+    refused = unpack(message)
+    assert isinstance(refused, InvalidRequest)
+    assert "is no inference.ModelInferRequest" in refused.message
 
 
 @pytest.mark.parametrize("data", ["[[1, 2], [3]]", "[1, [2]]", '["a"]', "[{}]"])
