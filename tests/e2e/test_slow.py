@@ -25,6 +25,7 @@ from tests.service import Service, metric, running, until
 from tests.sounds import encode, voice
 
 WAV = encode(voice(1.0), 16_000)
+HEAD_OF_CHUNKS = b"POST /predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
 HEAD = f"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Type: audio/wav\r\nContent-Length: {len(WAV)}\r\n\r\n".encode()
 
 
@@ -100,6 +101,32 @@ def test_a_head_that_does_not_end_is_refused(impatient: Service) -> None:
                 time.sleep(0.002)
         answer = rest_of(connection)
     assert not answer or (answer.startswith(b"HTTP/1.1 431") and b"head_too_large" in answer)
+
+
+def test_a_head_of_one_piece_is_refused_too(impatient: Service) -> None:
+    with impatient.connect() as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: t\r\nX: " + b"x" * 200_000 + b"\r\n\r\n")
+        answer = rest_of(connection)
+    assert not answer or (answer.startswith(b"HTTP/1.1 431") and b"head_too_large" in answer)
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n", b"\r\n", b"a: b\r\n"],
+    ids=["requests", "lines", "trailers"],
+)
+def test_what_never_ends_is_ended(impatient: Service, endless: bytes) -> None:
+    """A client that sends on, and does not read."""
+    before = impatient.peak_bytes()
+    piece = endless * (10_000 // len(endless))
+    sent = 0
+    with impatient.connect() as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(HEAD_OF_CHUNKS + b"0\r\n" if endless.startswith(b"a") else b"")
+        for sent in range(10_000):  # noqa: B007 - looked at when it is over
+            connection.sendall(piece)
+    assert sent < 9_999
+    assert impatient.peak_bytes() - before < 32 << 20
 
 
 @pytest.mark.alone
