@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -234,7 +235,8 @@ def test_calls_that_are_too_large_endless_or_cancelled(impatient: Service) -> No
 def test_a_message_of_countless_things_is_refused_and_fills_no_memory(impatient: Service) -> None:
     """Two bytes make an empty tensor of a hundred; in a stream too."""
     before = impatient.peak_bytes()
-    with grpc.insecure_channel(impatient.grpc, (("grpc.max_send_message_length", -1),)) as channel:
+    with grpc.insecure_channel(impatient.grpc, (("grpc.max_send_message_length", -1),)) as opened:
+        channel: Any = opened  # its types know of no bytes that are a message already
         name = "/inference.GRPCInferenceService/"
         for tiny in (b"\x2a\x00", b"\x32\x00", b"\x3a\x00"):
             message = tiny * (12 << 20)

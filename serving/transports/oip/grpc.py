@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -110,6 +111,7 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
                 size = request.ByteSize()
                 take(2 * size)  # its clips stand there once more
                 infer = await beside(size, _parse, request, parts.settings.max_upload_bytes, parent)
+                infer = dataclasses.replace(infer, body=take)
             except RequestError as error:
                 parts.pipeline.refused(error, TRANSPORT)
                 raise

@@ -142,7 +142,7 @@ class OipHttpTransport:
             name, version = _who(request)
             wanted = [output.name for output in asked.outputs]
             parent, place = request.headers.get(PARENT), place_of(request.scope)
-            infer = Infer(name, version, asked.parameters, tensors, wanted, parent, place)
+            infer = Infer(name, version, asked.parameters, tensors, wanted, parent, place, take)
             return _answer(name, asked, await unless_gone(request, self._model.infer(infer, TRANSPORT)))
 
     async def _asked(self, request: Request, parts: Parts, take: Take) -> tuple[_InferIn, list[Tensor]]:
