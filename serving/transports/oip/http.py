@@ -151,9 +151,7 @@ class OipHttpTransport:
             raise parts.pipeline.overloaded()
         settings = parts.settings
         packed = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s, take)
-        body = await unpacked(packed, request.headers.get("Content-Encoding", ""), settings.max_upload_bytes)
-        if body is not packed:
-            take(len(body))
+        body = await unpacked(packed, request.headers.get("Content-Encoding", ""), settings.max_upload_bytes, take)
         return await beside(len(body), _parse, body, request.headers.get(_JSON_LENGTH), take)
 
 
