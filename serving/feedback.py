@@ -18,7 +18,7 @@ from serving.errors import InvalidFeedback
 from serving.metrics import MULTIPROCESS_DIR, Metrics
 
 _VALID_S = 24 * 3600
-_REMEMBERED = 200_000  # ids, 30 MB by estimate; whoever sends more feedback than that in a day may count some twice
+_REMEMBERED = 200_000  # ids in memory; who sends more feedback than that in a day may count some twice. In files: all
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,9 @@ _RATES_HZ = (8_000, 12_000, 22_050, 32_000, 44_100, 50_000, 96_000, 192_000)
 
 Mode = Literal["livesum", "livemax", "livemin"]
 
+CANCELLED = "cancelled"
+"""The code of a request whose client has gone away before the answer."""
+
 NOBODY = ""
 """Variant and version of a request that was refused before it had any."""
 
@@ -202,4 +205,4 @@ class Metrics:
         return registry
 
 
-__all__ = ["CONTENT_TYPE", "MULTIPROCESS_DIR", "NOBODY", "BatchMetrics", "Input", "Metrics"]
+__all__ = ["CANCELLED", "CONTENT_TYPE", "MULTIPROCESS_DIR", "NOBODY", "BatchMetrics", "Input", "Metrics"]

@@ -11,11 +11,15 @@ from serving.keys import Guard, Scope
 from serving.live import Bounds, Live
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
+from serving.quota import cores_of_each
 from serving.registry import Registry
 from serving.runtime import Runtime, choose_runtime, fall_back
 from serving.settings import Settings
 from serving.tracing import Tracing
 from serving.uploads import Room
+
+# More threads than cores, so that a long recording being decoded does not stand before a short one.
+_DECODERS_PER_CORE = 4
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,14 @@ class Parts:
         metrics = Metrics()
         file = Path(settings.api_keys_file) if settings.api_keys_file else None
         guard = Guard(file, frozenset(map(Scope, settings.exempt)), metrics)
-        runtime = choose_runtime(settings.runtime, settings.threads, settings.max_batch)
+        runtime = choose_runtime(settings.runtime, settings.threads, settings.max_batch, settings.workers)
         try:
             registry = _load(settings, runtime, metrics)
         except RuntimeUnavailable as error:
             if settings.runtime != "auto":
                 raise
-            registry = _load(settings, fall_back(settings.threads, settings.max_batch, str(error)), metrics)
+            runtime = fall_back(settings.threads, settings.max_batch, settings.workers, str(error))
+            registry = _load(settings, runtime, metrics)
         seen = Seen.of_this_replica()
         feedback = Feedback(settings.secret.get_secret_value(), metrics, seen)
         pipeline = Pipeline(
@@ -61,6 +66,7 @@ class Parts:
             feedback,
             permits=settings.max_inflight,
             timeout_s=settings.timeout_s,
+            decoders=_DECODERS_PER_CORE * cores_of_each(settings.workers),
             decoded=Room(settings.max_decoded_bytes, metrics.decoded_bytes, what="decoded audio", reason="decoded"),
             tracing=Tracing.to(settings.otlp_endpoint),
         )

@@ -19,9 +19,8 @@ from serving.batches import Batched
 from serving.errors import DeadlineExceeded, InternalError, Overloaded, RequestError
 from serving.feedback import Feedback
 from serving.formats import QUICK_BYTES, Samples, Source, is_quick, open_source, source_of_samples
-from serving.metrics import NOBODY, Input, Metrics
+from serving.metrics import CANCELLED, NOBODY, Input, Metrics
 from serving.places import Place, Places
-from serving.quota import cores
 from serving.registry import Loaded, Registry
 from serving.router import Choice, choose
 from serving.schemas import Prediction, Timing, milliseconds
@@ -31,8 +30,6 @@ from serving.uploads import Holding, Room, Take
 
 T = TypeVar("T")
 
-# More threads than cores, so that a long recording being decoded does not stand before a short one.
-_DECODERS_PER_CORE = 4
 _CLIPPED = 0.999
 
 MOST_CLIPS = 256
@@ -119,6 +116,7 @@ class Pipeline:
         limits: what audio is accepted.
         permits: requests that may be answered at a time.
         timeout_s: longest time from the upload's last byte to the answer.
+        decoders: recordings that are decoded at a time.
         decoded: room for decoded audio.
         tracing: where spans go.
     """
@@ -132,6 +130,7 @@ class Pipeline:
         *,
         permits: int,
         timeout_s: float,
+        decoders: int,
         decoded: Room,
         tracing: Tracing,
     ) -> None:
@@ -139,7 +138,7 @@ class Pipeline:
         self._limits, self._metrics, self._feedback = limits, metrics, feedback
         self._permits, self._timeout_s, self._decoded, self._tracing = permits, timeout_s, decoded, tracing
         self._inflight = 0
-        self._decoders = ThreadPoolExecutor(_DECODERS_PER_CORE * cores(), thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
         self._shadowing = Shadowing(metrics, busy=lambda: self._inflight > 0)
         metrics.permits.set(permits)
 
@@ -184,6 +183,10 @@ class Pipeline:
                 return await self._answer(ask, choice, fleet.versions[choice.version], held)
         except RequestError as error:
             self.refused(error, ask.transport, choice)
+            raise
+        except asyncio.CancelledError:
+            if not ask.provisional:
+                self._count(CANCELLED, ask.transport, choice)
             raise
         except Exception:
             self._count(InternalError.code, ask.transport, choice)

@@ -16,6 +16,11 @@ def cores() -> int:
     return max(1, bound if quota is None else min(bound, math.ceil(quota)))
 
 
+def cores_of_each(processes: int) -> int:
+    """Processor cores of each of so many processes that share them, at least one."""
+    return max(1, cores() // processes)
+
+
 def cpu_quota(cgroups: Path = _CGROUPS) -> float | None:
     """CPU limit of the container in cores, as Linux control groups (2 or 1) tell it; None where there is none."""
     for read in (_quota_v2, _quota_v1):

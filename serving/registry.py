@@ -58,7 +58,7 @@ class Registry:
 
     Args:
         models: folder of the versions; only what lies directly below it can be loaded.
-        routes: the file; without it all traffic goes to the newest version.
+        routes: the file; where there is none at the start, all traffic goes to the newest version.
         runtime: what sessions run on.
         wait_s, queue_windows: see :class:`serving.batcher.Limits`.
         retire_s: how long a version that is no longer routed stays, for the requests that have chosen it already.
@@ -79,13 +79,14 @@ class Registry:
         self._limits = Limits(runtime.lanes, runtime.batch_windows, wait_s, queue_windows)
         self._retire_s = retire_s
         self._retiring: set[asyncio.Task[None]] = set()
-        self._tried = self._read()  # content that was loaded, or could not be
+        self._tried = self._read()  # content that was loaded, or could not be; None where there is no file
         self._refused: str | None = None  # content of which that has been counted; None where it could not be read
         self._pause_s, self._retry_at = _RETRY_S, 0.0
         self.problem = ""
         """Why the newest routes.yaml is not in force; empty where it is."""
         metrics.runtime_fallback.set(bool(runtime.note))
         self.fleet = self._load({}, self._tried)
+        self._in_force = self._tried
 
     async def watch(self, interval_s: float = 1.0) -> None:
         """Follow the file until cancelled.
@@ -152,21 +153,21 @@ class Registry:
             task.cancel()
         await asyncio.gather(*(loaded.close() for loaded in self.fleet.versions.values()))
 
-    def _read(self) -> str:
+    def _read(self) -> str | None:
         try:
             return self._file.read_text()
         except FileNotFoundError:
-            return ""
+            return None
         except (OSError, UnicodeDecodeError) as error:
             raise RoutesError(f"{self._file} cannot be read: {error}.") from error
 
-    def _load(self, known: Mapping[str, Loaded], text: str) -> Fleet:
+    def _load(self, known: Mapping[str, Loaded], text: str | None) -> Fleet:
         """What the text asks for, with the versions known already as they are.
 
         Raises:
             ArtifactError, RoutesError: something in it cannot be loaded; nothing has changed.
         """
-        routes = Routes.parse(text, self._file) if text.strip() else Routes.only(versions(self._models)[-1])
+        routes = Routes.only(versions(self._models)[-1]) if text is None else Routes.parse(text, self._file)
         loaded: dict[str, Loaded] = {}
         try:
             for version in routes.versions:
@@ -199,10 +200,13 @@ class Registry:
             batcher.learn(windows, seconds)
         return Loaded(version, session, batcher)
 
-    async def _swap(self, text: str) -> None:
+    async def _swap(self, text: str | None) -> None:
+        if text is None and self._in_force is not None:
+            # Nobody who loses a file means to send all traffic to a version that may never have had any.
+            raise RoutesError(f"{self._file} is gone. Put it back; to do without it, start without it.")
         old = self.fleet
         new = await asyncio.to_thread(self._load, old.versions, text)
-        self.fleet = new
+        self.fleet, self._in_force = new, text
         self.problem = ""
         self._metrics.routes_current.set(1)
         logger.info("%s is in force: %s", self._file, new.routes.model_dump_json(exclude_none=True))

@@ -10,10 +10,11 @@ from typing import Literal
 import onnxruntime
 
 from serving.errors import RuntimeUnavailable
-from serving.quota import cores
+from serving.quota import cores_of_each
 
 Device = Literal["cpu", "cuda"]
 _CUDA = "CUDAExecutionProvider"
+_DEVICES = ("nvidia[0-9]*", "dxg")  # of Linux, and of Linux inside Windows
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class Runtime:
         return next((size for size in self.batch_sizes if size >= windows), windows)
 
 
-def choose_runtime(wanted: Literal["auto", "cpu", "cuda"], threads: int, batch_windows: int) -> Runtime:
+def choose_runtime(
+    wanted: Literal["auto", "cpu", "cuda"], threads: int, batch_windows: int, workers: int = 1
+) -> Runtime:
     """The runtime that the settings ask for, or the best there is.
 
     Args:
@@ -68,6 +71,7 @@ def choose_runtime(wanted: Literal["auto", "cpu", "cuda"], threads: int, batch_w
             one that is split, so the rest of the cores become lanes.
         batch_windows: most windows of one pass; 0 for what suits the device: 4 on a CPU, where a window costs the same
             in any company and more would only hold up who comes next, 64 on CUDA.
+        workers: processes that share the machine.
 
     Raises:
         RuntimeUnavailable: CUDA is asked for and cannot be used; the message says what is missing.
@@ -79,19 +83,20 @@ def choose_runtime(wanted: Literal["auto", "cpu", "cuda"], threads: int, batch_w
         # Two lanes, so that the next batch is on its way while one is computed.
         return Runtime("cuda", lanes=2, threads=threads or 1, batch_windows=batch_windows or 64)
     note = f"no CUDA: {missing}" if missing else ""
-    inside = min(threads or 1, cores())
-    return Runtime("cpu", max(1, cores() // inside), inside, batch_windows or 4, note)
+    ours = cores_of_each(workers)
+    inside = min(threads or 1, ours)
+    return Runtime("cpu", ours // inside, inside, batch_windows or 4, note)
 
 
-def fall_back(threads: int, batch_windows: int, why: str) -> Runtime:
+def fall_back(threads: int, batch_windows: int, workers: int, why: str) -> Runtime:
     """The CPU, because CUDA turned out not to work."""
-    return dataclasses.replace(choose_runtime("cpu", threads, batch_windows), note=f"no CUDA: {why}")
+    return dataclasses.replace(choose_runtime("cpu", threads, batch_windows, workers), note=f"no CUDA: {why}")
 
 
 def _missing_for_cuda() -> str:
     """What keeps CUDA from being used; empty where nothing does."""
     if _CUDA not in onnxruntime.get_available_providers():
         return "this onnxruntime is built without CUDA (install requirements/serving-cuda.txt in place of serving.txt)"
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
-        return "there is no NVIDIA device (/dev/nvidia0) in this container"
+    if not any(any(Path("/dev").glob(device)) for device in _DEVICES):
+        return "there is no NVIDIA device (/dev/nvidia0, /dev/dxg) in this container"
     return ""

@@ -50,7 +50,8 @@ class Session:
         try:
             self._session = onnxruntime.InferenceSession(artifact.model, options, providers=runtime.providers)
         except Exception as error:  # ONNX Runtime raises a class of its own per cause, without a common base
-            raise ArtifactError(f"{artifact.file}: ONNX Runtime cannot load the model: {error}") from error
+            raise self._unusable(f"{artifact.file}: ONNX Runtime cannot load the model", error) from error
+        self._session.disable_fallback()  # to another device, in silence, when a pass fails
         used = self._session.get_providers()
         if runtime.providers[0] not in used:
             raise RuntimeUnavailable(
@@ -60,7 +61,7 @@ class Session:
         try:
             self.warmed_up = [(size, self._time(size)) for size in runtime.batch_sizes]
         except Exception as error:
-            raise ArtifactError(f"{artifact.file}: the model fails on silence: {error}") from error
+            raise self._unusable(f"{artifact.file}: the model fails on silence", error) from error
 
     def run(self, windows: Samples) -> Probabilities:
         """Windows float32 (n, window_samples) -> probabilities float32 (n, classes), rows summing to 1."""
@@ -88,6 +89,12 @@ class Session:
     def close(self) -> None:
         """Stop the threads when they have finished."""
         self._lanes.shutdown(wait=False)
+
+    def _unusable(self, what: str, error: Exception) -> ArtifactError | RuntimeUnavailable:
+        """Whose fault it is: on CUDA the device's, since a bad model fails on the CPU too, and is told there."""
+        if self.runtime.device == "cuda":
+            return RuntimeUnavailable(f"CUDA cannot be used: {what}: {error}")
+        return ArtifactError(f"{what}: {error}")
 
     def _time(self, windows: int) -> float:
         silence = np.zeros((windows, self.metadata.windows.window_samples), dtype=np.float32)

@@ -50,8 +50,8 @@ class Shadowing:
     def offer(self, fleet: Fleet, primary: Loaded, windows: Windows, heard: int) -> None:
         """Let the shadow hear a request that has just been answered, if the dice say so."""
         shadow = fleet.routes.shadow
-        if shadow is None or random.random() * 100 >= shadow.percent:
-            return
+        if shadow is None or shadow.version == primary.version or random.random() * 100 >= shadow.percent:
+            return  # a version that was asked for itself would only agree with itself
         echo = _Echo(fleet.versions[shadow.version], primary, windows, heard)
         if len(self._waiting) >= _MOST_WAITING or self._samples + windows.samples.size > _MOST_SAMPLES:
             self._count(echo, "dropped")

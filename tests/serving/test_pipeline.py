@@ -25,6 +25,7 @@ def without_models(metrics: Metrics, *, permits: int, timeout_s: float) -> Pipel
         Feedback("", metrics, Seen(None)),
         permits=permits,
         timeout_s=timeout_s,
+        decoders=1,
         decoded=Room(1, metrics.decoded_bytes, what="decoded audio", reason="decoded"),
         tracing=Tracing.to(""),
     )

@@ -29,9 +29,9 @@ def test_a_version_that_fails_is_told_by_readiness_and_forgiven_when_it_runs_aga
     session = Faulty()
     batcher = Batcher(fail, Limits(1, 1, 0, 1), Metrics().batches_of("1"))  # type: ignore[arg-type]
     batcher.healthy = False
-    registry = Registry.__new__(Registry)
-    registry.fleet = Fleet(Routes.only("1"), {"1": Loaded("1", session, batcher)})  # type: ignore[arg-type]
-    assert registry.sick() == ["Version 1 fails: no memory."]
+    found = Registry.__new__(Registry)
+    found.fleet = Fleet(Routes.only("1"), {"1": Loaded("1", session, batcher)})  # type: ignore[arg-type]
+    assert found.sick() == ["Version 1 fails: no memory."]
     shadowed = Routes.model_validate(
         {
             "default": "stable",
@@ -41,27 +41,37 @@ def test_a_version_that_fails_is_told_by_readiness_and_forgiven_when_it_runs_aga
     )
     well = Batcher(fail, Limits(1, 1, 0, 1), Metrics().batches_of("2"))  # type: ignore[arg-type]
     loaded = {"1": Loaded("1", session, batcher), "2": Loaded("2", session, well)}  # type: ignore[arg-type]
-    whole, registry.fleet = registry.fleet, Fleet(shadowed, loaded)
-    assert registry.sick() == []  # a shadow answers nobody
-    registry.fleet = whole
+    whole, found.fleet = found.fleet, Fleet(shadowed, loaded)
+    assert found.sick() == []  # a shadow answers nobody
+    found.fleet = whole
     session.broken = False
-    assert registry.sick() == []
+    assert found.sick() == []
     assert batcher.healthy
+
+
+def registry(models: Path) -> Registry:
+    metrics, runtime = Metrics(), choose_runtime("cpu", 0, 0)
+    return Registry(models, models / "routes.yaml", runtime, metrics, wait_s=0, queue_windows=8, retire_s=0)
+
+
+def test_without_a_file_the_newest_version_answers_and_with_an_empty_one_none_does(tmp_path: Path) -> None:
+    models = copy_versions(tmp_path, "2")
+    found = registry(models)
+    assert found.fleet.default.version == "2"
+    asyncio.run(found.close())
+    (models / "routes.yaml").write_text("\n")
+    with pytest.raises(RoutesError, match=r"routes\.yaml"):
+        registry(models)
 
 
 @pytest.mark.parametrize("changed", ["sample_rate_hz", "hop_samples"])
 def test_a_shadow_whose_windows_are_cut_otherwise_is_refused(tmp_path: Path, changed: str) -> None:
     models = copy_versions(tmp_path, "2")
-    file = models / "routes.yaml"
-    file.write_text(
+    (models / "routes.yaml").write_text(
         'default: stable\nvariants: {stable: {version: "1", weight: 1}}\nshadow: {version: "2", percent: 1}\n'
     )
 
-    def load() -> Registry:
-        metrics, runtime = Metrics(), choose_runtime("cpu", 0, 0)
-        return Registry(models, file, runtime, metrics, wait_s=0, queue_windows=8, retire_s=0)
-
-    asyncio.run(load().close())
+    asyncio.run(registry(models).close())
     rewrite(models / "2", lambda _: None, **{changed: 8000})
     with pytest.raises(RoutesError, match=r"version 2 cannot be the shadow of 1, whose windows are cut otherwise"):
-        load()
+        registry(models)

@@ -48,6 +48,10 @@ def test_cores_are_those_of_the_container_not_of_the_host(
     for threads in (0, 1, 2, 100):
         chosen = choose_runtime("cpu", threads, 0)
         assert chosen.lanes * chosen.threads <= expected
+        for workers in (2, 3, 64):
+            chosen = choose_runtime("cpu", threads, 0, workers)
+            assert chosen.lanes >= 1
+            assert workers * chosen.lanes * chosen.threads <= max(expected, workers)
     assert most_decoders() == min(4, expected)
 
 
@@ -67,6 +71,40 @@ def test_cuda_without_what_it_needs_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
     with pytest.raises(RuntimeUnavailable, match="no NVIDIA device"):
         choose_runtime("cuda", 0, 0)
+
+
+@pytest.fixture
+def failing_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA that loads a model and fails at its first pass, as where another process has the memory."""
+    session = onnxruntime.InferenceSession
+
+    class Failing:
+        def __init__(self, model: bytes, options: onnxruntime.SessionOptions, providers: list[str]) -> None:
+            self._cuda = providers[0] == "CUDAExecutionProvider"
+            self._real = session(model, options, providers=["CPUExecutionProvider"])
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._real, name)
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"] if self._cuda else self._real.get_providers()
+
+        def io_binding(self) -> object:
+            raise RuntimeError("CUDA failure 2: out of memory")
+
+    monkeypatch.setattr(runtime, "_missing_for_cuda", lambda: "")
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Failing)
+
+
+@pytest.mark.usefixtures("failing_cuda")
+def test_cuda_that_fails_at_its_first_pass_is_the_device_s_fault_and_auto_does_without(exported: Path) -> None:
+    with pytest.raises(RuntimeUnavailable, match=r"CUDA cannot be used: .*out of memory"):
+        Parts.build(Settings(models=exported, runtime="cuda"))
+    parts = Parts.build(Settings(models=exported, runtime="auto"))
+    assert parts.registry.told().device == "cpu"
+    assert "out of memory" in parts.registry.told().note
+    asyncio.run(parts.pipeline.close())
 
 
 @pytest.fixture

@@ -61,10 +61,10 @@ class Scene:
         self.fleet = Fleet(routes, MappingProxyType({"1": self.primary, "2": self.shadow}))
         self.shadowing = Shadowing(self.metrics, busy=lambda: self.busy)
 
-    def offer(self, *, windows: int = 1, samples: int = 16, heard: int = 1) -> None:
+    def offer(self, *, windows: int = 1, samples: int = 16, heard: int = 1, by: Loaded | None = None) -> None:
         sound = SimpleNamespace(samples=np.zeros(samples, np.float32))
         clip = _Clip(windows, sound.samples)
-        self.shadowing.offer(self.fleet, self.primary, cast("Windows", clip), heard)
+        self.shadowing.offer(self.fleet, by or self.primary, cast("Windows", clip), heard)
 
     def counted(self) -> dict[str, float]:
         """By result, those that are not 0."""
@@ -114,6 +114,16 @@ def test_what_was_answered_is_compared_after_the_answer_has_gone(heard: int, res
 
     assert played(scene, play) == {result: 1}
     assert scene.queue.asked == pytest.approx([0.005, 0.105, 0.205])
+
+
+def test_what_the_shadow_s_own_version_answered_is_not_compared_with_itself() -> None:
+    scene = Scene()
+
+    async def play() -> None:
+        scene.offer(by=scene.shadow)
+
+    assert played(scene, play) == {}
+    assert scene.queue.asked == []
 
 
 @pytest.mark.parametrize("reason", ["requests", "queue"])
