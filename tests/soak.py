@@ -1,4 +1,4 @@
-"""python -m tests.soak [--minutes 30] [--small] [--out FILE]: good and hostile traffic by every transport, and what it leaves.
+"""python -m tests.soak [--minutes 30] [--small] [--out FILE]: good and hostile traffic, and what it leaves.
 
 Fails where memory, descriptors or threads grow, or where an answer is none that is expected. The first quarter of the
 time is warm-up; after it memory may grow by 1 MB in 10,000 requests, and by 4 MiB whatever came. There are fewer
