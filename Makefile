@@ -27,7 +27,7 @@ test: $(VENV)/.dev ## run every test, as many files at a time as there are cores
 fuzz: $(VENV)/.dev ## look for input that breaks decoding, messages and routes.yaml, ten minutes each; ARGS="3600" for an hour each
 	@for target in decode messages routes; do $(BIN)/python -m tests.fuzz $$target $(or $(ARGS),600) || exit 1; done
 
-soak: $(VENV)/.dev ## half an hour of good and hostile traffic: memory, descriptors and threads stay flat; ARGS="--minutes 3"
+soak: $(VENV)/.dev ## half an hour of good and hostile traffic: memory, descriptors and threads stay flat; ARGS="--minutes 3 --small"
 	$(BIN)/python -m tests.soak $(ARGS)
 
 licences: $(VENV)/.dev ## write down anew whose licences the dependencies have: requirements/licences.json

@@ -1,5 +1,7 @@
 """uvicorn's HTTP/1.1 with bounds before a request is whole: how long its head may take, how large it may be, how many.
 
+A connection that goes over one is answered where nothing else is being answered on it, and closed.
+
 Behind a head everything is bounded by ours: bodies by ``transports.body``, answers by the pipeline. Where a head alone
 is reason enough to refuse, the answer goes at once, and the body is thrown away as it comes.
 """
@@ -24,8 +26,13 @@ from serving.transports.asgi import LINGER_BYTES, LINGER_S
 _HEAD_BYTES = 1 << 16
 _RESERVED_DESCRIPTORS = 64  # for models, pipes, metrics and what else is not a connection
 _MOST = 100_000
+_MOST_WAITING = 100  # requests behind one that is being answered
 _SHORT_BYTES = 1 << 20  # of a body that is sooner thrown away than a connection is made anew, for both sides
 _CLOSE = (b"connection", b"close")
+
+
+class _EnoughError(Exception):
+    """Stops the parser in the middle of what has come."""
 
 
 def allow_descriptors() -> int:
@@ -58,7 +65,9 @@ class BoundedHttp(HttpToolsProtocol):
     ) -> None:
         super().__init__(**arguments)
         self._head_s, self._most, self._full, self._early = head_s, most, full, early
-        self._head_bytes = 0
+        self._in_head = False
+        self._head_bytes = 0  # of the head that is coming, as far as it has been parsed
+        self._loose_bytes = 0  # since a head was whole or a body had a byte more
         self._late: asyncio.TimerHandle | None = None
         self._away: RequestResponseCycle | None = None  # whose body is being thrown away
         self._away_bytes = 0
@@ -79,36 +88,69 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        self._loose_bytes += len(data)
         super().data_received(data)
-        if self._away is not None:
+        if self.parser is None or self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return  # gone, or a WebSocket now, where no head is waited for
+        if self._loose_bytes > _HEAD_BYTES:  # a head, or ends of lines, or what stands beside a body and is none of it
+            self._too_large()
+        elif self._away is not None:
             self._throw_away(self._away, len(data))
-            return
-        answered = self.cycle is None or self.cycle.response_complete
-        if not answered or self.parser is None or self.transport.is_closing():
-            return
-        if self.transport.get_protocol() is not self:
-            return  # it is a WebSocket now, where no head is waited for
-        # What comes while nothing is being answered belongs to a head that is not whole.
-        self._head_bytes += len(data)
-        if self._head_bytes > _HEAD_BYTES:
-            self._refuse(HeadTooLarge(f"The head of a request is over {_HEAD_BYTES} bytes.", max_bytes=_HEAD_BYTES))
-        elif self._late is None:
+        elif self._answered and self._late is None:
             self._expect_head()
 
-    def on_headers_complete(self) -> None:
-        self._unset_late()
-        self._head_bytes = 0
-        super().on_headers_complete()
+    def send_400_response(self, msg: str) -> None:
+        """The parser has stopped: at what is no HTTP, or because one of the methods here has had enough."""
+        if self._head_bytes > _HEAD_BYTES:
+            self._too_large()
+        elif self._may_answer:
+            super().send_400_response(msg)
+        else:
+            self._end()
+
+    @property
+    def _answered(self) -> bool:
+        """Whether every request that has come has its answer."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def _may_answer(self) -> bool:
+        """Whether what is written now is not taken for the answer to another request than the one that is coming."""
+        return self._answered or (self.cycle.more_body and not self.cycle.response_started and not self.pipeline)
 
     def on_message_begin(self) -> None:
-        self._head_bytes = 0
+        self._in_head, self._head_bytes = True, 0
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        self._take(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # else it is a trailer, which nobody here reads
+            self._take(len(name) + len(value))
+            super().on_header(name, value)
+
+    def _take(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > _HEAD_BYTES:
+            raise _EnoughError
+
+    def on_headers_complete(self) -> None:
+        upgrades = self.parser.should_upgrade() and self._should_upgrade()
+        if len(self.pipeline) >= _MOST_WAITING or (upgrades and not self._answered):
+            raise _EnoughError
+        self._unset_late()
+        self._in_head, self._loose_bytes = False, 0
+        super().on_headers_complete()
+
     def on_body(self, body: bytes) -> None:
+        self._loose_bytes = 0
         if self._away is None or self.cycle is not self._away:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._loose_bytes = 0
         if self._away is None or self.cycle is not self._away:
             super().on_message_complete()
         else:
@@ -123,6 +165,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _turn_away(self, cycle: RequestResponseCycle, answer: Response) -> None:
         """Answer at once; the connection is kept where what is still to come is short."""
+        if self.flow.write_paused:  # whoever asks on and reads no answer gets none
+            self.transport.abort()
+            return
         headers = [*self.server_state.default_headers, *answer.raw_headers]
         if _CLOSE in headers or cycle.waiting_for_100_continue or not _is_short(cast("Scope", cycle.scope)):
             cycle.keep_alive = False
@@ -132,8 +177,9 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.write(b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", answer.body]))
         cycle.response_started = True
         self._away, self._away_bytes = cycle, 0
-        if not cycle.more_body:  # it had waited for the answer to another, and is there as a whole
-            self.loop.call_soon(self._throw_away, cycle, 0)
+        self.loop.call_soon(
+            self._throw_away, cycle, 0
+        )  # where nothing more comes: it may be there as a whole, or never
 
     def _throw_away(self, away: RequestResponseCycle, size: int) -> None:
         """So much more has come of a body that nobody wants: a client that sends does not read before it is through."""
@@ -164,6 +210,17 @@ class BoundedHttp(HttpToolsProtocol):
             self._late.cancel()
             self._late = None
 
+    def _too_large(self) -> None:
+        if self._may_answer:
+            self._refuse(HeadTooLarge(f"The head of a request is over {_HEAD_BYTES} bytes.", max_bytes=_HEAD_BYTES))
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        """Close, with what has been written before if it is read soon."""
+        self.transport.close()
+        self.loop.call_later(LINGER_S, self.transport.abort)
+
     def _refuse(self, error: RequestError) -> None:
         """Answer in the form that everything has, and close."""
         body = json.dumps(error.body()).encode()
@@ -176,7 +233,7 @@ class BoundedHttp(HttpToolsProtocol):
             "connection: close",
         ]
         self.transport.write("\r\n".join([*head, "\r\n"]).encode() + body)
-        self.transport.close()
+        self._end()
 
 
 def _is_short(scope: Scope) -> bool:

@@ -28,8 +28,8 @@ _NOT_ZERO = re.compile(rb"[^\0]")
 QUICK_BYTES = 1 << 20
 """Up to here decoding without resampling takes a fraction of a millisecond."""
 
-# How Vorbis begins, wherever the pages before it end. libsndfile 1.2 keeps 6 kB for good of each file whose headers it
-# cannot read.
+# How Vorbis begins, wherever the pages before it end. libsndfile 1.2 keeps some memory for good of each file
+# whose headers it cannot read.
 _VORBIS = b"\x01vorbis"
 
 _CHUNKS = 64  # of a WAV or AIFF, blocks before a FLAC's sound; a recorder writes a handful, a stranger as many as fit

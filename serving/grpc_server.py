@@ -18,7 +18,6 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 
 from serving.errors import AddressError, Stopping
 from serving.lifecycle import Lifecycle
-from serving.proto.inference.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from serving.proto.timbre.v1.timbre_pb2_grpc import add_TimbreServicer_to_server
 from serving.settings import Settings
 from serving.tls import read_pem
@@ -45,7 +44,7 @@ class GrpcServer:
         calls = Calls(lifecycle, _CLIPS)
         self._server = grpc.aio.server(interceptors=[calls], options=_options(settings))
         add_TimbreServicer_to_server(timbre.GrpcTransport(lifecycle), self._server)
-        add_GRPCInferenceServiceServicer_to_server(oip.OipGrpcTransport(lifecycle), self._server)
+        oip.add_to_server(oip.OipGrpcTransport(lifecycle), self._server)
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         told = _Reflection((*SERVICES, HEALTH, REFLECTION), lifecycle.told_to_stop)

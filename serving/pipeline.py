@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -84,6 +85,7 @@ class Ask:
             counted among the answers, nor for the shadow or feedback.
         traceparent: the caller's trace, for whoever traces.
         place: what was kept for it on its way in.
+        body: what its upload counts in memory, for as long as anybody has it.
     """
 
     upload: Upload | Waveform
@@ -95,6 +97,7 @@ class Ask:
     provisional: bool = False
     traceparent: str | None = None
     place: Place | None = None
+    body: Holding | None = None
 
 
 @dataclass(frozen=True)
@@ -191,11 +194,12 @@ class Pipeline:
         finally:
             self._enter(-1)
 
-    async def aside(self, work: Callable[[Take], T]) -> T:
+    async def aside(self, work: Callable[[Take], T], body: Holding) -> T:
         """Other work on an upload, with a permit and in a decoder's thread as decoding is.
 
         Args:
             work: is told what to ask before it keeps decoded audio.
+            body: what the upload counts in memory, for as long as the work has it.
 
         Raises:
             Overloaded: all permits are taken, or there is no room for more decoded audio.
@@ -206,7 +210,8 @@ class Pipeline:
         self._enter(1)
         try:
             with self._decoded.holding() as held:
-                return await self._in_decoder(work, held, asyncio.get_running_loop().time() + self._timeout_s)
+                deadline = asyncio.get_running_loop().time() + self._timeout_s
+                return await self._in_decoder(work, held, deadline, body)
         finally:
             self._enter(-1)
 
@@ -268,11 +273,11 @@ class Pipeline:
         """Decode: in a thread; or here, where it takes a fraction of a millisecond and the thread would cost more."""
         if ask.upload.is_quick(loaded.session.metadata.windows.rate_hz):
             return self._decode(ask, loaded, held)
-        return await self._in_decoder(functools.partial(self._decode, ask, loaded), held, deadline)
+        return await self._in_decoder(functools.partial(self._decode, ask, loaded), held, deadline, ask.body)
 
-    async def _in_decoder(self, work: Callable[[Take], T], held: Holding, deadline: float) -> T:
+    async def _in_decoder(self, work: Callable[[Take], T], held: Holding, deadline: float, body: Holding | None) -> T:
         def holding() -> T:
-            with held:  # for as long as the thread is at it, whoever has stopped waiting
+            with held, body or contextlib.nullcontext():  # while the thread is at it, whoever has stopped waiting
                 return work(held)
 
         try:

@@ -12,7 +12,7 @@ from prometheus_client import Gauge
 from serving.errors import Overloaded
 
 Take = Callable[[int], None]
-"""To be told of so many bytes more before they are kept; raises Overloaded where there is no room for them."""
+"""To be told of so many bytes more before they are kept, or fewer; raises Overloaded where there is no room."""
 
 
 class Room:

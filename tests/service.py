@@ -40,8 +40,13 @@ class Service:
 
     def connect(self) -> socket.socket:
         """A connection on which a test sends what no client library would."""
+        return socket.create_connection(self.address, timeout=30)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Of the HTTP port."""
         host, port = self.url.removeprefix("http://").split(":")
-        return socket.create_connection((host, int(port)), timeout=30)
+        return host, int(port)
 
     def peak_bytes(self) -> int:
         """Most memory that the process has ever had."""

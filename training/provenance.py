@@ -32,8 +32,11 @@ def provenance(seed: int | None = None) -> dict[str, Any]:
 def command() -> str:
     """The command line as it can be typed again from the repository's root, less the options of _WHERE_TO."""
     program = Path(sys.argv[0])
+    module = getattr(sys.modules["__main__"], "__spec__", None)
     if program.name == "__main__.py":
         start = ["python", "-m", program.parent.name]
+    elif module is not None and module.origin == sys.argv[0]:
+        start = ["python", "-m", module.name]
     else:
         start = [os.path.relpath(program, ROOT) if program.is_relative_to(ROOT) else program.name]
     given = sys.argv[1:]

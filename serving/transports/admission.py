@@ -45,6 +45,9 @@ _USES = {
     "/v2": Use.PREDICT,
     "/v2/*": Use.PREDICT,
 }
+_DOORS: dict[str, Use | None] = dict.fromkeys(_PUBLIC) | _USES
+# The longest first. A path is held against each: to cut it up at its slashes would be the asker's to make long.
+_BELOW = [(name.removesuffix("*"), _DOORS[name]) for name in sorted(_DOORS, key=len, reverse=True) if name[-1] == "*"]
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -121,13 +124,9 @@ def admit(parts: Parts, scope: Scope) -> None:
 
 def use_of(path: str) -> Use | None:
     """What a path is used for; None where everybody may. The longest name that fits counts."""
-    parents = [path, *(f"{path[:place]}/*" for place in range(len(path) - 1, -1, -1) if path[place] == "/")]
-    for name in parents:
-        if name in _USES:
-            return _USES[name]
-        if name in _PUBLIC:
-            return None
-    return Use.PREDICT
+    if path in _DOORS:
+        return _DOORS[path]
+    return next((use for below, use in _BELOW if path.startswith(below)), Use.PREDICT)
 
 
 def credential_of(headers: Headers) -> tuple[str | None, bool]:

@@ -31,6 +31,7 @@ _ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # and how
 _MULTIPART = "multipart/form-data"
 _MULTIPART_OVERHEAD_BYTES = 1 << 16  # boundaries, headers and small text fields around the file
 _MAX_PARTS = 32
+_PIECE = 1 << 16
 _HOW = (
     f"Send the audio as multipart field `{FIELD}` (curl -F {FIELD}=@clip.wav) or as the raw body with its audio type."
 )
@@ -61,15 +62,19 @@ async def read_whole(request: Request, max_bytes: int, timeout_s: float, take: T
     """A body that is taken as it is. Raises Overloaded, UploadTimeout and TooLarge as :func:`read_upload` does."""
     try:
         async with asyncio.timeout(timeout_s):
-            return b"".join([chunk async for chunk in _counted(request, max_bytes, max_bytes, take)])
+            return _joined([chunk async for chunk in _counted(request, max_bytes, max_bytes, take)], take)
     except TimeoutError:
         raise _too_slow(timeout_s) from None
 
 
-async def unpacked(body: bytes, encoding: str, max_bytes: int) -> bytes:
+async def unpacked(body: bytes, encoding: str, max_bytes: int, take: Take) -> bytes:
     """A body as it was before its ``Content-Encoding``: gzip, or deflate, which is zlib's format (RFC 9110, 8.4.1).
 
+    Args:
+        take: is told of each piece of it.
+
     Raises:
+        Overloaded: by ``take``.
         UnsupportedMediaType: another encoding.
         TooLarge: more than ``max_bytes``; no more than that is unpacked.
         InvalidRequest: it is not such data, or not all of it, or more than that.
@@ -81,16 +86,54 @@ async def unpacked(body: bytes, encoding: str, max_bytes: int) -> bytes:
         raise UnsupportedMediaType(
             f"A body in {kind[:40]} is not unpacked here, in {' or '.join(_ENCODINGS)} it is. Or send it as it is."
         )
-    unpacker = zlib.decompressobj(_ENCODINGS[kind])
     try:
-        plain = await asyncio.to_thread(unpacker.decompress, body, max_bytes + 1)
+        return await asyncio.to_thread(_unpack, body, _ENCODINGS[kind], max_bytes, take)
     except zlib.error as error:
         raise InvalidRequest(f"The body is no {kind} ({error}).") from error
-    if len(plain) > max_bytes:
+    except EOFError as error:
+        raise InvalidRequest(
+            f"The body is no whole {kind}: it breaks off, or something stands behind its end."
+        ) from error
+
+
+def _unpack(body: bytes, window_bits: int, max_bytes: int, take: Take) -> bytes:
+    """Piece by piece, so that each is asked room for before the next is there.
+
+    Raises:
+        zlib.error, EOFError: it is no such data, or not all of it, or more than that.
+    """
+    unpacker = zlib.decompressobj(window_bits)
+    packed, plain, left = memoryview(body), list[bytes](), max_bytes
+    for place in range(0, len(body), _PIECE):
+        rest: bytes | memoryview = packed[place : place + _PIECE]
+        while rest and not unpacker.eof:
+            plain.append(unpacker.decompress(rest, _PIECE))
+            left -= len(plain[-1])
+            if left < 0:
+                raise too_large(max_bytes)
+            take(len(plain[-1]))
+            rest = unpacker.unconsumed_tail
+        if unpacker.eof and (unpacker.unused_data or place + _PIECE < len(body)):
+            raise EOFError
+    plain.append(unpacker.flush())
+    take(len(plain[-1]))
+    if not unpacker.eof:
+        raise EOFError
+    if len(plain[-1]) > left:
         raise too_large(max_bytes)
-    if not unpacker.eof or unpacker.unused_data:
-        raise InvalidRequest(f"The body is no whole {kind}: it breaks off, or something stands behind its end.")
-    return plain
+    return _joined(plain, take)
+
+
+def _joined(pieces: list[bytes], take: Take) -> bytes:
+    """What came in pieces, which are there beside the whole for a moment, and count for it."""
+    if len(pieces) == 1:
+        return pieces[0]
+    size = sum(map(len, pieces))
+    take(size)
+    whole = b"".join(pieces)
+    pieces.clear()
+    take(-size)
+    return whole
 
 
 async def _read(request: Request, max_bytes: int, take: Take) -> Upload:
@@ -104,8 +147,8 @@ async def _read(request: Request, max_bytes: int, take: Take) -> Upload:
     allowed = max_bytes + (_MULTIPART_OVERHEAD_BYTES if multipart else 0)
     body = _counted(request, allowed, max_bytes, take)
     if multipart:
-        return await _read_multipart(body, options.get(b"boundary"), max_bytes)
-    data = b"".join([chunk async for chunk in body])
+        return await _read_multipart(body, options.get(b"boundary"), max_bytes, take)
+    data = _joined([chunk async for chunk in body], take)
     if not data and not kind:
         raise MissingFile(f"The request has no body. {_HOW}")
     return Upload(data, None)
@@ -132,7 +175,7 @@ def _too_slow(timeout_s: float) -> UploadTimeout:
     )
 
 
-async def _read_multipart(body: AsyncIterator[bytes], boundary: bytes | None, max_bytes: int) -> Upload:
+async def _read_multipart(body: AsyncIterator[bytes], boundary: bytes | None, max_bytes: int, take: Take) -> Upload:
     if not boundary:
         raise InvalidRequest(f"The multipart content type names no boundary. {_HOW}")
     form = _Form()
@@ -145,7 +188,7 @@ async def _read_multipart(body: AsyncIterator[bytes], boundary: bytes | None, ma
         raise InvalidRequest(f"The multipart body is malformed ({error}). {_HOW}") from error
     if not form.ended:
         raise InvalidRequest(f"The multipart body breaks off before its closing boundary. {_HOW}")
-    return form.upload(max_bytes)
+    return form.upload(max_bytes, take)
 
 
 @dataclass
@@ -175,7 +218,7 @@ class _Form:
             "on_end": self._end,
         }
 
-    def upload(self, max_bytes: int) -> Upload:
+    def upload(self, max_bytes: int, take: Take) -> Upload:
         """The one file among the parts."""
         named = [part for part in self.parts if part.name == FIELD]
         files = [part for part in named if part.filename is not None]
@@ -185,7 +228,7 @@ class _Form:
             )
         if not files or not (files[0].filename or files[0].chunks):
             raise MissingFile(self._why_none(), fields=[part.name for part in self.parts])
-        data = b"".join(files[0].chunks)
+        data = _joined(files[0].chunks, take)
         if len(data) > max_bytes:
             raise too_large(max_bytes)
         return Upload(data, files[0].filename)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -96,8 +97,10 @@ class GrpcTransport(TimbreServicer):
         parts = self._lifecycle.get()
         with parts.uploads.holding() as take:
             try:
-                take(request.ByteSize() + 2 * len(request.pcm.samples))  # which stand there as float32 too
+                # The clip stands there once more; samples as float32, which is twice as long.
+                take(2 * request.ByteSize() + len(request.pcm.samples))
                 ask = _ask(request, parts.settings.max_upload_bytes, waits_s(context), traceparent(context))
+                ask = dataclasses.replace(ask, body=take)
             except RequestError as error:
                 parts.pipeline.refused(error, TRANSPORT)
                 raise

@@ -38,7 +38,7 @@ from serving.transports.openapi import (
     tell_of_others,
 )
 from serving.transports.refusals import HANDLERS, Unmatched, refusal, refusal_of
-from serving.uploads import Take
+from serving.uploads import Holding
 
 Small = TypeVar("Small", bound=BaseModel)
 
@@ -91,7 +91,7 @@ class HttpTransport:
             },
         )
 
-    async def _asked(self, request: Request, parts: Parts, take: Take) -> Ask:
+    async def _asked(self, request: Request, parts: Parts, take: Holding) -> Ask:
         """What the pipeline is asked; its permits are looked at before the body is read."""
         place = place_of(request.scope)
         if not parts.pipeline.has_room(place):
@@ -106,6 +106,7 @@ class HttpTransport:
             min_confidence,
             traceparent=headers.get(PARENT),
             place=place,
+            body=take,
         )
 
     async def health(self) -> Health:

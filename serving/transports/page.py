@@ -104,7 +104,7 @@ class PageTransport:
                 return refusal_of(request, error)
             fleet = parts.registry.fleet
             rate_hz = fleet.default.session.metadata.windows.rate_hz
-            wav = await pipeline.aside(functools.partial(_as_wav, upload, rate_hz, settings.limits))
+            wav = await pipeline.aside(functools.partial(_as_wav, upload, rate_hz, settings.limits), take)
         return Response(wav, media_type="audio/wav")
 
     def _parts(self, scope: Scope) -> Parts:

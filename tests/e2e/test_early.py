@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving.transports.asgi import LINGER_S
 from tests.models import add_version, copy_versions, costly
 from tests.service import Service, metric, running, until
 from tests.sounds import encode, voice
@@ -152,6 +154,39 @@ def test_where_the_rest_is_not_worth_taking_the_connection_is_closed(full: Servi
 def test_a_body_that_is_announced_and_does_not_come_holds_nobody(full: Service) -> None:
     with full.connect() as connection:
         connection.sendall(head(length=len(WAV)))
+        assert answer(connection)[0] == 429
+        assert is_closed(connection)
+
+
+def test_nor_one_behind_another_refusal(full: Service) -> None:
+    with full.connect() as connection:
+        connection.sendall(head(length=0) + head(length=len(WAV)))
+        began = time.monotonic()
+        assert [answer(connection)[0] for _ in range(2)] == [429, 429]
+        assert is_closed(connection)
+        assert time.monotonic() - began < 5 * LINGER_S
+
+
+def test_who_is_refused_and_never_reads_fills_no_memory(full: Service) -> None:
+    before = full.peak_bytes()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect(full.address)
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100_000):
+                connection.sendall(head(length=0))
+                sent += 1
+    assert 0 < sent < 100_000
+    assert full.peak_bytes() - before < 32 << 20
+
+
+def test_a_websocket_behind_a_refusal_is_none(full: Service) -> None:
+    """It would be closed as the connection of the refusal, in the middle of what is said."""
+    lines = ["GET /v1/listen HTTP/1.1", "Host: t", "Connection: Upgrade", "Upgrade: websocket", "\r\n"]
+    with full.connect() as connection:
+        connection.sendall(head(length=0) + "\r\n".join(lines).encode())
         assert answer(connection)[0] == 429
         assert is_closed(connection)
 

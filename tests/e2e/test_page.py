@@ -774,7 +774,7 @@ def test_a_browser_brings_its_api_key(visit: Visitor, clips: list[Path], tmp_pat
         f"keys:\n  me: {{sha256: {hashed(key)}, scopes: [predict, models, feedback]}}\n"
     )
     with running(tmp_path / "log.txt", api_keys_file=tmp_path / "keys.yaml") as locked:
-        seen = visit(at=locked, http_credentials={"username": "me", "password": key})
+        seen = visit(at=locked, http_credentials={"username": "anybody", "password": key}, permissions=["microphone"])
         (card,) = seen.choose(clips[1])
         expect(card.locator(".answer-word")).not_to_be_empty()
         card.get_by_role("button", name="Yes").click()
@@ -794,6 +794,21 @@ def test_a_browser_brings_its_api_key(visit: Visitor, clips: list[Path], tmp_pat
             assert "all_emotions" in done.stdout
         seen.page.get_by_role("link", name="Model").click()
         expect(seen.page.locator("table.confusion")).to_be_visible()
+        seen.page.get_by_role("link", name="Microphone").click()
+        seen.page.get_by_role("button", name="Start listening").click()
+        utterances = seen.page.get_by_role("list", name="Utterances")
+        expect(utterances.locator("li[data-start-sample]").first).to_be_visible()
+
+
+def test_with_too_few_scopes_the_page_says_so(visit: Visitor, clips: list[Path], tmp_path: Path) -> None:
+    key = new_key()
+    (tmp_path / "keys.yaml").write_text(f"keys:\n  me: {{sha256: {hashed(key)}, scopes: [models]}}\n")
+    with running(tmp_path / "log.txt", api_keys_file=tmp_path / "keys.yaml") as locked:
+        seen = visit(at=locked, http_credentials={"username": "me", "password": key})
+        (card,) = seen.choose(clips[1])
+        expect(card.get_by_role("alert")).to_contain_text("predict")
+        assert any("403" in complaint for complaint in seen.complaints)
+        seen.complaints.clear()
 
 
 def test_where_it_is_off_it_is_not_even_loaded() -> None:

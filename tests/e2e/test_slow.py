@@ -11,12 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
 import pytest
 from websockets.sync.client import connect
 
+from serving.proto.inference import inference_pb2 as oip
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.models import add_version, copy_versions, costly
@@ -24,6 +26,7 @@ from tests.service import Service, metric, running, until
 from tests.sounds import encode, voice
 
 WAV = encode(voice(1.0), 16_000)
+HEAD_OF_CHUNKS = b"POST /predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
 HEAD = f"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Type: audio/wav\r\nContent-Length: {len(WAV)}\r\n\r\n".encode()
 
 
@@ -99,6 +102,32 @@ def test_a_head_that_does_not_end_is_refused(impatient: Service) -> None:
                 time.sleep(0.002)
         answer = rest_of(connection)
     assert not answer or (answer.startswith(b"HTTP/1.1 431") and b"head_too_large" in answer)
+
+
+def test_a_head_of_one_piece_is_refused_too(impatient: Service) -> None:
+    with impatient.connect() as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: t\r\nX: " + b"x" * 200_000 + b"\r\n\r\n")
+        answer = rest_of(connection)
+    assert not answer or (answer.startswith(b"HTTP/1.1 431") and b"head_too_large" in answer)
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n", b"\r\n", b"a: b\r\n"],
+    ids=["requests", "lines", "trailers"],
+)
+def test_what_never_ends_is_ended(impatient: Service, endless: bytes) -> None:
+    """A client that sends on, and does not read."""
+    before = impatient.peak_bytes()
+    piece = endless * (10_000 // len(endless))
+    sent = 0
+    with impatient.connect() as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(HEAD_OF_CHUNKS + b"0\r\n" if endless.startswith(b"a") else b"")
+        for sent in range(10_000):  # noqa: B007 - looked at when it is over
+            connection.sendall(piece)
+    assert sent < 9_999
+    assert impatient.peak_bytes() - before < 32 << 20
 
 
 @pytest.mark.alone
@@ -201,6 +230,25 @@ def test_calls_that_are_too_large_endless_or_cancelled(impatient: Service) -> No
                 return False
 
         assert until(answered)
+
+
+def test_a_message_of_countless_things_is_refused_and_fills_no_memory(impatient: Service) -> None:
+    """Two bytes make an empty tensor of a hundred; in a stream too."""
+    before = impatient.peak_bytes()
+    with grpc.insecure_channel(impatient.grpc, (("grpc.max_send_message_length", -1),)) as opened:
+        channel: Any = opened  # its types know of no bytes that are a message already
+        name = "/inference.GRPCInferenceService/"
+        for tiny in (b"\x2a\x00", b"\x32\x00", b"\x3a\x00"):
+            message = tiny * (12 << 20)
+            with pytest.raises(grpc.RpcError) as error:
+                channel.unary_unary(f"{name}ModelInfer")(message, timeout=60)
+            assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (error.value.details() or "").startswith("too_large: The message has over")
+        (answer,) = channel.stream_stream(f"{name}ModelStreamInfer", None, oip.ModelStreamInferResponse.FromString)(
+            iter([message]), timeout=60
+        )
+        assert answer.error_message.startswith("too_large: The message has over")
+    assert impatient.peak_bytes() - before < 200 << 20
 
 
 def load(url: str, seconds: float, *, clients: int = 0, a_second: float = 0) -> tuple[Counter[int], float]:

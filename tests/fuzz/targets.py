@@ -19,6 +19,7 @@ from serving.router import Routes
 from serving.transports import grpc as timbre
 from serving.transports.oip import grpc as oip_grpc
 from serving.transports.oip import http as oip_http
+from serving.transports.oip.fields import unpack
 from serving.transports.oip.tensors import clips
 from tests.hostile import sounds
 
@@ -41,8 +42,11 @@ def messages(data: bytes) -> None:
     """A request of either gRPC service, and of the Open Inference Protocol over HTTP, up to the pipeline."""
     with contextlib.suppress(DecodeError, RequestError):
         timbre._ask(pb.PredictRequest.FromString(data), _MAX_BYTES, None, None)
-    with contextlib.suppress(DecodeError, RequestError):
-        infer = oip_grpc._parse(oip.ModelInferRequest.FromString(data), _MAX_BYTES, None)
+    with contextlib.suppress(RequestError):
+        request = unpack(data)
+        if isinstance(request, RequestError):
+            raise request
+        infer = oip_grpc._parse(request, _MAX_BYTES, None)
         _read(infer.inputs, infer.parameters)
     length, _, body = data.partition(b"\n")
     for announced in (None, length.decode("latin-1")):

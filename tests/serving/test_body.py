@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import random
 import zlib
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from starlette.requests import Request
 from serving.errors import (
     InvalidRequest,
     MissingFile,
+    Overloaded,
     RequestError,
     TooLarge,
     TooManyFiles,
@@ -29,7 +31,14 @@ TIMEOUT_S = 30.0
 BOUNDARY = "frontier"
 
 
-def read(chunks: Sequence[bytes], *, timeout_s: float = TIMEOUT_S, ends: bool = True, **headers: str) -> Upload:
+def read(
+    chunks: Sequence[bytes],
+    *,
+    timeout_s: float = TIMEOUT_S,
+    ends: bool = True,
+    take: Callable[[int], None] = lambda _: None,
+    **headers: str,
+) -> Upload:
     """What ``read_upload`` makes of a body that arrives in these chunks; one that does not end stalls after them."""
     messages: list[dict[str, Any]] = [
         {"type": "http.request", "body": chunk, "more_body": not ends or index + 1 < len(chunks)}
@@ -47,7 +56,7 @@ def read(chunks: Sequence[bytes], *, timeout_s: float = TIMEOUT_S, ends: bool = 
         "path": "/predict",
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
     }
-    return asyncio.run(read_upload(Request(scope, receive), MAX_BYTES, timeout_s, take=lambda _: None))
+    return asyncio.run(read_upload(Request(scope, receive), MAX_BYTES, timeout_s, take))
 
 
 def part(name: str, content: bytes, filename: str | None = None) -> bytes:
@@ -162,7 +171,42 @@ def test_a_body_that_stalls_is_refused(kind: str) -> None:
 )
 @pytest.mark.parametrize("size", [0, 1, MAX_BYTES])
 def test_a_packed_body_is_unpacked(encoding: str, pack: Callable[[bytes], bytes], size: int) -> None:
-    assert asyncio.run(unpacked(pack(b"x" * size), encoding, MAX_BYTES)) == b"x" * size
+    taken: list[int] = []
+    assert asyncio.run(unpacked(pack(b"x" * size), encoding, MAX_BYTES, taken.append)) == b"x" * size
+    assert sum(taken) == (0 if encoding in ("", "identity") else size)
+
+
+@pytest.mark.parametrize("size", [(1 << 16) - 1, 1 << 16, (1 << 16) + 1, 3 << 20])
+def test_a_packed_body_is_unpacked_in_pieces_that_count(size: int) -> None:
+    """Also where it does not shrink."""
+    for plain in (bytes(size), random.Random(size).randbytes(size)):
+        taken: list[int] = []
+        assert asyncio.run(unpacked(gzip.compress(plain, 1), "gzip", size, taken.append)) == plain
+        assert sum(taken) == size
+        assert max(accumulate(taken)) == 2 * size  # while they are joined
+
+
+def test_what_there_is_no_room_for_is_not_unpacked() -> None:
+    taken: list[int] = []
+
+    def take(size: int) -> None:
+        taken.append(size)
+        if len(taken) == 3:
+            raise Overloaded("Full.", reason="uploads")
+
+    with pytest.raises(Overloaded):
+        asyncio.run(unpacked(gzip.compress(bytes(10 << 20)), "gzip", 20 << 20, take))
+    assert len(taken) == 3
+    assert sum(taken) < 1 << 20
+
+
+@pytest.mark.parametrize("kind", ["audio/wav", f"multipart/form-data; boundary={BOUNDARY}"])
+def test_a_body_counts_twice_while_its_pieces_are_joined(kind: str) -> None:
+    taken: list[int] = []
+    body = form(part("file", b"x" * 900, "a.wav")) if "form" in kind else b"x" * 900
+    read([body[:300], body[300:600], body[600:]], take=taken.append, content_type=kind)
+    assert sum(taken) == len(body)
+    assert max(accumulate(taken)) == len(body) + 900
 
 
 @pytest.mark.parametrize(
@@ -182,4 +226,4 @@ def test_a_packed_body_is_unpacked(encoding: str, pack: Callable[[bytes], bytes]
 )
 def test_what_cannot_be_unpacked_is_refused(encoding: str, body: bytes, error: type[RequestError]) -> None:
     with pytest.raises(error):
-        asyncio.run(unpacked(body, encoding, MAX_BYTES))
+        asyncio.run(unpacked(body, encoding, MAX_BYTES, lambda _: None))

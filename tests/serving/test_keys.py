@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,17 @@ def test_a_file_that_is_none_is_told_at_start(tmp_path: Path, text: str) -> None
 )
 def test_each_path_has_its_use_and_an_unknown_one_is_no_open_door(path: str, use: Scope | None) -> None:
     assert use_of(path) is use
+
+
+def test_a_path_of_slashes_costs_no_more_than_another() -> None:
+    tracemalloc.start()
+    try:
+        uses = {use_of(path) for path in ("/" * 60_000, "/predict/" + "x/" * 30_000)}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert uses == {Scope.PREDICT}
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import multiprocessing
 import threading
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn, cast
@@ -21,6 +24,7 @@ from serving.lifecycle import Lifecycle
 from serving.proto.inference import inference_pb2 as pb
 from serving.settings import Settings
 from serving.transports.oip import grpc, http
+from serving.transports.oip.fields import unpack
 from serving.transports.oip.model import SERVER, Infer, Model
 from serving.transports.oip.tensors import Tensor
 
@@ -95,17 +99,125 @@ def test_numbers_are_the_same_however_many_pieces_they_are_converted_in() -> Non
 
 def test_json_of_more_values_than_memory_may_take_is_refused_before_it_is_read() -> None:
     with pytest.raises(TooLarge, match="1500001 values; 1500000 are read"):
-        waveform("[" + ",".join(["0"] * (http._MOST_VALUES - 3)) + "]")  # and four commas around them
+        waveform("[" + ",".join(["0"] * (http._MOST_VALUES - 7)) + "]")  # and nine commas and colons around them
+
+
+@pytest.mark.parametrize("unit", ["[" * 100 + "]" * 100, "[]", '{"a":1}', '{"a":' * 100 + "1" + "}" * 100])
+def test_json_of_lists_and_objects_is_refused_before_it_is_read(unit: str) -> None:
+    """A byte of theirs becomes a hundred; and commas are the least of them."""
+    body = f'{{"inputs": [{{"parameters": {{"a": [{",".join([unit] * (600_000 // len(unit)))}]}}}}]}}'.encode()
+    assert body.count(b",") < http._MOST_VALUES
+    before = peak_bytes()
+    for kind in (http._InferIn, http._IndexIn):
+        with pytest.raises(TooLarge, match="lists and objects; 4096 are read"):
+            http._checked(kind, body, lambda _: None)
+    assert peak_bytes() - before < len(body)
+
+
+N = 100_000
+SHAPES = {
+    "numbers": [1.5] * N,
+    "long numbers": [10**25] * N,
+    "words": [f"{n:x}" for n in range(N)],
+    "wide words": ["\u4e00"] * N,
+    "one wide letter": "x" * (20 * N) + "\U0001f600",
+    "keys": {f"{n:x}": f"x{n}" for n in range(N)},
+    "lists": [[1.5]] * (http._MOST_NESTED - 8),
+    "objects": [{"a": 1.5}] * (http._MOST_NESTED - 8),
+    "long lists": [[1.5] * 100] * 1000,
+    "long objects": [{f"{n:x}": 1.5 for n in range(100)}] * 1000,
+}
+
+
+def asked_and_taken(shape: str, ascii_only: bool) -> tuple[int, int]:
+    """Bytes that room was asked for, and those that this process took, to read JSON of a shape."""
+    given = {"name": "waveform", "datatype": "FP32", "shape": [1, 1], "parameters": {"a": SHAPES[shape]}}
+    body = json.dumps({"inputs": [given]}, ensure_ascii=ascii_only).encode()
+    asked: list[int] = []
+    del given
+    before = peak_bytes()
+    kept = http._checked(http._InferIn, body, asked.append)
+    assert kept.inputs
+    return sum(asked), peak_bytes() - before
 
 
 def test_what_json_becomes_is_asked_room_for() -> None:
-    asked: list[int] = []
-    http._parse(
-        b'{"inputs": [{"name": "waveform", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}',
-        None,
-        asked.append,
-    )
-    assert asked == [7 * http._VALUE_BYTES]
+    """No less than it then takes of a process that has none to spare, whatever the shape; nor too much for numbers."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as alone:
+        cases = [(shape, True) for shape in SHAPES] + [(shape, False) for shape in ("wide words", "one wide letter")]
+        measured = dict(zip(cases, alone.map(asked_and_taken, *zip(*cases, strict=True)), strict=True))
+    too_little = {case: bytes_ for case, bytes_ in measured.items() if bytes_[0] + (1 << 20) < bytes_[1]}
+    assert not too_little
+    assert all(asked < 3 * took for (shape, _), (asked, took) in measured.items() if shape == "numbers")
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has had since this was last asked."""
+    status = Path("/proc/self/status").read_text()
+    Path("/proc/self/clear_refs").write_text("5")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+TINY = {
+    "inputs": b"\x2a\x00",
+    "outputs": b"\x32\x00",
+    "raw contents": b"\x3a\x00",
+    "parameters": b"\x22\x00",
+    "unknown fields": b"\x78\x00",
+}
+
+
+def within(*tags: int, content: bytes) -> bytes:
+    """A message in a message, and so on."""
+    for tag in reversed(tags):
+        content = bytes([tag << 3 | 2]) + varint(len(content)) + content
+    return content
+
+
+def varint(value: int) -> bytes:
+    return b"" if value < 0 else bytes([value & 0x7F | 0x80 * (value > 0x7F)]) + varint((value >> 7) - (value < 0x80))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *(tiny * 2_000_000 for tiny in TINY.values()),
+        within(5, 5, content=b"\x42\x00" * 2_000_000),  # clips of nothing
+        within(5, 3, content=bytes(4_000_000)),  # a shape
+        within(5, 5, 3, content=bytes(4_000_000)),  # integers where samples should be
+        within(5, content=b"\x18\x00" * 2_000_000),  # a shape again, number by number
+        within(5, content=b"\x22\x00" * 2_000_000),
+        within(6, content=b"\x12\x00" * 2_000_000),
+    ],
+    ids=[*TINY, "clips", "shape", "integers", "shape in pieces", "inputs' parameters", "outputs' parameters"],
+)
+def test_a_message_of_countless_things_is_refused_before_it_is_unpacked(message: bytes) -> None:
+    before = peak_bytes()
+    refused = unpack(message)
+    assert peak_bytes() - before < 1 << 20
+    assert isinstance(refused, TooLarge)
+
+
+def test_what_may_come_is_unpacked() -> None:
+    clips = pb.ModelInferRequest(model_name="timbre", id="7")
+    tensor = clips.inputs.add(name="audio", datatype="BYTES", shape=[256])
+    tensor.contents.bytes_contents.extend([b"clip"] * 256)
+    tensor.parameters["sample_rate"].int64_param = 16_000
+    clips.outputs.add(name="emotion").parameters["binary"].bool_param = True
+    clips.parameters["key"].string_param = "x" * 5000
+    samples = pb.ModelInferRequest(raw_input_contents=[bytes(5 << 20)])
+    samples.inputs.add(name="waveform", shape=[1, 1 << 40]).contents.fp32_contents.extend([0.5] * 500_000)
+    for message in (clips, samples, pb.ModelInferRequest()):
+        assert unpack(message.SerializeToString()) == message
+
+
+@pytest.mark.parametrize("message", [b"\x2a", b"\x2a\x05\x00", b"\xff" * 20, b"\x0b", b"\x0a\x01\xff", b"\x0d\x00"])
+def test_what_is_no_message_is_refused(message: bytes) -> None:
+    refused = unpack(message)
+    assert isinstance(refused, InvalidRequest)
+    assert "is no inference.ModelInferRequest" in refused.message
 
 
 @pytest.mark.parametrize("data", ["[[1, 2], [3]]", "[1, [2]]", '["a"]', "[{}]"])

@@ -1,30 +1,68 @@
 from __future__ import annotations
 
+import asyncio
+from threading import Event
 from typing import cast
 
+import pytest
+
 from serving.audio import Limits
-from serving.errors import NoSpeech, Overloaded
+from serving.errors import DeadlineExceeded, NoSpeech, Overloaded
 from serving.feedback import Feedback, Seen
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
 from serving.registry import Registry
 from serving.tracing import Tracing
-from serving.uploads import Room
+from serving.uploads import Room, Take
+from tests.service import until
 
 
-def test_a_refusal_is_counted_by_what_was_full_even_where_the_last_permit_is_taken_too() -> None:
-    metrics = Metrics()
-    pipeline = Pipeline(
+def without_models(metrics: Metrics, *, permits: int, timeout_s: float) -> Pipeline:
+    return Pipeline(
         cast("Registry", None),
         Limits(),
         metrics,
         Feedback("", metrics, Seen(None)),
-        permits=0,
-        timeout_s=1,
+        permits=permits,
+        timeout_s=timeout_s,
         decoders=1,
         decoded=Room(1, metrics.decoded_bytes, what="decoded audio", reason="decoded"),
         tracing=Tracing.to(""),
     )
+
+
+def test_a_body_counts_for_as_long_as_a_decoder_has_it() -> None:
+    """The request whose time is over has left before it."""
+    metrics = Metrics()
+    pipeline = without_models(metrics, permits=1, timeout_s=0.1)
+    uploads = Room(100, metrics.upload_bytes, what="requests", reason="uploads")
+    may_end, ended = Event(), Event()
+
+    def decode(take: Take) -> None:
+        take(30)
+        may_end.wait(20)
+        ended.set()
+
+    def counted() -> tuple[float | None, float | None]:
+        first, second = (metrics.registry.get_sample_value(f"timbre_{name}_bytes") for name in ("upload", "decoded"))
+        return first, second
+
+    async def ask() -> None:
+        with uploads.holding() as body:
+            body(60)
+            with pytest.raises(DeadlineExceeded):
+                await pipeline.aside(decode, body)
+        assert counted() == (60, 30)
+        may_end.set()
+
+    asyncio.run(ask())
+    assert ended.wait(20)
+    assert until(lambda: counted() == (0, 0))
+
+
+def test_a_refusal_is_counted_by_what_was_full_even_where_the_last_permit_is_taken_too() -> None:
+    metrics = Metrics()
+    pipeline = without_models(metrics, permits=0, timeout_s=1)
     assert pipeline.full
     for reason in ("queue", "uploads", "uploads"):
         pipeline.refused(Overloaded("No room.", reason=reason), "http")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+import grpc
 import numpy as np
 from google.protobuf.json_format import ParseDict
 
@@ -14,7 +16,11 @@ from serving.lifecycle import Lifecycle
 from serving.ordered import in_order
 from serving.pipeline import AT_A_TIME, MOST_CLIPS
 from serving.proto.inference import inference_pb2 as pb
-from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceServicer
+from serving.proto.inference.inference_pb2_grpc import (
+    GRPCInferenceServiceServicer,
+    add_GRPCInferenceServiceServicer_to_server,
+)
+from serving.transports.oip.fields import unpack
 from serving.transports.oip.model import SERVER, Infer, Inferred, Model, beside
 from serving.transports.oip.tensors import BYTES, Tensor, check, from_raw, to_raw
 from serving.transports.rpc import Context, refusing, traceparent, until_stopped, waits_s
@@ -25,6 +31,10 @@ TRANSPORT = "oip-grpc"
 
 
 _OVERHEAD_BYTES = 1 << 16  # names, shapes and parameters around the clips
+
+
+Asked = pb.ModelInferRequest | RequestError
+"""What is unpacked of a message."""
 
 
 class OipGrpcTransport(GRPCInferenceServiceServicer):
@@ -66,23 +76,25 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
         return ParseDict({"models": await self._model.index(request.ready)}, pb.RepositoryIndexResponse())
 
     @refusing
-    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+    async def ModelInfer(self, request: Asked, context: Context) -> pb.ModelInferResponse:
         return await self._infer(request, waits_s(context), traceparent(context))
 
     # The generated type knows generators only; a coroutine that writes can end with a refusal as the other calls do.
     @refusing
     async def ModelStreamInfer(  # type: ignore[override]
-        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+        self, requests: AsyncIterator[Asked], context: Context
     ) -> None:
         """Answers in the order of the requests; one that is refused does not end the stream."""
         parent = traceparent(context)
 
-        async def answered(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+        async def answered(request: Asked) -> pb.ModelStreamInferResponse:
             try:
                 told = await self._infer(request, waits_s(context), parent)
                 return pb.ModelStreamInferResponse(infer_response=told)
             except RequestError as error:
-                which = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
+                which = pb.ModelInferResponse()
+                if isinstance(request, pb.ModelInferRequest):
+                    which.id, which.model_name = request.id, request.model_name
                 return pb.ModelStreamInferResponse(error_message=error.line, infer_response=which)
 
         coming = until_stopped(requests, self._lifecycle.told_to_stop)
@@ -90,19 +102,30 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
             async for answer in answers:
                 await context.write(answer)
 
-    async def _infer(
-        self, request: pb.ModelInferRequest, timeout_s: float | None, parent: str | None
-    ) -> pb.ModelInferResponse:
+    async def _infer(self, request: Asked, timeout_s: float | None, parent: str | None) -> pb.ModelInferResponse:
         parts = self._lifecycle.get()
         with parts.uploads.holding() as take:
             try:
+                if isinstance(request, RequestError):
+                    raise request
                 size = request.ByteSize()
-                take(size)
+                take(2 * size)  # its clips stand there once more
                 infer = await beside(size, _parse, request, parts.settings.max_upload_bytes, parent)
+                infer = dataclasses.replace(infer, body=take)
             except RequestError as error:
                 parts.pipeline.refused(error, TRANSPORT)
                 raise
             return _answer(request, await self._model.infer(infer, TRANSPORT, timeout_s))
+
+
+def add_to_server(transport: OipGrpcTransport, server: grpc.aio.Server) -> None:
+    """As the generated function does, but for messages that are looked at before they are unpacked."""
+    add_GRPCInferenceServiceServicer_to_server(transport, server)
+    infer = grpc.unary_unary_rpc_method_handler(transport.ModelInfer, unpack, pb.ModelInferResponse.SerializeToString)
+    stream = grpc.stream_stream_rpc_method_handler(
+        transport.ModelStreamInfer, unpack, pb.ModelStreamInferResponse.SerializeToString
+    )
+    server.add_registered_method_handlers(SERVICE, {"ModelInfer": infer, "ModelStreamInfer": stream})
 
 
 def _parse(request: pb.ModelInferRequest, max_bytes: int, parent: str | None) -> Infer:
@@ -127,7 +150,10 @@ def _parse(request: pb.ModelInferRequest, max_bytes: int, parent: str | None) ->
         elif given.datatype == BYTES:
             data = list(given.contents.bytes_contents)
         else:
-            data = np.array(given.contents.fp32_contents, dtype=np.float32)
+            numbers = given.contents.fp32_contents
+            data = np.fromiter(
+                numbers, np.float32, len(numbers)
+            )  # one by one: as a list they would be objects of Python
         tensors.append(Tensor(given.name, given.datatype, tuple(given.shape), data, _values(given.parameters)))
     wanted = [output.name for output in request.outputs]
     return Infer(request.model_name, request.model_version, _values(request.parameters), tensors, wanted, parent)

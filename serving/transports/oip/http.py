@@ -38,9 +38,12 @@ INFER = "/v2/models/[^/]+(/versions/[^/]+)?/infer"
 _JSON_LENGTH = "Inference-Header-Content-Length"
 _BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 _PIECE = 1 << 15  # numbers that are converted at a time: between two pieces the event loop has its turn
-# Each value in JSON becomes objects of Python, of 50 to 110 bytes as measured, however short it was written: 25 MiB of
-# them took 630 MB. So many numbers are a minute and a half at 16 kHz.
-_MOST_VALUES, _VALUE_BYTES = 1_500_000, 110
+_INDEX_BYTES = 4096
+# What becomes of JSON has little to do with how it is written: `[` is one byte of 300. So the signs of it are counted
+# before it is read. So many numbers are a minute and a half at 16 kHz; rows have a bracket each.
+_MOST_VALUES, _MOST_NESTED = 1_500_000, 4096
+_VALUE_BYTES, _QUOTE_BYTES, _NESTED_BYTES = 110, 30, 400  # `,` or `:`, `"`, `[` or `{`: together no less than it takes
+_WIDE = 7  # text with a letter beyond ASCII: four bytes for every letter of it, and twice as many as it has on the way
 
 Body = TypeVar("Body", bound=BaseModel)
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -124,8 +127,8 @@ class OipHttpTransport:
         parts = self._lifecycle.get()
         settings = parts.settings
         with parts.uploads.holding() as take:
-            body = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s, take)
-            asked = await beside(len(body), _checked, _IndexIn, body or b"{}", take)
+            body = await read_whole(request, _INDEX_BYTES, settings.upload_timeout_s, take)
+            asked = _checked(_IndexIn, body or b"{}", take)
             return JSONResponse(await self._model.index(asked.ready))
 
     async def _infer(self, request: Request) -> Response:
@@ -139,7 +142,7 @@ class OipHttpTransport:
             name, version = _who(request)
             wanted = [output.name for output in asked.outputs]
             parent, place = request.headers.get(PARENT), place_of(request.scope)
-            infer = Infer(name, version, asked.parameters, tensors, wanted, parent, place)
+            infer = Infer(name, version, asked.parameters, tensors, wanted, parent, place, take)
             return _answer(name, asked, await unless_gone(request, self._model.infer(infer, TRANSPORT)))
 
     async def _asked(self, request: Request, parts: Parts, take: Take) -> tuple[_InferIn, list[Tensor]]:
@@ -148,9 +151,7 @@ class OipHttpTransport:
             raise parts.pipeline.overloaded()
         settings = parts.settings
         packed = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s, take)
-        body = await unpacked(packed, request.headers.get("Content-Encoding", ""), settings.max_upload_bytes)
-        if body is not packed:
-            take(len(body))
+        body = await unpacked(packed, request.headers.get("Content-Encoding", ""), settings.max_upload_bytes, take)
         return await beside(len(body), _parse, body, request.headers.get(_JSON_LENGTH), take)
 
 
@@ -218,17 +219,20 @@ def _checked(kind: type[Body], body: bytes, take: Take) -> Body:
     """What the JSON says.
 
     Raises:
-        TooLarge: it has too many values.
+        TooLarge: it has too many values, or lists and objects.
         Overloaded: by ``take``, which is told of what they become.
         InvalidRequest: it is not such a request.
     """
-    values = body.count(b",") + 1
-    if values > _MOST_VALUES:
-        raise TooLarge(
-            f"The JSON has {values} values; {_MOST_VALUES} are read. Send them as binary data, or a file as BYTES.",
-            max_values=_MOST_VALUES,
-        )
-    take(values * _VALUE_BYTES)
+    values, nested = (sum(map(body.count, signs)) for signs in ((b",", b":"), (b"[", b"{")))
+    for came, most, what in ((values, _MOST_VALUES, "values"), (nested, _MOST_NESTED, "lists and objects")):
+        if came > most:
+            raise TooLarge(
+                f"The JSON has {came} {what}; {most} are read. Send them as binary data, or a file as BYTES.",
+                max_values=most,
+            )
+    wide = not body.isascii() or b"\\u" in body
+    take(values * _VALUE_BYTES + body.count(b'"') * _QUOTE_BYTES + nested * _NESTED_BYTES)
+    take(len(body) * (_WIDE if wide else 1))
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:

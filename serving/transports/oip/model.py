@@ -33,6 +33,7 @@ from serving.transports.oip.tensors import (
     clips,
     named,
 )
+from serving.uploads import Holding
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Infer:
         outputs: names of what is wanted; empty for all.
         traceparent: the caller's trace, for whoever traces.
         place: what was kept for it on its way in.
+        body: what it counts in memory.
     """
 
     model: str
@@ -68,6 +70,7 @@ class Infer:
     outputs: Sequence[str]
     traceparent: str | None = None
     place: Place | None = None
+    body: Holding | None = None
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ class Model:
             timeout_s=min(waits_s, default=None),
             traceparent=request.traceparent,
             place=request.place,
+            body=request.body,
         )
         return [dataclasses.replace(first, upload=clip) for clip in found]
 

@@ -1,0 +1,202 @@
+"""What a connection takes of a client before it closes: in any pieces, and whatever waits for its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import pytest
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from serving import connection
+from serving.connection import BoundedHttp
+
+GET = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+UPGRADE = b"GET / HTTP/1.1\r\nHost: t\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+LONG = b"x" * 200_000
+
+
+class Line(asyncio.Transport):
+    """The service's end of a connection, without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = self.aborted = False
+        self.protocol: asyncio.BaseProtocol
+
+    def get_extra_info(self, _: str, default: Any = None) -> Any:
+        return default
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def write(self, data: Any) -> None:
+        if not self.closed:
+            self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+def no_answer(_: Scope) -> Response | None:
+    return None
+
+
+def refuse_posts(scope: Scope) -> Response | None:
+    return JSONResponse({}, 429) if scope["method"] == "POST" else None
+
+
+async def wait(_: Scope, __: Receive, ___: Send) -> None:
+    await asyncio.Event().wait()
+
+
+async def answer(_: Scope, receive: Receive, send: Send) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await Response("")(cast("Scope", {"type": "http"}), receive, send)
+
+
+def talk(
+    app: Any,
+    sent: Iterable[bytes],
+    early: Callable[[Scope], Response | None] = no_answer,
+    *,
+    reads: bool = True,
+) -> Line:
+    """What has become of a connection on which a client has sent this."""
+
+    async def talking() -> Line:
+        config = Config(app, log_config=None, lifespan="off")
+        config.load()
+        line = Line()
+        line.protocol = http = BoundedHttp(
+            head_s=60,
+            most=1,
+            full=lambda: None,
+            early=early,
+            config=config,
+            server_state=ServerState(),
+            app_state={},
+        )
+        http.connection_made(line)
+        if not reads:
+            http.pause_writing()
+        for data in sent:
+            if not line.closed:
+                http.data_received(data)
+            await asyncio.sleep(0.001)
+        http.connection_lost(ConnectionError())  # which the line need not hear of
+        return line
+
+    return asyncio.run(talking())
+
+
+@pytest.mark.parametrize("app", [wait, answer])
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_a_long_head_is_refused_in_any_pieces_and_whatever_waits(app: Any, pieces: int) -> None:
+    for first in (b"", GET):
+        for begun in (b"GET /", b"GET / HTTP/1.1\r\nHost: t\r\nX: ", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 40_000):
+            message = begun + LONG + b" HTTP/1.1\r\n\r\n"
+            size = -(-len(message) // pieces)
+            parts = [message[place : place + size] for place in range(0, len(message), size)]
+            line = talk(app, [first + parts[0], *parts[1:]])
+            assert line.closed
+            if app is answer or not first:
+                assert line.written.count(b"HTTP/1.1 431") == (not first or pieces > 1)
+            else:
+                assert line.written == b""  # or it would be taken for the answer to the first
+
+
+def test_a_head_of_almost_as_much_is_taken() -> None:
+    line = talk(answer, [b"GET / HTTP/1.1\r\nX: " + b"x" * 65_000 + b"\r\n\r\n"])
+    assert line.written.startswith(b"HTTP/1.1 200")
+    assert not line.closed
+
+
+def test_trailers_are_not_kept_and_not_taken_for_ever() -> None:
+    ends = [CHUNKED + b"0\r\n", b"a: b\r\n" * 100, b"\r\n" + GET]
+    line = talk(answer, ends)
+    assert line.written.count(b"HTTP/1.1 200") == 2
+    trailers = b"a:b\r\n" * 2000
+    tracemalloc.start()
+    try:
+        line = talk(wait, [CHUNKED + b"0\r\n", *[trailers] * 20])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert line.closed
+    assert b" 431 " in line.written
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize(
+    "loose",
+    [b"\r\n" * 40_000, CHUNKED + b"1;x=" + LONG, CHUNKED + b"0;" + LONG],
+    ids=["lines", "a chunk's extension", "the last chunk's"],
+)
+def test_what_is_neither_head_nor_body_is_bounded(loose: bytes) -> None:
+    line = talk(wait, [loose[place : place + 1000] for place in range(0, len(loose), 1000)])
+    assert line.closed
+    assert line.written.startswith(b"HTTP/1.1 4")
+
+
+def test_a_body_in_small_chunks_has_no_such_bound() -> None:
+    chunks = b"1\r\nx\r\n" * 500
+    line = talk(answer, [CHUNKED, *[chunks] * 60, b"0\r\n\r\n"])
+    assert line.written.startswith(b"HTTP/1.1 200")
+    assert not line.closed
+
+
+def test_so_many_requests_may_wait_for_an_answer_to_another() -> None:
+    within = talk(answer, [GET * (connection._MOST_WAITING + 1), *[b""] * 200])
+    assert within.written.count(b"HTTP/1.1 200") == connection._MOST_WAITING + 1
+    assert not within.closed
+    for sent in ([GET * 5000], [GET] * 5000):
+        tracemalloc.start()
+        try:
+            line = talk(wait, sent)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert line.closed
+        assert line.written == b""
+        assert peak < 4 << 20
+
+
+def test_a_websocket_behind_what_waits_for_its_answer_is_none() -> None:
+    for first, app, early in (
+        (GET, wait, no_answer),
+        (b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n", answer, refuse_posts),
+    ):
+        line = talk(app, [first + UPGRADE], early)
+        assert line.closed
+        assert isinstance(line.protocol, BoundedHttp)
+
+
+def test_who_is_refused_and_does_not_read_is_left() -> None:
+    refused = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n"
+    line = talk(answer, [refused] * 3, refuse_posts, reads=False)
+    assert line.aborted
+    assert line.written == b""
