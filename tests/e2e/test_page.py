@@ -826,16 +826,14 @@ def test_it_costs_a_service_that_nobody_looks_at_next_to_nothing(
 ) -> None:
     starts_s: dict[str, list[float]] = {"on": [], "off": []}
     resident_mb: dict[str, list[float]] = {"on": [], "off": []}
-    for ui in (
-        "on",
-        "off",
-    ) * 4:  # in turn, since a machine has better and worse moments; the first warms it
+    for ui in ("on", "off") * 5:  # in turn; the first of each warms the machine
         begun = time.monotonic()
         with running(tmp_path / "log.txt", ui=ui) as service:
             starts_s[ui].append(time.monotonic() - begun)
             resident_mb[ui].append(service.resident_bytes() / 1e6)
     for what, measured in (("start in s", starts_s), ("memory in MB", resident_mb)):
-        on, off = (float(np.median(measured[ui][1:])) for ui in ("on", "off"))
+        # The best of each: what else the machine does makes some starts slower, what the page costs all of them.
+        on, off = (min(measured[ui][1:]) for ui in ("on", "off"))
         with capsys.disabled():
             print(f"\nthe page: {what} {on:.2f} with it, {off:.2f} without: x {on / off:.3f}")
         assert on <= 1.1 * off
