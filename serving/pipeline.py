@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -147,9 +148,14 @@ class Pipeline:
         """Every permit is taken, or will be in a moment: a transport need not read a body that will be refused."""
         return self._inflight + self.places.kept >= self._permits
 
-    def has_room(self, place: Place | None) -> bool:
-        """Whether a request may come in, with a place that was kept for it or without."""
-        return not self.full or (place is not None and place.kept)
+    def expect_room(self, place: Place | None = None) -> None:
+        """Let a request come in, with a place that was kept for it or without.
+
+        Raises:
+            Overloaded: all permits are taken.
+        """
+        if self.full and not (place is not None and place.kept):
+            raise self.overloaded()
 
     async def predict(self, ask: Ask) -> Answer:
         """Answer one upload.
@@ -170,16 +176,11 @@ class Pipeline:
     async def _admit(self, ask: Ask) -> Answer:
         if ask.place:
             ask.place.give_up()
-        if self.full:
-            error = self.overloaded()
-            self.refused(error, ask.transport)
-            raise error
         choice: Choice | None = None
-        self._enter(1)
         try:
-            fleet = self.registry.fleet
-            choice = choose(fleet.routes, ask.version, ask.key)
-            with self._decoded.holding() as held:
+            with self._permit(), self._decoded.holding() as held:
+                fleet = self.registry.fleet
+                choice = choose(fleet.routes, ask.version, ask.key)
                 return await self._answer(ask, choice, fleet.versions[choice.version], held)
         except RequestError as error:
             self.refused(error, ask.transport, choice)
@@ -191,8 +192,6 @@ class Pipeline:
         except Exception:
             self._count(InternalError.code, ask.transport, choice)
             raise
-        finally:
-            self._enter(-1)
 
     async def aside(self, work: Callable[[Take], T], body: Holding) -> T:
         """Other work on an upload, with a permit and in a decoder's thread as decoding is.
@@ -205,15 +204,9 @@ class Pipeline:
             Overloaded: all permits are taken, or there is no room for more decoded audio.
             DeadlineExceeded: it was not done in time.
         """
-        if self.full:
-            raise self.overloaded()
-        self._enter(1)
-        try:
-            with self._decoded.holding() as held:
-                deadline = asyncio.get_running_loop().time() + self._timeout_s
-                return await self._in_decoder(work, held, deadline, body)
-        finally:
-            self._enter(-1)
+        with self._permit(), self._decoded.holding() as held:
+            deadline = asyncio.get_running_loop().time() + self._timeout_s
+            return await self._in_decoder(work, held, deadline, body)
 
     def overloaded(self) -> Overloaded:
         """The refusal of a request for which there is no permit."""
@@ -319,9 +312,17 @@ class Pipeline:
         variant, version = (choice.variant, choice.version) if choice else (NOBODY, NOBODY)
         self._metrics.requests.labels(transport, variant, version, code).inc()
 
-    def _enter(self, change: int) -> None:
-        self._inflight += change
+    @contextmanager
+    def _permit(self) -> Iterator[None]:
+        """One of the permits; raises Overloaded where there is none."""
+        self.expect_room()
+        self._inflight += 1
         self._metrics.inflight.set(self._inflight)
+        try:
+            yield
+        finally:
+            self._inflight -= 1
+            self._metrics.inflight.set(self._inflight)
 
 
 @dataclass(frozen=True)

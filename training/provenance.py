@@ -15,6 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 _WHERE_TO = ("--out", "--runs")
 """Options that say where results are written, which is nothing about where they come from."""
+_RESULTS = ("benchmarks/results", "training/results")
 
 
 def provenance(seed: int | None = None) -> dict[str, Any]:
@@ -49,10 +50,14 @@ def command() -> str:
 
 
 def commit() -> str:
-    """The commit checked out, with "+changes" where tracked files differ from it; "unknown" outside a checkout."""
+    """The commit checked out, with "+changes" where tracked files differ from it; "unknown" outside a checkout.
+
+    What was measured before does not count: it changes nothing of what is measured next.
+    """
+    others = [f":!{folder}" for folder in _RESULTS]
     try:
         head = _git("rev-parse", "HEAD")
-        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no", "--", ".", *others) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

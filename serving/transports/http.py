@@ -94,8 +94,7 @@ class HttpTransport:
     async def _asked(self, request: Request, parts: Parts, take: Holding) -> Ask:
         """What the pipeline is asked; its permits are looked at before the body is read."""
         place = place_of(request.scope)
-        if not parts.pipeline.has_room(place):
-            raise parts.pipeline.overloaded()
+        parts.pipeline.expect_room(place)
         min_confidence = _share(request, CONFIDENCE_PARAMETER)
         settings, headers = parts.settings, request.headers
         return Ask(

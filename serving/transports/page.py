@@ -97,8 +97,7 @@ class PageTransport:
         pipeline, settings = parts.pipeline, parts.settings
         with parts.uploads.holding() as take:
             try:
-                if pipeline.full:
-                    raise pipeline.overloaded()
+                pipeline.expect_room()
                 upload = await read_upload(request, settings.max_upload_bytes, settings.upload_timeout_s, take)
             except RequestError as error:
                 return refusal_of(request, error)

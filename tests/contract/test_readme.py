@@ -89,6 +89,21 @@ def test_how_soon_live_measurements_are_out_is_what_was_measured() -> None:
     assert max(late["max"] for late in cases.values()) <= int(most)
 
 
+def test_how_soon_a_crowd_is_refused_and_what_it_costs_the_admitted_is_what_was_measured() -> None:
+    lines = (ROOT / "benchmarks" / "results" / "refusals.md").read_text().splitlines()
+    rows = {(row[0], row[1]): row for row in ([cell.strip() for cell in line.split("|")[1:]] for line in lines)}
+
+    def ms(who: str, column: int) -> str:
+        return f"{float(rows[who, 'apart'][column]):.0f} ms"
+
+    crowd = "32 clients, again after 0.1 s"
+    flat = " ".join(README.split())
+    assert f"99 % of the refusals were out within {ms(f'refused, {crowd}', 4)}" in flat
+    waited = ms(f"admitted, {crowd}", 3), ms("admitted, 8 clients", 3)
+    assert "who was admitted waited {} (median) beside {} without a crowd".format(*waited) in flat
+    assert f"whatever `Retry-After` says, it was {ms('admitted, 32 clients, again at once', 3)}" in flat
+
+
 def _shown() -> Path:
     """The results that README names; those that whoever runs this has measured are not its business."""
     results = shown(README)

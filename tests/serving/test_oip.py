@@ -30,8 +30,8 @@ from serving.transports.oip.tensors import Tensor
 
 
 class Pipeline:
-    def has_room(self, _place: object) -> bool:
-        return True
+    def expect_room(self, _place: object) -> None:
+        pass
 
     def refused(self, *_: object) -> None:
         pass

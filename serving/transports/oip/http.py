@@ -147,8 +147,7 @@ class OipHttpTransport:
 
     async def _asked(self, request: Request, parts: Parts, take: Take) -> tuple[_InferIn, list[Tensor]]:
         """What the body asks; permits are looked at before it is read."""
-        if not parts.pipeline.has_room(place_of(request.scope)):
-            raise parts.pipeline.overloaded()
+        parts.pipeline.expect_room(place_of(request.scope))
         settings = parts.settings
         packed = await read_whole(request, settings.max_upload_bytes, settings.upload_timeout_s, take)
         body = await unpacked(packed, request.headers.get("Content-Encoding", ""), settings.max_upload_bytes, take)
