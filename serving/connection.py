@@ -177,9 +177,8 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.write(b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", answer.body]))
         cycle.response_started = True
         self._away, self._away_bytes = cycle, 0
-        self.loop.call_soon(
-            self._throw_away, cycle, 0
-        )  # where nothing more comes: it may be there as a whole, or never
+        # Where nothing more comes: its body is there as a whole, or never will be.
+        self.loop.call_soon(self._throw_away, cycle, 0)
 
     def _throw_away(self, away: RequestResponseCycle, size: int) -> None:
         """So much more has come of a body that nobody wants: a client that sends does not read before it is through."""
