@@ -78,6 +78,17 @@ def test_the_figures_are_those_of_the_committed_models() -> None:
     assert f"has {cells['residual']['fold3']['validation']['uar']:.3f} at a third" in README
 
 
+def test_how_long_an_epoch_takes_is_what_was_measured() -> None:
+    told = json.loads((ROOT / "training" / "results" / "pace.json").read_text())
+    assert not told["provenance"]["commit"].endswith("+changes")
+    seconds, waited = told["seconds_per_1200_clips"], told["waited_share"]
+    flat = " ".join(README.split())
+    assert (
+        f"[{seconds:.1f} s](training/results/pace.json) for 1,200 clips, {waited:.0%} of it waiting".replace("%", " %")
+        in flat
+    )
+
+
 def test_how_soon_live_measurements_are_out_is_what_was_measured() -> None:
     told = json.loads((ROOT / "benchmarks" / "results" / "live.json").read_text())
     assert not told["provenance"]["commit"].endswith("+changes")
