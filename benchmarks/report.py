@@ -77,7 +77,10 @@ def for_readme(found: Json, place: Path) -> str:
         ("stages", reached),
     )
     text = f"{_where(found)} [All tables]({place.with_suffix('.md')}).\n\n"
-    text += "\n".join(make(parts[name]) for name, make in sections if there(parts, name))
+    tables = {name: make(parts[name]) for name, make in sections if there(parts, name)}
+    if "peers" in tables:
+        tables["peers"] += f"\nWhat follows is of other clips: {_clips(found)}.\n"
+    text += "\n".join(tables.values())
     if there(parts, "peers"):
         text += f"\n![The peers, as ratios to this service]({place.with_name(place.stem + '-peers.png')})\n"
     return text
@@ -90,6 +93,13 @@ def _where(found: Json) -> str:
     return f"{who}, in {_minutes(found):.1f} minutes."
 
 
+def _clips(found: Json) -> str:
+    """What all parts were asked about but those that say otherwise: longer and faster clips cost more."""
+    lengths_s, rates = ({clip[key] for clip in found["clips"]} for key in ("seconds", "rate_hz"))
+    hertz = " and ".join(f"{rate}" for rate in sorted(rates))
+    return f"{len(found['clips'])} in turn, of {min(lengths_s):.1f} to {max(lengths_s):.1f} s, at {hertz} Hz"
+
+
 def _minutes(found: Json) -> float:
     return float(sum(part.get("took_s", 0.0) for part in found["parts"].values())) / 60
 
@@ -99,8 +109,8 @@ def whole(found: Json) -> str:
     where = found["provenance"]
     text = (
         f"# {where['date'][:10]}, {where['machine']}\n\n{_where(found)} `{where['command']}` at {where['commit'][:12]}"
-        f"{'+changes' if where['commit'].endswith('+changes') else ''}; {len(found['clips'])} clips, "
-        f"{sum(clip['seconds'] for clip in found['clips']) / len(found['clips']):.1f} s on average.\n"
+        f"{'+changes' if where['commit'].endswith('+changes') else ''}. Clips, where a table "
+        f"says nothing else: {_clips(found)}.\n"
     )
     for name, title, make in SECTIONS:
         part = found["parts"].get(name)

@@ -62,8 +62,8 @@ def results() -> Json:
         },
         "settings": {"url": "", "scale": 1.0, "rounds": 3, "seed": 0},
         "clips": [
-            {"name": "a.wav", "seconds": 3.0, "sha256": "a" * 64},
-            {"name": "b.wav", "seconds": 2.0, "sha256": "b" * 64},
+            {"name": "a.wav", "seconds": 3.0, "rate_hz": 48_000, "sha256": "a" * 64},
+            {"name": "b.wav", "seconds": 2.0, "rate_hz": 24_414, "sha256": "b" * 64},
         ],
         "model": {"version": "2", "sha256": "c" * 64},
         "parts": {

@@ -174,6 +174,7 @@ def test_readme_gets_the_table_between_its_marks(tmp_path: Path, monkeypatch: py
         text = readme.read_text()
         assert text == f"about 9 minutes on 2 cores\n{block(path)}\nafter\n"
         assert start.format(path) in text
+        assert "What follows is of other clips: 2 in turn, of 2.0 to 3.0 s, at 24414 and 48000 Hz." in text
         assert shown(text) == path
     with pytest.raises(ValueError, match="no marks"):
         shown("nothing")
