@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -208,6 +207,14 @@ class Pipeline:
             deadline = asyncio.get_running_loop().time() + self._timeout_s
             return await self._in_decoder(work, held, deadline, body)
 
+    def turned_away(self, transport: str) -> Overloaded | None:
+        """The refusal, which counts, of a clip that comes while there is no room; None where there is."""
+        if not self.full:
+            return None
+        error = self.overloaded()
+        self.refused(error, transport)
+        return error
+
     def overloaded(self) -> Overloaded:
         """The refusal of a request for which there is no permit."""
         return Overloaded(
@@ -270,7 +277,7 @@ class Pipeline:
 
     async def _in_decoder(self, work: Callable[[Take], T], held: Holding, deadline: float, body: Holding | None) -> T:
         def holding() -> T:
-            with held, body or contextlib.nullcontext():  # while the thread is at it, whoever has stopped waiting
+            with held, body or nullcontext():  # while the thread is at it, whoever has stopped waiting
                 return work(held)
 
         try:

@@ -50,9 +50,7 @@ class Calls(grpc.aio.ServerInterceptor):
             parts.guard.admit(_credential(call), _USES.get(method, Scope.PREDICT))
         except RequestError as error:
             return _refusing(handler, error)
-        if method in self._clips and parts.pipeline.full:
-            overloaded = parts.pipeline.overloaded()
-            parts.pipeline.refused(overloaded, self._clips[method])
+        if method in self._clips and (overloaded := parts.pipeline.turned_away(self._clips[method])):
             return _refusing(handler, overloaded)
         return handler
 

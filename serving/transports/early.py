@@ -42,11 +42,10 @@ class Early:
             admit(parts, scope)
         except RequestError as error:
             return refusal_at(path, error)
-        if not parts.pipeline.full:
+        overloaded = parts.pipeline.turned_away(transport)
+        if overloaded is None:
             scope["state"]["place"] = parts.pipeline.places.keep()
             return None
-        overloaded = parts.pipeline.overloaded()
-        parts.pipeline.refused(overloaded, transport)
         if transport not in self._full:
             self._full[transport] = refusal_at(path, overloaded)
         return self._full[transport]

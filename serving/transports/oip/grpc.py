@@ -151,9 +151,7 @@ def _parse(request: pb.ModelInferRequest, max_bytes: int, parent: str | None) ->
             data = list(given.contents.bytes_contents)
         else:
             numbers = given.contents.fp32_contents
-            data = np.fromiter(
-                numbers, np.float32, len(numbers)
-            )  # one by one: as a list they would be objects of Python
+            data = np.fromiter(numbers, np.float32, len(numbers))  # as a list they would be objects of Python first
         tensors.append(Tensor(given.name, given.datatype, tuple(given.shape), data, _values(given.parameters)))
     wanted = [output.name for output in request.outputs]
     return Infer(request.model_name, request.model_version, _values(request.parameters), tensors, wanted, parent)
