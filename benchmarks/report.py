@@ -12,6 +12,7 @@ from benchmarks.plots import plot
 from benchmarks.pods import capacity_md
 from benchmarks.process import ROOT
 from benchmarks.tables import SECTIONS, held, latency_short, peers_short, reached
+from training.provenance import CHANGED
 
 Json = dict[str, Any]
 
@@ -109,7 +110,7 @@ def whole(found: Json) -> str:
     where = found["provenance"]
     text = (
         f"# {where['date'][:10]}, {where['machine']}\n\n{_where(found)} `{where['command']}` at {where['commit'][:12]}"
-        f"{'+changes' if where['commit'].endswith('+changes') else ''}. Clips, where a table "
+        f"{CHANGED if where['commit'].endswith(CHANGED) else ''}. Clips, where a table "
         f"says nothing else: {_clips(found)}.\n"
     )
     for name, title, make in SECTIONS:

@@ -18,10 +18,7 @@ from benchmarks.peers import EXPORTED
 from benchmarks.record import write
 from benchmarks.target import NotHereError
 from serving.router import ROUTES_FILE, Routes
-from training.provenance import command, commit, machine
-
-CHANGED, UNKNOWN = "+changes", "unknown"
-"""How a commit ends where the code differs from it, and what stands for one outside a checkout."""
+from training.provenance import CHANGED, UNKNOWN, command, commit, machine
 
 PARTS = (
     "capacity",

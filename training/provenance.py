@@ -15,6 +15,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 _WHERE_TO = ("--out", "--runs")
 """Options that say where results are written, which is nothing about where they come from."""
+CHANGED, UNKNOWN = "+changes", "unknown"
+"""Behind a commit: the code differs from it. In the place of one: there is no checkout."""
 _RESULTS = ("benchmarks/results", "training/results")
 
 
@@ -57,9 +59,9 @@ def commit() -> str:
     others = [f":!{folder}" for folder in _RESULTS]
     try:
         head = _git("rev-parse", "HEAD")
-        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no", "--", ".", *others) else "")
+        return head + (CHANGED if _git("status", "--porcelain", "--untracked-files=no", "--", ".", *others) else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return UNKNOWN
 
 
 def machine() -> str:

@@ -18,11 +18,12 @@ from benchmarks import parts
 from benchmarks import run as module
 from benchmarks.__main__ import app
 from benchmarks.bench import Bench
-from benchmarks.run import CHANGED, PARTS, UNKNOWN, file_name, run, served_model
+from benchmarks.run import PARTS, file_name, run, served_model
 from benchmarks.target import NotHereError
 from tests.benchmarks.made import quiet
 from tests.conftest import ROOT
 from tests.service import children, until
+from training.provenance import CHANGED, UNKNOWN
 
 Json = dict[str, Any]
 
@@ -129,8 +130,8 @@ def test_a_run_that_is_told_to_stop_stops_what_it_started_and_goes_on_later(tmp_
     started = children(process.pid)
     assert started
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=90)
-    assert process.returncode == 128 + signal.SIGTERM
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 128 + signal.SIGTERM, said
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
 
 

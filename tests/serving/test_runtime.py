@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
@@ -73,6 +74,13 @@ def test_cuda_without_what_it_needs_is_refused(monkeypatch: pytest.MonkeyPatch) 
         choose_runtime("cuda", 0, 0)
 
 
+def pretend_cuda(monkeypatch: pytest.MonkeyPatch, session: Callable[..., object]) -> None:
+    """As where there is a device and a build for it; sessions are what this one makes."""
+    monkeypatch.setattr(runtime, "_missing_for_cuda", lambda: "")
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+
+
 @pytest.fixture
 def failing_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA that loads a model and fails at its first pass, as where another process has the memory."""
@@ -92,9 +100,7 @@ def failing_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         def io_binding(self) -> object:
             raise RuntimeError("CUDA failure 2: out of memory")
 
-    monkeypatch.setattr(runtime, "_missing_for_cuda", lambda: "")
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Failing)
+    pretend_cuda(monkeypatch, Failing)
 
 
 @pytest.mark.usefixtures("failing_cuda")
@@ -115,9 +121,7 @@ def broken_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     def without_cuda(model: bytes, options: onnxruntime.SessionOptions, **_: object) -> onnxruntime.InferenceSession:
         return session(model, options, providers=["CPUExecutionProvider"])
 
-    monkeypatch.setattr(runtime, "_missing_for_cuda", lambda: "")
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
+    pretend_cuda(monkeypatch, without_cuda)
 
 
 @pytest.mark.usefixtures("broken_cuda")
