@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -39,10 +40,10 @@ def run(
     from benchmarks.report import report
     from benchmarks.run import run as measure
 
-    _stop_tidily()
     bench = Bench(url=url, grpc=grpc, scale=scale, rounds=rounds, seed=seed, say=_progress())
     try:
-        path = measure(bench, out, only or (), fresh=fresh)
+        with _stopping_tidily():
+            path = measure(bench, out, only or (), fresh=fresh)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     print(report(path))
@@ -74,8 +75,8 @@ def soak(
     from benchmarks.plots import plot_soak
     from benchmarks.soak import soak as measure
 
-    _stop_tidily()
-    path = measure(Bench(url=url, grpc=grpc, say=_progress()), out, seconds, share)
+    with _stopping_tidily():
+        path = measure(Bench(url=url, grpc=grpc, say=_progress()), out, seconds, share)
     plot_soak(path)
     print(path)
 
@@ -86,7 +87,8 @@ def refusals(out: Out = FOLDER, rounds: int = 3, seconds: float = 6.0) -> None:
     from benchmarks.refusals import refusals as measure
     from benchmarks.refusals import table
 
-    print(table(measure(out, rounds, seconds)["cases"]))
+    with _stopping_tidily():
+        print(table(measure(out, rounds, seconds)["cases"]))
 
 
 @app.command()
@@ -95,7 +97,8 @@ def live(out: Out = FOLDER, rounds: int = 3, seconds: float = 30.0) -> None:
     from benchmarks.live import live as measure
     from benchmarks.live import table
 
-    print(table(measure(out, rounds, seconds)))
+    with _stopping_tidily():
+        print(table(measure(out, rounds, seconds)))
 
 
 @app.command()
@@ -133,14 +136,25 @@ def disagreement(data: Path, out: Out = FOLDER) -> None:
     print(measure(out, data))
 
 
-def _stop_tidily() -> None:
-    """SIGTERM, and Ctrl-C in the background too, end this program as an exception does: what it started is stopped."""
+@contextmanager
+def _stopping_tidily() -> Iterator[None]:
+    """SIGTERM, and Ctrl-C in the background too, end this program as an exception does: what it started is stopped.
 
-    def leave(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
+    SIGTERM comes as Ctrl-C does, which asyncio turns into the cancelling of its main task: an exception in the middle
+    of any callback would leave its loop in pieces.
+    """
+    told: list[int] = []
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, leave)
+    def interrupt(number: int, _frame: object) -> None:
+        told.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(128 + next(iter(told), signal.SIGINT)) from None
 
 
 def _progress() -> Callable[[str], None]:
