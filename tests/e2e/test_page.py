@@ -824,19 +824,31 @@ def test_where_it_is_off_it_is_not_even_loaded() -> None:
 def test_it_costs_a_service_that_nobody_looks_at_next_to_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The best of each: what else a machine does makes some starts slower, what the page costs makes all of them so.
+
+    On a busy machine the best takes more starts to show, of both; what the page costs no number of them takes away.
+    """
     starts_s: dict[str, list[float]] = {"on": [], "off": []}
     resident_mb: dict[str, list[float]] = {"on": [], "off": []}
-    for ui in ("on", "off") * 5:  # in turn; the first of each warms the machine
+
+    def start(ui: str) -> None:
         begun = time.monotonic()
         with running(tmp_path / "log.txt", ui=ui) as service:
             starts_s[ui].append(time.monotonic() - begun)
             resident_mb[ui].append(service.resident_bytes() / 1e6)
-    for what, measured in (("start in s", starts_s), ("memory in MB", resident_mb)):
-        # The best of each: what else the machine does makes some starts slower, what the page costs all of them.
-        on, off = (min(measured[ui][1:]) for ui in ("on", "off"))
-        with capsys.disabled():
-            print(f"\nthe page: {what} {on:.2f} with it, {off:.2f} without: x {on / off:.3f}")
-        assert on <= 1.1 * off
+
+    def grows_by(measured: dict[str, list[float]]) -> float:
+        return min(measured["on"][1:]) / min(measured["off"][1:])  # the first of each warms the machine
+
+    for pair in range(1, 13):
+        start("on")
+        start("off")
+        if pair >= 4 and max(grows_by(starts_s), grows_by(resident_mb)) <= 1.1:
+            break
+    with capsys.disabled():
+        print(f"\nthe page, in {pair} pairs: start x {grows_by(starts_s):.3f}, memory x {grows_by(resident_mb):.3f}")
+    assert grows_by(starts_s) <= 1.1
+    assert grows_by(resident_mb) <= 1.1
 
 
 def test_where_it_is_off_there_is_nothing(tmp_path: Path) -> None:
