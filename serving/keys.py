@@ -28,6 +28,8 @@ from serving.metrics import NOBODY, Metrics
 
 logger = logging.getLogger("timbre")
 
+API_KEY = "x-api-key"
+"""The header, and gRPC metadata, that brings a key; so does ``Authorization: Bearer``."""
 _PREFIX = "timbre_"  # so that those who search repositories for secrets know one
 _BURST_S = 10.0  # so much of a rate may be used at once
 _MOST_CHARACTERS = 200  # of a key; nobody shall make us hash megabytes

@@ -13,10 +13,10 @@ from serving.metrics import Metrics
 from serving.pipeline import Pipeline
 from serving.quota import cores_of_each
 from serving.registry import Registry
+from serving.room import Room
 from serving.runtime import Runtime, choose_runtime, fall_back
 from serving.settings import Settings
 from serving.tracing import Tracing
-from serving.uploads import Room
 
 # More threads than cores, so that a long recording being decoded does not stand before a short one.
 _DECODERS_PER_CORE = 4

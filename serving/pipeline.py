@@ -22,11 +22,11 @@ from serving.formats import QUICK_BYTES, Samples, Source, is_quick, open_source,
 from serving.metrics import CANCELLED, NOBODY, Input, Metrics
 from serving.places import Place, Places
 from serving.registry import Loaded, Registry
+from serving.room import Holding, Room, Take
 from serving.router import Choice, choose
 from serving.schemas import Prediction, Timing, milliseconds
 from serving.shadow import Shadowing
 from serving.tracing import Tracing
-from serving.uploads import Holding, Room, Take
 
 T = TypeVar("T")
 

@@ -15,12 +15,12 @@ from tests.conftest import ROOT
 Change = Callable[[onnx.ModelProto], None]
 
 
-def copy_versions(folder: Path, *names: str) -> Path:
-    """A models folder with the committed version 1 and copies of it under other names."""
+def copy_versions(folder: Path, *names: str, change: Change | None = None) -> Path:
+    """A models folder with the committed version 1 and copies of it under other names, each with this change."""
     models = folder / "models"
     shutil.copytree(ROOT / "exported" / "1", models / "1", ignore=shutil.ignore_patterns("report"))
     for name in names:
-        add_version(models, name)
+        add_version(models, name, change)
     return models
 
 

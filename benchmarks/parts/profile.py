@@ -30,7 +30,7 @@ PARTS = (
         "HTTP: FastAPI and our transport",
         (
             *("fastapi/", "starlette/", "serving/transports/"),
-            *("serving/connection.py", "serving/places.py", "serving/uploads.py"),
+            *("serving/connection.py", "serving/places.py", "serving/room.py"),
         ),
     ),
     ("HTTP: uvicorn", ("uvicorn/",)),

@@ -17,12 +17,12 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import Forbidden, RequestError, Unauthenticated
+from serving.keys import API_KEY
 from serving.keys import Scope as Use
 from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.transports.asgi import Unread, place_of
 
-API_KEY = "x-api-key"
 _BEARER, _BASIC = "bearer", "basic"
 # By the second a browser asks whoever sits before it; in a line of its own, or Chromium sees the first alone.
 _ASKS = ('Bearer realm="timbre"', 'Basic realm="timbre"')

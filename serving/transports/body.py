@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from serving.errors import InvalidRequest, MissingFile, TooManyFiles, UnsupportedMediaType, UploadTimeout, too_large
 from serving.pipeline import Upload
-from serving.uploads import Take
+from serving.room import Take
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks  # known to type checkers only

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 
 from serving.errors import RequestError
-from serving.keys import Scope
+from serving.keys import API_KEY, Scope
 from serving.lifecycle import Lifecycle
 from serving.transports.rpc import Context, refuse
 
@@ -22,8 +22,7 @@ _USES = {
     "/grpc.health.v1.Health/Watch": Scope.HEALTH,
 }
 _PUBLIC = "/grpc.reflection."  # tells what stands in the repository
-_AUTHORIZATION, _API_KEY = "authorization", "x-api-key"
-_BEARER = "bearer "
+_AUTHORIZATION, _BEARER = "authorization", "bearer "
 
 Details = grpc.HandlerCallDetails
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -57,8 +56,8 @@ class Calls(grpc.aio.ServerInterceptor):
 
 def _credential(call: Details) -> str | None:
     told = {str(key): str(value) for key, value in call.invocation_metadata or ()}
-    if _API_KEY in told:
-        return told[_API_KEY]
+    if API_KEY in told:
+        return told[API_KEY]
     value = told.get(_AUTHORIZATION, "")
     return value[len(_BEARER) :].strip() if value.lower().startswith(_BEARER) else None
 

@@ -23,6 +23,7 @@ from serving.lifecycle import Lifecycle
 from serving.metrics import CONTENT_TYPE
 from serving.parts import Parts
 from serving.pipeline import Ask
+from serving.room import Holding
 from serving.schemas import FeedbackIn, FeedbackOut, Health, Models, Prediction
 from serving.tracing import PARENT
 from serving.transports.admission import Admission
@@ -38,7 +39,6 @@ from serving.transports.openapi import (
     tell_of_others,
 )
 from serving.transports.refusals import HANDLERS, Unmatched, refusal, refusal_of
-from serving.uploads import Holding
 
 Small = TypeVar("Small", bound=BaseModel)
 

@@ -24,9 +24,9 @@ from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.pipeline import Upload
 from serving.report import report
+from serving.room import Take
 from serving.transports.body import read_upload
 from serving.transports.refusals import refusal_of
-from serving.uploads import Take
 
 _FOLDER = Path(__file__).parents[1] / "ui"
 

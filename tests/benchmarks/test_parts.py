@@ -130,7 +130,7 @@ def test_whatever_the_service_reads_is_forgotten_for_a_cold_start() -> None:
         ("run (asyncio/runners.py:1);submit (serving/batcher.py:9);taken (serving/batches.py:3)", "batching"),
         ("run (asyncio/runners.py:1);waits (serving/learned.py:7)", "batching"),
         ("run (asyncio/runners.py:1);data_received (serving/connection.py:5)", "HTTP: FastAPI and our transport"),
-        ("__call__ (serving/transports/asgi.py:8);keep (serving/uploads.py:3)", "HTTP: FastAPI and our transport"),
+        ("__call__ (serving/transports/asgi.py:8);keep (serving/room.py:3)", "HTTP: FastAPI and our transport"),
         ("__call__ (serving/transports/early.py:8)", "HTTP: FastAPI and our transport"),
         ("__call__ (starlette/routing.py:8);part (serving/transports/body.py:30)", "multipart"),
         ("run (asyncio/runners.py:1);span (serving/tracing.py:3)", "pipeline"),

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from serving.transports.asgi import LINGER_S
-from tests.models import add_version, copy_versions, costly
+from tests.models import copy_versions, costly
 from tests.service import Service, metric, running, until
 from tests.sounds import encode, voice
 
@@ -29,7 +29,7 @@ INFER = "/v2/models/timbre/infer"
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with a key, whose one permit somebody has for as long as the tests take."""
     folder = tmp_path_factory.mktemp("full")
-    add_version(models := copy_versions(folder), "2", costly(20))
+    models = copy_versions(folder, "2", change=costly(20))
     keys = folder / "keys.yaml"
     keys.write_text(f"keys: {{app: {{sha256: {hashlib.sha256(KEY.encode()).hexdigest()}}}}}\n")
     with (

@@ -28,7 +28,7 @@ from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.conftest import SERVED
-from tests.models import add_version, copy_versions, costly
+from tests.models import copy_versions, costly
 from tests.service import Service, children, free_port, metric, refusal, running, until
 from tests.sounds import encode, voice
 from tests.transports import Clip, code_of
@@ -42,8 +42,7 @@ Status = health_pb2.HealthCheckResponse.ServingStatus
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Two minutes of speech take many seconds; two requests at a time."""
     folder = tmp_path_factory.mktemp("slow")
-    models = copy_versions(folder)
-    add_version(models, "2", costly(4))
+    models = copy_versions(folder, "2", change=costly(4))
     with running(folder / "log.txt", models=models, max_inflight=2) as service:
         yield service
 
@@ -204,8 +203,7 @@ def test_a_cancelled_call_is_given_up(slow: Service, begin: Any) -> None:
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """As slow, and it gives itself half a second."""
     folder = tmp_path_factory.mktemp("impatient")
-    models = copy_versions(folder)
-    add_version(models, "2", costly(4))
+    models = copy_versions(folder, "2", change=costly(4))
     with running(folder / "log.txt", models=models, timeout_s=0.5) as service:
         yield service
 
@@ -314,8 +312,7 @@ def test_a_quiet_connection_is_kept_and_a_dead_one_is_closed(tmp_path: Path) -> 
 
 
 def test_a_stop_is_told_at_once_and_finishes_what_is_in_flight(tmp_path: Path) -> None:
-    models = copy_versions(tmp_path)
-    add_version(models, "2", costly(4))
+    models = copy_versions(tmp_path, "2", change=costly(4))
     with (
         running(tmp_path / "log.txt", models=models, drain_s=3) as service,
         grpc.insecure_channel(service.grpc) as channel,
@@ -459,8 +456,7 @@ def test_it_says_that_it_is_starting(tmp_path: Path) -> None:
     """Before there is a model calls are refused as unavailable, and health says so."""
     from tests.service import environment, start_process, wait_until_ready
 
-    models = copy_versions(tmp_path)
-    add_version(models, "2", costly(8))  # whose warm-up takes a while
+    models = copy_versions(tmp_path, "2", change=costly(8))  # whose warm-up takes a while
     env = environment(port=free_port(), grpc_port=free_port(), drain_s=0, models=models)
     service = start_process(tmp_path / "log.txt", env)
     try:

@@ -13,7 +13,7 @@ from statistics import median
 import httpx
 import pytest
 
-from tests.models import add_version, copy_versions, costly
+from tests.models import copy_versions, costly
 from tests.service import Service, metric, running, until
 from tests.sounds import encode, voice
 
@@ -24,17 +24,13 @@ LONG = encode(voice(240.0), 16_000)
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version 2 takes some hundred milliseconds for each batch."""
-    models = copy_versions(tmp_path_factory.mktemp("load"))
-    add_version(models, "2", costly(20))
-    return models
+    return copy_versions(tmp_path_factory.mktemp("load"), "2", change=costly(20))
 
 
 @pytest.fixture(scope="module")
 def brisk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A version that takes a tenth of a second, which is long beside a refusal."""
-    models = copy_versions(tmp_path_factory.mktemp("brisk"))
-    add_version(models, "2", costly(5))
-    return models
+    return copy_versions(tmp_path_factory.mktemp("brisk"), "2", change=costly(5))
 
 
 def send(url: str, at_once: int, data: bytes = WAV, repeat: int = 1) -> list[httpx.Response]:

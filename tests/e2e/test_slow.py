@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 from serving.proto.inference import inference_pb2 as oip
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
-from tests.models import add_version, copy_versions, costly
+from tests.models import copy_versions, costly
 from tests.service import Service, metric, running, until
 from tests.sounds import encode, voice
 
@@ -284,8 +284,7 @@ def load(url: str, seconds: float, *, clients: int = 0, a_second: float = 0) -> 
 @pytest.mark.alone
 def test_five_times_as_much_as_can_be_answered_for_a_minute(tmp_path: Path) -> None:
     """With a model that costs far more than asking does: the load comes from the same cores."""
-    models = copy_versions(tmp_path)
-    add_version(models, "2", costly(20))
+    models = copy_versions(tmp_path, "2", change=costly(20))
     with running(tmp_path / "log.txt", models=models, max_inflight=8) as service:
         load(service.url, 1, clients=8)
         _, before = load(service.url, 8, clients=8)

@@ -20,7 +20,7 @@ import pytest
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.e2e.test_load import codes, send
-from tests.models import add_version, copy_versions, costly
+from tests.models import copy_versions, costly
 from tests.service import Service, children, environment, free_port, metric, refusal, running, start_process, until
 from tests.sounds import encode, voice
 from tests.steady import Steady
@@ -97,8 +97,7 @@ def test_a_worker_that_is_killed_is_replaced_and_only_what_it_did_is_lost(servic
 
 
 def test_while_it_starts_it_says_so_and_once_it_is_ready_nobody_is_told_so_again(tmp_path: Path) -> None:
-    models = copy_versions(tmp_path)
-    add_version(models, "2", costly(20))  # whose warm-up takes a second or so
+    models = copy_versions(tmp_path, "2", change=costly(20))  # whose warm-up takes a second or so
     service = start_process(
         tmp_path / "log.txt", environment(port=free_port(), drain_s=0, models=models, workers=2, max_batch=1)
     )

@@ -12,8 +12,8 @@ from serving.feedback import Feedback, Seen
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
 from serving.registry import Registry
+from serving.room import Room, Take
 from serving.tracing import Tracing
-from serving.uploads import Room, Take
 from tests.service import until
 
 

@@ -22,13 +22,13 @@ from serving.errors import InvalidRequest, RequestError, TooLarge
 from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.pipeline import MOST_CLIPS
+from serving.room import Take
 from serving.tracing import PARENT
 from serving.transports.asgi import Unread, place_of, unless_gone
 from serving.transports.body import read_whole, unpacked
 from serving.transports.faults import fault
 from serving.transports.oip.model import SERVER, Infer, Inferred, Model, beside
 from serving.transports.oip.tensors import AUDIO, Tensor, check, from_raw, to_raw
-from serving.uploads import Take
 
 TRANSPORT = "oip-http"
 """This transport's name in the metrics."""

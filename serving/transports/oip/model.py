@@ -18,6 +18,7 @@ from serving.ordered import in_order
 from serving.pipeline import AT_A_TIME, Answer, Ask
 from serving.places import Place
 from serving.registry import Loaded
+from serving.room import Holding
 from serving.transports.oip.tensors import (
     AUDIO,
     CONFIDENCE,
@@ -33,7 +34,6 @@ from serving.transports.oip.tensors import (
     clips,
     named,
 )
-from serving.uploads import Holding
 
 P = ParamSpec("P")
 T = TypeVar("T")

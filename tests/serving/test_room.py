@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from serving.errors import Overloaded
 from serving.metrics import Metrics
-from serving.uploads import Holding, Room
+from serving.room import Holding, Room
 
 MOST = 100
 
