@@ -76,7 +76,7 @@ class Soak:
         self.unexpected: list[str] = []
 
     def run(self, seconds: float, *, large: bool = True) -> list[Look]:
-        """Looks, one every two seconds."""
+        """Looks, one every two seconds; each minute's last is told."""
         work = [self._good, self._good, self._hostile, self._grpc, self._live, self._vanish]
         if large:
             work.append(self._large)
@@ -84,12 +84,18 @@ class Soak:
         for thread in threads:
             thread.start()
         looks = []
-        end = time.monotonic() + seconds
+        begin = time.monotonic()
+        minutes = 0
         try:
-            while time.monotonic() < end:
+            while (passed_s := time.monotonic() - begin) < seconds:
                 time.sleep(_EVERY_S)
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a decoder has just ended
                     looks.append(self._look())
+                if passed_s // 60 > minutes:
+                    minutes += 1
+                    print(
+                        f"{minutes} of {seconds / 60:g} min: {looks[-1]}, {len(self.unexpected)} unexpected", flush=True
+                    )
         finally:
             self._stop.set()
             for thread in threads:
