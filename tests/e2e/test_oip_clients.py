@@ -19,6 +19,7 @@ import pytest
 from serving.proto.inference import inference_pb2
 from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.conftest import ROOT, SERVED, SHARED
+from tests.environments import environment_of
 from tests.service import Service
 from tests.sounds import encode, voice
 
@@ -28,12 +29,7 @@ Told = dict[str, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("clients")
-    uv = [str(Path(sys.executable).with_name("uv")), "--quiet"]
-    subprocess.run([*uv, "venv", "--python", sys.executable, folder], check=True)
-    lock = ROOT / "requirements" / "clients.txt"
-    subprocess.run([*uv, "pip", "install", "--python", folder, "-r", lock], check=True, timeout=240)
-    return str(folder / "bin" / "python")
+    return environment_of("clients.txt", tmp_path_factory.mktemp("clients"))
 
 
 def run(python: str, script: str, service: Service, clips: list[Path]) -> Told:

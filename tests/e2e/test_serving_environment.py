@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.conftest import ROOT
+from tests.environments import UV, environment_of
 from tests.service import running
 from tests.sounds import encode, encode_av, voice
 
@@ -18,13 +18,7 @@ MAX_RESIDENT_BYTES = 350 << 20
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("serving-environment")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    interpreter = str(folder / "bin" / "python")
-    lock = ROOT / "requirements" / "serving.txt"
-    install = [interpreter, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", str(lock)]
-    subprocess.run(install, check=True, timeout=240)
-    return interpreter
+    return environment_of("serving.txt", tmp_path_factory.mktemp("serving-environment"))
 
 
 @pytest.mark.parametrize("module", ["torch", "librosa", "lightning", "sklearn", "onnx", "matplotlib", "numba"])
@@ -35,7 +29,7 @@ def test_it_holds_nothing_of_training(python: str, module: str) -> None:
 
 
 def test_it_is_consistent(python: str) -> None:
-    subprocess.run([python, "-m", "pip", "check"], check=True)
+    subprocess.run([UV, "pip", "check", "--python", python], check=True)
 
 
 def test_it_answers_in_little_memory(python: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.environments import UV
 
 SHELLS = ("bash", "sh", "env")
 NEEDED = (*SHELLS, "cat", "chmod", "cp", "dirname", "find", "git", "id", "mkdir", "mktemp", "rm", "sed", "tee", "wc")
@@ -170,7 +171,7 @@ def base() -> str:
 def test_the_cuda_lock_installs_on_linux(tmp_path: Path) -> None:
     """Each pin has a wheel for x86-64 that one of its hashes fits; metadata alone is fetched, not gigabytes."""
     wanted = ["--python-platform", "x86_64-manylinux_2_28", "--python-version", "3.11", "--only-binary", ":all:"]
-    uv = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--dry-run", "--no-deps", "--require-hashes"]
+    uv = [UV, "pip", "install", "--dry-run", "--no-deps", "--require-hashes"]
     lock = ROOT / "requirements" / "serving-cuda.txt"
     command = [*uv, *wanted, "--target", str(tmp_path), "-r", str(lock)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
