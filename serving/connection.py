@@ -1,8 +1,8 @@
-"""uvicorn's HTTP/1.1 with bounds before a request is whole: how long its head may take, how large it may be, how many.
+"""uvicorn's HTTP/1.1 with bounds on what a client may leave undone: heads that do not end, answers that nobody reads.
 
 A connection that goes over one is answered where nothing else is being answered on it, and closed.
 
-Behind a head everything is bounded by ours: bodies by ``transports.body``, answers by the pipeline. Where a head alone
+What is behind a head others bound: bodies ``transports.body``, the work on them the pipeline. Where a head alone
 is reason enough to refuse, the answer goes at once, and the body is thrown away as it comes.
 """
 
@@ -28,6 +28,8 @@ _RESERVED_DESCRIPTORS = 64  # for models, pipes, metrics and what else is not a 
 _MOST = 100_000
 _MOST_WAITING = 100  # requests behind one that is being answered
 _SHORT_BYTES = 1 << 20  # of a body that is sooner thrown away than a connection is made anew, for both sides
+_READ_S, _READ_BYTES = 20.0, 1 << 16
+"""Whoever is answered takes so much of it in so long, or all of it; who does not is gone."""
 _CLOSE = (b"connection", b"close")
 
 
@@ -45,7 +47,7 @@ def allow_descriptors() -> int:
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """A connection on which a request's head comes soon and is small, or which is closed.
+    """A connection on which a request's head comes soon and is small and its answer is read, or which is closed.
 
     Args:
         head_s: longest time for a head to arrive, seconds, the first one's from the connection on.
@@ -69,6 +71,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes = 0  # of the head that is coming, as far as it has been parsed
         self._loose_bytes = 0  # since a head was whole or a body had a byte more
         self._late: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
         self._away: RequestResponseCycle | None = None  # whose body is being thrown away
         self._away_bytes = 0
 
@@ -83,7 +86,38 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset_late()
+        self._unset_unread()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unset_unread()
+        self._watch_reader()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_reader()  # what a client leaves unread may be less than stops us from writing
+
+    def _unset_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _watch_reader(self) -> None:
+        if self._unread is None and (size := self.transport.get_write_buffer_size()):
+            self._unread = self.loop.call_later(_READ_S, self._look_at_reader, size)
+
+    def _look_at_reader(self, before: int) -> None:
+        """Closing would wait for who does not read. Others may follow what was not read: it is the pace that counts."""
+        self._unread = None
+        if self.transport.get_write_buffer_size() > max(0, before - _READ_BYTES):
+            self.transport.abort()
+        else:
+            self._watch_reader()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():

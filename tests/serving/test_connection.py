@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import tracemalloc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, cast
 
 import pytest
@@ -53,6 +54,9 @@ class Line(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closed
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def pause_reading(self) -> None:
         pass
 
@@ -78,6 +82,12 @@ async def answer(_: Scope, receive: Receive, send: Send) -> None:
     await Response("")(cast("Scope", {"type": "http"}), receive, send)
 
 
+def bounded(config: Config, state: ServerState, early: Callable[[Scope], Response | None] = no_answer) -> BoundedHttp:
+    return BoundedHttp(
+        head_s=60, most=1, full=lambda: None, early=early, config=config, server_state=state, app_state={}
+    )
+
+
 def talk(
     app: Any,
     sent: Iterable[bytes],
@@ -91,15 +101,7 @@ def talk(
         config = Config(app, log_config=None, lifespan="off")
         config.load()
         line = Line()
-        line.protocol = http = BoundedHttp(
-            head_s=60,
-            most=1,
-            full=lambda: None,
-            early=early,
-            config=config,
-            server_state=ServerState(),
-            app_state={},
-        )
+        line.protocol = http = bounded(config, ServerState(), early)
         http.connection_made(line)
         if not reads:
             http.pause_writing()
@@ -200,3 +202,58 @@ def test_who_is_refused_and_does_not_read_is_left() -> None:
     line = talk(answer, [refused] * 3, refuse_posts, reads=False)
     assert line.aborted
     assert line.written == b""
+
+
+def read_by(
+    client: Callable[[socket.socket], Coroutine[Any, Any, int]], most_bytes: int, *, closes: bool = False
+) -> tuple[int, bool]:
+    """What a client with a small buffer makes of an answer, and whether its connection is still there afterwards."""
+
+    async def large(_: Scope, receive: Receive, send: Send) -> None:
+        headers = {"connection": "close"} if closes else {}
+        await Response(b"x" * most_bytes, headers=headers)(cast("Scope", {"type": "http"}), receive, send)
+
+    async def serving() -> tuple[int, bool]:
+        config, state = Config(large, log_config=None, lifespan="off"), ServerState()
+        config.load()
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+        server = await asyncio.get_running_loop().create_server(lambda: bounded(config, state), sock=listening)
+        with socket.socket() as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+            line.connect(server.sockets[0].getsockname())
+            line.setblocking(False)
+            line.sendall(GET)
+            read = await client(line)
+            there = bool(state.connections)
+        server.close()
+        return read, there
+
+    return asyncio.run(serving())
+
+
+@pytest.mark.parametrize("closes", [False, True])
+@pytest.mark.parametrize("more_bytes", [0, 1 << 20])
+def test_who_reads_no_answer_is_let_go(monkeypatch: pytest.MonkeyPatch, more_bytes: int, *, closes: bool) -> None:
+    """Of an answer that stops us from writing, and of one that is written as a whole and not on its way."""
+    monkeypatch.setattr(connection, "_READ_S", 0.2)
+
+    async def sits(_: socket.socket) -> int:
+        await asyncio.sleep(1.5)
+        return 0
+
+    assert read_by(sits, 100_000 + more_bytes, closes=closes) == (0, False)
+
+
+def test_who_reads_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_READ_S", 0.5)
+    size = 1 << 20
+
+    async def slowly(line: socket.socket) -> int:
+        read = 0
+        while read < size:
+            read += len(await asyncio.get_running_loop().sock_recv(line, 1 << 14))
+            await asyncio.sleep(0.025)  # two seconds or so for all of it, four times as long as without reading
+        return read
+
+    assert read_by(slowly, size)[0] >= size
