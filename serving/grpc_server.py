@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -14,15 +13,16 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 from grpc_reflection.v1alpha.reflection import aio as reflection
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
-from serving.errors import AddressError, Stopping
+from serving.errors import AddressError, RequestError, Stopping
 from serving.lifecycle import Lifecycle
-from serving.proto.timbre.v1.timbre_pb2_grpc import add_TimbreServicer_to_server
 from serving.settings import Settings
 from serving.tls import read_pem
 from serving.transports import grpc as timbre
 from serving.transports.calls import Calls
+from serving.transports.fields import Came, unpacker
 from serving.transports.oip import grpc as oip
 from serving.transports.rpc import Context, refuse, until_stopped
 
@@ -32,6 +32,7 @@ _CLIPS = {f"/{timbre.SERVICE}/Predict": timbre.TRANSPORT, f"/{oip.SERVICE}/Model
 _LOOK_S = 1.0  # between looks at readiness; a stop is told at once
 _SPARE_BYTES = 1 << 20  # above the limit of an upload, so that what is a little over it gets our answer and not gRPC's
 _PONG_S = 10  # at most, for a connection to answer a ping; clients may send theirs so often
+_MOST_FIELDS = 64  # of what asks reflection, which is one
 GRACE_S = 30
 """What is in flight at a stop has so long, seconds."""
 
@@ -43,12 +44,11 @@ class GrpcServer:
         self._settings, self._lifecycle = settings, lifecycle
         calls = Calls(lifecycle, _CLIPS)
         self._server = grpc.aio.server(interceptors=[calls], options=_options(settings))
-        add_TimbreServicer_to_server(timbre.GrpcTransport(lifecycle), self._server)
+        timbre.add_to_server(timbre.GrpcTransport(lifecycle), self._server)
         oip.add_to_server(oip.OipGrpcTransport(lifecycle), self._server)
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        told = _Reflection((*SERVICES, HEALTH, REFLECTION), lifecycle.told_to_stop)
-        add_ServerReflectionServicer_to_server(told, self._server)
+        _Reflection((*SERVICES, HEALTH, REFLECTION), lifecycle.told_to_stop).add_to(self._server)
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -119,17 +119,33 @@ class _Health(health.HealthServicer):  # type: ignore[misc]  # it has no types
 
 
 class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]  # nor has it
-    """The library's, whose streams would hold up a stop."""
+    """The library's, whose streams would hold up a stop, and whose messages have messages in them."""
 
     def __init__(self, services: Sequence[str], stopping: asyncio.Event) -> None:
         super().__init__(services)
         self._stopping = stopping
 
-    async def ServerReflectionInfo(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """As the generated function does, but for messages that are looked at before they are unpacked."""
+        add_ServerReflectionServicer_to_server(self, server)
+        told = grpc.stream_stream_rpc_method_handler(
+            self.ServerReflectionInfo,
+            unpacker(ServerReflectionRequest, _MOST_FIELDS),
+            ServerReflectionResponse.SerializeToString,
+        )
+        server.add_registered_method_handlers(REFLECTION, {"ServerReflectionInfo": told})
+
+    async def ServerReflectionInfo(
+        self, requests: AsyncIterator[Came[ServerReflectionRequest]], context: Context
+    ) -> AsyncIterator[ServerReflectionResponse]:
         async with aclosing(until_stopped(requests, self._stopping)) as coming:
-            with contextlib.suppress(Stopping):
-                async for answer in super().ServerReflectionInfo(coming, context):
+            try:
+                async for answer in super().ServerReflectionInfo((came.message async for came in coming), context):
                     yield answer
+            except Stopping:
+                return
+            except RequestError as error:
+                await refuse(context, error)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -6,7 +6,9 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
+
+import grpc
 
 from serving.audio import pcm16
 from serving.errors import InvalidFrame, InvalidRequest, MissingFile, RequestError, TooManyFiles, too_large
@@ -16,9 +18,10 @@ from serving.messages import ErrorMessage, Measurement, Message, SessionMessage,
 from serving.ordered import in_order
 from serving.pipeline import AT_A_TIME, MOST_CLIPS, Answer, Ask, Upload, Waveform
 from serving.proto.timbre.v1 import timbre_pb2 as pb
-from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreServicer
+from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreServicer, add_TimbreServicer_to_server
 from serving.schemas import Prediction
 from serving.transports.faults import fault
+from serving.transports.fields import Came, unpacker
 from serving.transports.rpc import Context, refuse, refusing, traceparent, until_stopped, waits_s
 
 SERVICE = "timbre.v1.Timbre"
@@ -26,29 +29,39 @@ TRANSPORT = "grpc"
 """This transport's name in the metrics."""
 
 _LAST_WORD_S = 5.0
+_MOST_FIELDS = 64  # of a message with all that is in it; a clip with every option has eight
+
+T = TypeVar("T")
 
 VERSION, VARIANT, ID = "x-model-version", "x-timbre-variant", "x-request-id"
 
 
 class GrpcTransport(TimbreServicer):
-    """The service's calls."""
+    """The service's calls.
+
+    What brings audio is looked at before it is unpacked; the generated types know no such thing.
+    """
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
 
     @refusing
-    async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.Prediction:
-        answer = await self._predict(request, context)
+    async def Predict(  # type: ignore[override]
+        self, came: Came[pb.PredictRequest], context: Context
+    ) -> pb.Prediction:
+        answer = await self._predict(came, context)
         context.set_trailing_metadata(
             ((VERSION, answer.prediction.model_version), (VARIANT, answer.variant), (ID, answer.request_id))
         )
         return _prediction(answer.prediction)
 
     @refusing
-    async def PredictMany(self, requests: AsyncIterator[pb.PredictRequest], context: Context) -> pb.PredictManyResponse:
-        async def answered(request: pb.PredictRequest) -> pb.Answer:
+    async def PredictMany(  # type: ignore[override]
+        self, requests: AsyncIterator[Came[pb.PredictRequest]], context: Context
+    ) -> pb.PredictManyResponse:
+        async def answered(came: Came[pb.PredictRequest]) -> pb.Answer:
             try:
-                answer = await self._predict(request, context)
+                answer = await self._predict(came, context)
             except RequestError as error:
                 return pb.Answer(error=_error(error.code, error.message, error.details))
             told = _prediction(answer.prediction)
@@ -63,7 +76,7 @@ class GrpcTransport(TimbreServicer):
 
     # The generated type knows generators only; a coroutine that writes shows when the client has room for more.
     async def Listen(  # type: ignore[override]
-        self, requests: AsyncIterator[pb.ListenRequest], context: Context
+        self, requests: AsyncIterator[Came[pb.ListenRequest]], context: Context
     ) -> None:
         writing: asyncio.Future[None] | None = None
 
@@ -93,18 +106,29 @@ class GrpcTransport(TimbreServicer):
         response.told.update(self._lifecycle.get().registry.told().model_dump(mode="json"))
         return response
 
-    async def _predict(self, request: pb.PredictRequest, context: Context) -> Answer:
+    async def _predict(self, came: Came[pb.PredictRequest], context: Context) -> Answer:
         parts = self._lifecycle.get()
         with parts.uploads.holding() as take:
             try:
+                request = came.message
                 # The clip stands there once more; samples as float32, which is twice as long.
-                take(2 * request.ByteSize() + len(request.pcm.samples))
+                take(came.kept_bytes + came.wire_bytes + len(request.pcm.samples))
                 ask = _ask(request, parts.settings.max_upload_bytes, waits_s(context), traceparent(context))
                 ask = dataclasses.replace(ask, body=take)
             except RequestError as error:
                 parts.pipeline.refused(error, TRANSPORT)
                 raise
             return await parts.pipeline.predict(ask)
+
+
+def add_to_server(transport: GrpcTransport, server: grpc.aio.Server) -> None:
+    """As the generated function does, but for messages that are looked at before they are unpacked."""
+    add_TimbreServicer_to_server(transport, server)
+    clip, heard = unpacker(pb.PredictRequest, _MOST_FIELDS), unpacker(pb.ListenRequest, _MOST_FIELDS)
+    one = grpc.unary_unary_rpc_method_handler(transport.Predict, clip, pb.Prediction.SerializeToString)
+    many = grpc.stream_unary_rpc_method_handler(transport.PredictMany, clip, pb.PredictManyResponse.SerializeToString)
+    live = grpc.stream_stream_rpc_method_handler(transport.Listen, heard, pb.ListenResponse.SerializeToString)
+    server.add_registered_method_handlers(SERVICE, {"Predict": one, "PredictMany": many, "Listen": live})
 
 
 def _looked_at(writing: asyncio.Future[None]) -> None:
@@ -148,7 +172,7 @@ def _options(options: pb.Options) -> tuple[str | None, str | None, float]:
     return version, options.key or None, options.min_confidence
 
 
-async def _at_most(requests: AsyncGenerator[pb.PredictRequest, None]) -> AsyncGenerator[pb.PredictRequest, None]:
+async def _at_most(requests: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     count = 0
     async with aclosing(requests):
         async for request in requests:
@@ -158,20 +182,21 @@ async def _at_most(requests: AsyncGenerator[pb.PredictRequest, None]) -> AsyncGe
             yield request
 
 
-async def _start(requests: AsyncIterator[pb.ListenRequest], parent: str | None) -> Listen:
-    first = await anext(requests, None)
-    if first is None or not first.HasField("start"):
+async def _start(requests: AsyncIterator[Came[pb.ListenRequest]], parent: str | None) -> Listen:
+    came = await anext(requests, None)
+    if came is None or not (first := came.message).HasField("start"):
         raise InvalidRequest("A stream begins with `start`, which tells the rate of the frames.")
     version, key, min_confidence = _options(first.start.options)
     hop_s = first.start.hop_s if first.start.HasField("hop_s") else None
     return Listen(TRANSPORT, first.start.rate_hz, version, key, min_confidence, hop_s, parent)
 
 
-async def _frames(requests: AsyncIterator[pb.ListenRequest]) -> AsyncIterator[bytes]:
-    async for request in requests:
+async def _frames(requests: AsyncIterator[Came[pb.ListenRequest]]) -> AsyncIterator[bytes]:
+    async for came in requests:
+        request = came.message
         if not request.HasField("frame"):
-            came = request.WhichOneof("message") or "nothing"
-            raise InvalidFrame(f"A message with {came} in it came. After `start` each holds a `frame` of samples.")
+            what = request.WhichOneof("message") or "nothing"
+            raise InvalidFrame(f"A message with {what} in it came. After `start` each holds a `frame` of samples.")
         yield request.frame
 
 

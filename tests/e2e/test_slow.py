@@ -233,7 +233,7 @@ def test_calls_that_are_too_large_endless_or_cancelled(impatient: Service) -> No
 
 
 def test_a_message_of_countless_things_is_refused_and_fills_no_memory(impatient: Service) -> None:
-    """Two bytes make an empty tensor of a hundred; in a stream too."""
+    """Two bytes make an empty tensor of a hundred, or one of two inputs of which the last is shown; in streams too."""
     before = impatient.peak_bytes()
     with grpc.insecure_channel(impatient.grpc, (("grpc.max_send_message_length", -1),)) as opened:
         channel: Any = opened  # its types know of no bytes that are a message already
@@ -248,6 +248,22 @@ def test_a_message_of_countless_things_is_refused_and_fills_no_memory(impatient:
             iter([message]), timeout=60
         )
         assert answer.error_message.startswith("too_large: The message has over")
+        by_turns = b"\x0a\x00\x12\x00" * (1 << 20) + pb.PredictRequest(audio=WAV).SerializeToString()
+        many = channel.stream_unary("/timbre.v1.Timbre/PredictMany", None, pb.PredictManyResponse.FromString)
+        (refused,) = many(iter([by_turns]), timeout=60).answers
+        assert refused.error.code == "too_large"
+        for call, asked in (
+            (channel.unary_unary("/timbre.v1.Timbre/Predict"), by_turns),
+            (channel.stream_stream("/timbre.v1.Timbre/Listen"), iter([b"\x0a\x02\x12\x00\x12\x00" * (1 << 20)])),
+            (
+                channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
+                iter([b"\x2a\x00\x1a\x00" * (1 << 20)]),
+            ),
+        ):
+            with pytest.raises(grpc.RpcError) as error:
+                _ = list(call(asked, timeout=60))
+            assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (error.value.details() or "").startswith("too_large: The message has over 64 fields")
     assert impatient.peak_bytes() - before < 200 << 20
 
 

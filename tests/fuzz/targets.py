@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from serving import audio
 from serving.errors import RequestError, RoutesError
@@ -17,9 +16,9 @@ from serving.proto.inference import inference_pb2 as oip
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.router import Routes
 from serving.transports import grpc as timbre
+from serving.transports.fields import unpacker
 from serving.transports.oip import grpc as oip_grpc
 from serving.transports.oip import http as oip_http
-from serving.transports.oip.fields import unpack
 from serving.transports.oip.tensors import clips
 from tests.hostile import sounds
 
@@ -27,6 +26,8 @@ Target = Callable[[bytes], None]
 
 _RATE_HZ = 16_000
 _MAX_BYTES = 1 << 20
+_clip = unpacker(pb.PredictRequest, timbre._MOST_FIELDS)
+_clips = unpacker(oip.ModelInferRequest, oip_grpc._MOST_FIELDS)
 _LIMITS = audio.Limits(max_duration_s=20)
 
 
@@ -40,13 +41,10 @@ def decode(data: bytes) -> None:
 
 def messages(data: bytes) -> None:
     """A request of either gRPC service, and of the Open Inference Protocol over HTTP, up to the pipeline."""
-    with contextlib.suppress(DecodeError, RequestError):
-        timbre._ask(pb.PredictRequest.FromString(data), _MAX_BYTES, None, None)
     with contextlib.suppress(RequestError):
-        request = unpack(data)
-        if isinstance(request, RequestError):
-            raise request
-        infer = oip_grpc._parse(request, _MAX_BYTES, None)
+        timbre._ask(_clip(data).message, _MAX_BYTES, None, None)
+    with contextlib.suppress(RequestError):
+        infer = oip_grpc._parse(_clips(data).message, None)
         _read(infer.inputs, infer.parameters)
     length, _, body = data.partition(b"\n")
     for announced in (None, length.decode("latin-1")):

@@ -23,10 +23,11 @@ from serving.formats import QUICK_BYTES
 from serving.lifecycle import Lifecycle
 from serving.proto.inference import inference_pb2 as pb
 from serving.settings import Settings
+from serving.transports.fields import unpacker
 from serving.transports.oip import grpc, http
-from serving.transports.oip.fields import unpack
 from serving.transports.oip.model import SERVER, Infer, Model
 from serving.transports.oip.tensors import Tensor
+from tests.memory import taking
 
 
 class Pipeline:
@@ -73,10 +74,10 @@ def test_a_long_body_is_read_beside_the_event_loop(
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
                 assert (await client.post("/v2/models/timbre/infer", content=body)).status_code == 422
         else:
+            message = pb.ModelInferRequest(raw_input_contents=[body]).SerializeToString()
+            came = unpacker(pb.ModelInferRequest, 2)(message)
             with pytest.raises(InvalidRequest):
-                await grpc.OipGrpcTransport(lifecycle)._infer(
-                    pb.ModelInferRequest(raw_input_contents=[body]), None, None
-                )
+                await grpc.OipGrpcTransport(lifecycle)._infer(came, None, None)
 
     asyncio.run(ask())
     assert (readers != [threading.get_ident()]) is apart
@@ -107,11 +108,14 @@ def test_json_of_lists_and_objects_is_refused_before_it_is_read(unit: str) -> No
     """A byte of theirs becomes a hundred; and commas are the least of them."""
     body = f'{{"inputs": [{{"parameters": {{"a": [{",".join([unit] * (600_000 // len(unit)))}]}}}}]}}'.encode()
     assert body.count(b",") < http._MOST_VALUES
-    before = peak_bytes()
-    for kind in (http._InferIn, http._IndexIn):
+
+    def refuse(kind: type[http._InferIn | http._IndexIn]) -> None:
         with pytest.raises(TooLarge, match="lists and objects; 4096 are read"):
             http._checked(kind, body, lambda _: None)
-    assert peak_bytes() - before < len(body)
+
+    for kind in (http._InferIn, http._IndexIn):
+        _, took = taking(lambda kind=kind: refuse(kind))
+        assert took < len(body)
 
 
 N = 100_000
@@ -135,10 +139,9 @@ def asked_and_taken(shape: str, ascii_only: bool) -> tuple[int, int]:
     body = json.dumps({"inputs": [given]}, ensure_ascii=ascii_only).encode()
     asked: list[int] = []
     del given
-    before = peak_bytes()
-    kept = http._checked(http._InferIn, body, asked.append)
+    kept, took = taking(lambda: http._checked(http._InferIn, body, asked.append))
     assert kept.inputs
-    return sum(asked), peak_bytes() - before
+    return sum(asked), took
 
 
 def test_what_json_becomes_is_asked_room_for() -> None:
@@ -151,73 +154,6 @@ def test_what_json_becomes_is_asked_room_for() -> None:
     too_little = {case: bytes_ for case, bytes_ in measured.items() if bytes_[0] + (1 << 20) < bytes_[1]}
     assert not too_little
     assert all(asked < 3 * took for (shape, _), (asked, took) in measured.items() if shape == "numbers")
-
-
-def peak_bytes() -> int:
-    """Most memory that this process has had since this was last asked."""
-    status = Path("/proc/self/status").read_text()
-    Path("/proc/self/clear_refs").write_text("5")
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
-TINY = {
-    "inputs": b"\x2a\x00",
-    "outputs": b"\x32\x00",
-    "raw contents": b"\x3a\x00",
-    "parameters": b"\x22\x00",
-    "unknown fields": b"\x78\x00",
-}
-
-
-def within(*tags: int, content: bytes) -> bytes:
-    """A message in a message, and so on."""
-    for tag in reversed(tags):
-        content = bytes([tag << 3 | 2]) + varint(len(content)) + content
-    return content
-
-
-def varint(value: int) -> bytes:
-    return b"" if value < 0 else bytes([value & 0x7F | 0x80 * (value > 0x7F)]) + varint((value >> 7) - (value < 0x80))
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        *(tiny * 2_000_000 for tiny in TINY.values()),
-        within(5, 5, content=b"\x42\x00" * 2_000_000),  # clips of nothing
-        within(5, 3, content=bytes(4_000_000)),  # a shape
-        within(5, 5, 3, content=bytes(4_000_000)),  # integers where samples should be
-        within(5, content=b"\x18\x00" * 2_000_000),  # a shape again, number by number
-        within(5, content=b"\x22\x00" * 2_000_000),
-        within(6, content=b"\x12\x00" * 2_000_000),
-    ],
-    ids=[*TINY, "clips", "shape", "integers", "shape in pieces", "inputs' parameters", "outputs' parameters"],
-)
-def test_a_message_of_countless_things_is_refused_before_it_is_unpacked(message: bytes) -> None:
-    before = peak_bytes()
-    refused = unpack(message)
-    assert peak_bytes() - before < 1 << 20
-    assert isinstance(refused, TooLarge)
-
-
-def test_what_may_come_is_unpacked() -> None:
-    clips = pb.ModelInferRequest(model_name="timbre", id="7")
-    tensor = clips.inputs.add(name="audio", datatype="BYTES", shape=[256])
-    tensor.contents.bytes_contents.extend([b"clip"] * 256)
-    tensor.parameters["sample_rate"].int64_param = 16_000
-    clips.outputs.add(name="emotion").parameters["binary"].bool_param = True
-    clips.parameters["key"].string_param = "x" * 5000
-    samples = pb.ModelInferRequest(raw_input_contents=[bytes(5 << 20)])
-    samples.inputs.add(name="waveform", shape=[1, 1 << 40]).contents.fp32_contents.extend([0.5] * 500_000)
-    for message in (clips, samples, pb.ModelInferRequest()):
-        assert unpack(message.SerializeToString()) == message
-
-
-@pytest.mark.parametrize("message", [b"\x2a", b"\x2a\x05\x00", b"\xff" * 20, b"\x0b", b"\x0a\x01\xff", b"\x0d\x00"])
-def test_what_is_no_message_is_refused(message: bytes) -> None:
-    refused = unpack(message)
-    assert isinstance(refused, InvalidRequest)
-    assert "is no inference.ModelInferRequest" in refused.message
 
 
 @pytest.mark.parametrize("data", ["[[1, 2], [3]]", "[1, [2]]", '["a"]', "[{}]"])

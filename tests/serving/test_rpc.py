@@ -14,6 +14,7 @@ from serving.grpc_server import _options
 from serving.lifecycle import Lifecycle
 from serving.proto.inference import inference_pb2 as pb
 from serving.settings import Settings
+from serving.transports.fields import Came, unpacker
 from serving.transports.oip.grpc import OipGrpcTransport
 
 
@@ -42,8 +43,8 @@ class Context:
         raise AbortedError
 
 
-async def one() -> AsyncIterator[pb.ModelInferRequest]:
-    yield pb.ModelInferRequest(id="7")
+async def one() -> AsyncIterator[Came[pb.ModelInferRequest]]:
+    yield unpacker(pb.ModelInferRequest, 1)(pb.ModelInferRequest(id="7").SerializeToString())
 
 
 def stream(monkeypatch: pytest.MonkeyPatch, infer: Any) -> Context:
@@ -63,9 +64,11 @@ def stream(monkeypatch: pytest.MonkeyPatch, infer: Any) -> Context:
 def test_a_streams_deadline_is_that_of_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float | None] = []
 
-    async def infer(_: Any, request: pb.ModelInferRequest, timeout_s: float | None, __: Any) -> pb.ModelInferResponse:
+    async def infer(
+        _: Any, came: Came[pb.ModelInferRequest], timeout_s: float | None, __: Any
+    ) -> pb.ModelInferResponse:
         waits.append(timeout_s)
-        return pb.ModelInferResponse(id=request.id)
+        return pb.ModelInferResponse(id=came.message.id)
 
     context = stream(monkeypatch, infer)
     assert waits == [10.0]

@@ -20,7 +20,7 @@ from serving.proto.inference.inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
     add_GRPCInferenceServiceServicer_to_server,
 )
-from serving.transports.oip.fields import unpack
+from serving.transports.fields import Came, unpacker
 from serving.transports.oip.model import SERVER, Infer, Inferred, Model, beside
 from serving.transports.oip.tensors import BYTES, Tensor, check, from_raw, to_raw
 from serving.transports.rpc import Context, refusing, traceparent, until_stopped, waits_s
@@ -29,16 +29,17 @@ SERVICE = "inference.GRPCInferenceService"
 TRANSPORT = "oip-grpc"
 """This transport's name in the metrics."""
 
-
 _OVERHEAD_BYTES = 1 << 16  # names, shapes and parameters around the clips
+_MOST_FIELDS = 4096  # of a message with all in it; 256 clips have one each, or all of their samples together
 
-
-Asked = pb.ModelInferRequest | RequestError
-"""What is unpacked of a message."""
+Asked = Came[pb.ModelInferRequest]
 
 
 class OipGrpcTransport(GRPCInferenceServiceServicer):
-    """The protocol's calls."""
+    """The protocol's calls.
+
+    What brings clips is looked at before it is unpacked; the generated types know no such thing.
+    """
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle, self._model = lifecycle, Model(lifecycle)
@@ -76,8 +77,10 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
         return ParseDict({"models": await self._model.index(request.ready)}, pb.RepositoryIndexResponse())
 
     @refusing
-    async def ModelInfer(self, request: Asked, context: Context) -> pb.ModelInferResponse:
-        return await self._infer(request, waits_s(context), traceparent(context))
+    async def ModelInfer(  # type: ignore[override]
+        self, came: Asked, context: Context
+    ) -> pb.ModelInferResponse:
+        return await self._infer(came, waits_s(context), traceparent(context))
 
     # The generated type knows generators only; a coroutine that writes can end with a refusal as the other calls do.
     @refusing
@@ -87,13 +90,13 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
         """Answers in the order of the requests; one that is refused does not end the stream."""
         parent = traceparent(context)
 
-        async def answered(request: Asked) -> pb.ModelStreamInferResponse:
+        async def answered(came: Asked) -> pb.ModelStreamInferResponse:
             try:
-                told = await self._infer(request, waits_s(context), parent)
+                told = await self._infer(came, waits_s(context), parent)
                 return pb.ModelStreamInferResponse(infer_response=told)
             except RequestError as error:
                 which = pb.ModelInferResponse()
-                if isinstance(request, pb.ModelInferRequest):
+                if isinstance(request := came.unpacked, pb.ModelInferRequest):
                     which.id, which.model_name = request.id, request.model_name
                 return pb.ModelStreamInferResponse(error_message=error.line, infer_response=which)
 
@@ -102,15 +105,15 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
             async for answer in answers:
                 await context.write(answer)
 
-    async def _infer(self, request: Asked, timeout_s: float | None, parent: str | None) -> pb.ModelInferResponse:
+    async def _infer(self, came: Asked, timeout_s: float | None, parent: str | None) -> pb.ModelInferResponse:
         parts = self._lifecycle.get()
         with parts.uploads.holding() as take:
             try:
-                if isinstance(request, RequestError):
-                    raise request
-                size = request.ByteSize()
-                take(2 * size)  # its clips stand there once more
-                infer = await beside(size, _parse, request, parts.settings.max_upload_bytes, parent)
+                request, size = came.message, came.wire_bytes
+                if size > parts.settings.max_upload_bytes + _OVERHEAD_BYTES:
+                    raise too_large(parts.settings.max_upload_bytes)
+                take(came.kept_bytes + size)  # its clips stand there once more
+                infer = await beside(size, _parse, request, parent)
                 infer = dataclasses.replace(infer, body=take)
             except RequestError as error:
                 parts.pipeline.refused(error, TRANSPORT)
@@ -121,22 +124,20 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
 def add_to_server(transport: OipGrpcTransport, server: grpc.aio.Server) -> None:
     """As the generated function does, but for messages that are looked at before they are unpacked."""
     add_GRPCInferenceServiceServicer_to_server(transport, server)
-    infer = grpc.unary_unary_rpc_method_handler(transport.ModelInfer, unpack, pb.ModelInferResponse.SerializeToString)
+    clips = unpacker(pb.ModelInferRequest, _MOST_FIELDS)
+    infer = grpc.unary_unary_rpc_method_handler(transport.ModelInfer, clips, pb.ModelInferResponse.SerializeToString)
     stream = grpc.stream_stream_rpc_method_handler(
-        transport.ModelStreamInfer, unpack, pb.ModelStreamInferResponse.SerializeToString
+        transport.ModelStreamInfer, clips, pb.ModelStreamInferResponse.SerializeToString
     )
     server.add_registered_method_handlers(SERVICE, {"ModelInfer": infer, "ModelStreamInfer": stream})
 
 
-def _parse(request: pb.ModelInferRequest, max_bytes: int, parent: str | None) -> Infer:
+def _parse(request: pb.ModelInferRequest, parent: str | None) -> Infer:
     """The request's tensors, from wherever their data stand.
 
     Raises:
-        TooLarge: more than ``max_bytes``.
         InvalidRequest: a tensor is none that is taken, or the raw data are not one per input.
     """
-    if request.ByteSize() > max_bytes + _OVERHEAD_BYTES:
-        raise too_large(max_bytes)
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequest(
