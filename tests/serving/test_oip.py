@@ -133,14 +133,33 @@ SHAPES = {
 }
 
 
+REFUSED = {
+    "refused numbers": {"x": [1.5] * N},
+    "refused words": {"x": [f"{n:x}" for n in range(N)]},
+    "refused keys": {"x": {f"{n:x}": 1.5 for n in range(N)}},
+}
+
+
 def asked_and_taken(shape: str, ascii_only: bool) -> tuple[int, int]:
-    """Bytes that room was asked for, and those that this process took, to read JSON of a shape."""
-    given = {"name": "waveform", "datatype": "FP32", "shape": [1, 1], "parameters": {"a": SHAPES[shape]}}
+    """Bytes that room was asked for, and those that this process took, to read JSON of a shape, or to refuse it."""
+    given = REFUSED.get(shape) or {
+        "name": "waveform",
+        "datatype": "FP32",
+        "shape": [1, 1],
+        "parameters": {"a": SHAPES.get(shape)},
+    }
     body = json.dumps({"inputs": [given]}, ensure_ascii=ascii_only).encode()
     asked: list[int] = []
     del given
-    kept, took = taking(lambda: http._checked(http._InferIn, body, asked.append))
-    assert kept.inputs
+
+    def read() -> http._InferIn | InvalidRequest:
+        try:
+            return http._checked(http._InferIn, body, asked.append)
+        except InvalidRequest as refused:
+            return refused
+
+    kept, took = taking(read)
+    assert isinstance(kept, InvalidRequest) is (shape in REFUSED)
     return sum(asked), took
 
 
@@ -149,11 +168,31 @@ def test_what_json_becomes_is_asked_room_for() -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as alone:
-        cases = [(shape, True) for shape in SHAPES] + [(shape, False) for shape in ("wide words", "one wide letter")]
+        cases = [(shape, True) for shape in (*SHAPES, *REFUSED)] + [
+            (shape, False) for shape in ("wide words", "one wide letter")
+        ]
         measured = dict(zip(cases, alone.map(asked_and_taken, *zip(*cases, strict=True)), strict=True))
     too_little = {case: bytes_ for case, bytes_ in measured.items() if bytes_[0] + (1 << 20) < bytes_[1]}
     assert not too_little
     assert all(asked < 3 * took for (shape, _), (asked, took) in measured.items() if shape == "numbers")
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "body: Invalid JSON"),
+        (b"{", "body: Invalid JSON"),
+        (b'{"inputs": "\xff"}', "body: Invalid JSON"),
+        (b"[" * 4000, "body: Invalid JSON"),
+        (b"[]", "body: "),
+        (b"{}", "inputs: Field required"),
+        (b'{"inputs": [{"name": 1}]}', "inputs.0.name: Input should be a valid string"),
+        (b'{"inputs": [], "outputs": [[]]}', "outputs.0: "),
+    ],
+)
+def test_what_is_no_body_is_told_by_its_place(body: bytes, told: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^The body is no inference request. {told}"):
+        http._checked(http._InferIn, body, lambda _: None)
 
 
 @pytest.mark.parametrize("data", ["[[1, 2], [3]]", "[1, [2]]", '["a"]', "[{}]"])
