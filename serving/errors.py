@@ -225,7 +225,7 @@ class InvalidFrame(RequestError):
 
 
 class IdleTimeout(RequestError):
-    """A live stream has sent nothing for too long."""
+    """A stream has sent nothing for too long."""
 
     code, http_status, grpc_status = "idle_timeout", 408, "DEADLINE_EXCEEDED"
 

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha.reflection import aio as reflection
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
-from serving.errors import AddressError, RequestError, Stopping
+from serving.errors import AddressError, IdleTimeout, RequestError, Stopping
 from serving.lifecycle import Lifecycle
 from serving.settings import Settings
 from serving.tls import read_pem
@@ -42,13 +42,14 @@ class GrpcServer:
 
     def __init__(self, settings: Settings, lifecycle: Lifecycle) -> None:
         self._settings, self._lifecycle = settings, lifecycle
+        idle_s = settings.timeout_s + settings.upload_timeout_s  # who waits for an answer before he goes on may do so
         calls = Calls(lifecycle, _CLIPS)
         self._server = grpc.aio.server(interceptors=[calls], options=_options(settings))
-        timbre.add_to_server(timbre.GrpcTransport(lifecycle), self._server)
-        oip.add_to_server(oip.OipGrpcTransport(lifecycle), self._server)
+        timbre.add_to_server(timbre.GrpcTransport(lifecycle, idle_s), self._server)
+        oip.add_to_server(oip.OipGrpcTransport(lifecycle, idle_s), self._server)
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        _Reflection((*SERVICES, HEALTH, REFLECTION), lifecycle.told_to_stop).add_to(self._server)
+        _Reflection((*SERVICES, HEALTH, REFLECTION), lifecycle.told_to_stop, idle_s).add_to(self._server)
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -121,9 +122,9 @@ class _Health(health.HealthServicer):  # type: ignore[misc]  # it has no types
 class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]  # nor has it
     """The library's, whose streams would hold up a stop, and whose messages have messages in them."""
 
-    def __init__(self, services: Sequence[str], stopping: asyncio.Event) -> None:
+    def __init__(self, services: Sequence[str], stopping: asyncio.Event, idle_s: float) -> None:
         super().__init__(services)
-        self._stopping = stopping
+        self._stopping, self._idle_s = stopping, idle_s
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """As the generated function does, but for messages that are looked at before they are unpacked."""
@@ -138,11 +139,11 @@ class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]  # nor h
     async def ServerReflectionInfo(
         self, requests: AsyncIterator[Came[ServerReflectionRequest]], context: Context
     ) -> AsyncIterator[ServerReflectionResponse]:
-        async with aclosing(until_stopped(requests, self._stopping)) as coming:
+        async with aclosing(until_stopped(requests, self._stopping, self._idle_s)) as coming:
             try:
                 async for answer in super().ServerReflectionInfo((came.message async for came in coming), context):
                     yield answer
-            except Stopping:
+            except (IdleTimeout, Stopping):
                 return
             except RequestError as error:
                 await refuse(context, error)

@@ -40,10 +40,13 @@ class GrpcTransport(TimbreServicer):
     """The service's calls.
 
     What brings audio is looked at before it is unpacked; the generated types know no such thing.
+
+    Args:
+        idle_s: for which a stream of clips may say nothing.
     """
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, lifecycle: Lifecycle, idle_s: float) -> None:
+        self._lifecycle, self._idle_s = lifecycle, idle_s
 
     @refusing
     async def Predict(  # type: ignore[override]
@@ -68,7 +71,7 @@ class GrpcTransport(TimbreServicer):
             return pb.Answer(prediction=told, variant=answer.variant, request_id=answer.request_id)
 
         response = pb.PredictManyResponse()
-        coming = until_stopped(requests, self._lifecycle.told_to_stop)
+        coming = until_stopped(requests, self._lifecycle.told_to_stop, self._idle_s)
         async with aclosing(in_order(_at_most(coming), answered, AT_A_TIME)) as answers:
             async for answer in answers:
                 response.answers.append(answer)

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from serving.errors import RequestError, Stopping
+from serving.errors import IdleTimeout, RequestError, Stopping
 from serving.ordered import next_of
 from serving.tracing import PARENT
 from serving.transports.faults import fault
@@ -65,22 +65,25 @@ def refusing(method: Method[Servicer, Asked, Answered]) -> Method[Servicer, Aske
     return refuses
 
 
-async def until_stopped(requests: AsyncIterator[Asked], stopping: asyncio.Event) -> AsyncGenerator[Asked, None]:
+async def until_stopped(
+    requests: AsyncIterator[Asked], stopping: asyncio.Event, idle_s: float
+) -> AsyncGenerator[Asked, None]:
     """A stream's requests; after a stop only as long as they come, else one idle stream would hold up the process.
 
     Raises:
         Stopping: the client was silent. What it asked before is answered.
+        IdleTimeout: so it was for ``idle_s``.
     """
     told = asyncio.ensure_future(stopping.wait())
     coming: asyncio.Future[Asked | None] | None = None
     try:
         while True:
             coming = asyncio.ensure_future(next_of(requests))
-            await asyncio.wait({coming, told}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
+            await asyncio.wait({coming, told}, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done() and told.done():
                 await asyncio.wait({coming}, timeout=_SILENT_S)
             if not coming.done():
-                raise Stopping.ends_stream()
+                raise Stopping.ends_stream() if told.done() else _idle(idle_s)
             if (request := coming.result()) is None:
                 return
             yield request
@@ -88,6 +91,12 @@ async def until_stopped(requests: AsyncIterator[Asked], stopping: asyncio.Event)
         told.cancel()
         if coming is not None:
             coming.cancel()
+
+
+def _idle(idle_s: float) -> IdleTimeout:
+    return IdleTimeout(
+        f"No message came for {idle_s:g} s. Close the sending side when all is sent; open another stream."
+    )
 
 
 def waits_s(context: Context) -> float | None:

@@ -201,10 +201,10 @@ def test_a_cancelled_call_is_given_up(slow: Service, begin: Any) -> None:
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """As slow, and it gives itself half a second."""
+    """As slow, and it gives itself half a second, and who sends a second and a half."""
     folder = tmp_path_factory.mktemp("impatient")
     models = copy_versions(folder, "2", change=costly(4))
-    with running(folder / "log.txt", models=models, timeout_s=0.5) as service:
+    with running(folder / "log.txt", models=models, timeout_s=0.5, upload_timeout_s=1.5) as service:
         yield service
 
 
@@ -215,6 +215,36 @@ def test_what_is_not_ready_in_time_is_told_by_its_code_word(impatient: Service, 
         assert refusal_of(call, begin) == "deadline_exceeded"
         if begin in (predict, model_infer):
             assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert until(lambda: given_up(impatient), 10)
+
+
+def test_streams_that_say_nothing_are_ended(impatient: Service) -> None:
+    """What came before is answered."""
+    heard = threading.Event()
+
+    def then_nothing(*asked: Any) -> Iterator[Any]:
+        yield from asked
+        heard.wait(120)
+
+    clip = pb.PredictRequest(audio=WAV)
+    with grpc.insecure_channel(impatient.grpc) as channel:
+        infer = GRPCInferenceServiceStub(channel).ModelStreamInfer
+        calls = [
+            TimbreStub(channel).PredictMany.future(then_nothing()),
+            TimbreStub(channel).PredictMany.future(then_nothing(clip)),
+            infer(then_nothing()),
+            infer(then_nothing(tensor_of(clip))),
+        ]
+        reflected = ServerReflectionStub(channel).ServerReflectionInfo(then_nothing())
+        began = time.monotonic()
+        assert next(calls[-1]).error_message.startswith("deadline_exceeded")
+        for call in calls:
+            with pytest.raises(grpc.RpcError) as error:
+                call.result() if call in calls[:2] else list(call)
+            assert (code_of(error.value), error.value.code()) == ("idle_timeout", grpc.StatusCode.DEADLINE_EXCEEDED)
+        assert list(reflected) == []
+        assert time.monotonic() - began < 30
+        heard.set()
         assert until(lambda: given_up(impatient), 10)
 
 

@@ -77,7 +77,7 @@ def test_a_long_body_is_read_beside_the_event_loop(
             message = pb.ModelInferRequest(raw_input_contents=[body]).SerializeToString()
             came = unpacker(pb.ModelInferRequest, 2)(message)
             with pytest.raises(InvalidRequest):
-                await grpc.OipGrpcTransport(lifecycle)._infer(came, None, None)
+                await grpc.OipGrpcTransport(lifecycle, idle_s=60)._infer(came, None, None)
 
     asyncio.run(ask())
     assert (readers != [threading.get_ident()]) is apart

@@ -54,7 +54,7 @@ def stream(monkeypatch: pytest.MonkeyPatch, infer: Any) -> Context:
     async def call() -> Context:
         context: Any = Context()
         with contextlib.suppress(AbortedError):
-            await OipGrpcTransport(Lifecycle()).ModelStreamInfer(one(), context)
+            await OipGrpcTransport(Lifecycle(), idle_s=60).ModelStreamInfer(one(), context)
         told: Context = context
         return told
 

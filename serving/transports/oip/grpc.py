@@ -39,10 +39,13 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
     """The protocol's calls.
 
     What brings clips is looked at before it is unpacked; the generated types know no such thing.
+
+    Args:
+        idle_s: for which a stream of clips may say nothing.
     """
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle, self._model = lifecycle, Model(lifecycle)
+    def __init__(self, lifecycle: Lifecycle, idle_s: float) -> None:
+        self._lifecycle, self._idle_s, self._model = lifecycle, idle_s, Model(lifecycle)
 
     async def ServerLive(self, _: pb.ServerLiveRequest, __: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -100,7 +103,7 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
                     which.id, which.model_name = request.id, request.model_name
                 return pb.ModelStreamInferResponse(error_message=error.line, infer_response=which)
 
-        coming = until_stopped(requests, self._lifecycle.told_to_stop)
+        coming = until_stopped(requests, self._lifecycle.told_to_stop, self._idle_s)
         async with aclosing(in_order(coming, answered, AT_A_TIME)) as answers:
             async for answer in answers:
                 await context.write(answer)
