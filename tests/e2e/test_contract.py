@@ -186,6 +186,42 @@ def test_every_answer_of_an_inference_is_one_of_the_table(
     answered(GRPCInferenceServiceStub(channel).ModelInfer, request)
 
 
+model = {"name": st.just("timbre") | texts, "version": st.sampled_from(["", "1", "2"]) | texts}
+SMALL: dict[str, tuple[Any, st.SearchStrategy[Message]]] = {
+    "Models": (TimbreStub, st.just(pb.ModelsRequest())),
+    "ModelReady": (GRPCInferenceServiceStub, st.builds(oip.ModelReadyRequest, **model)),
+    "ModelMetadata": (GRPCInferenceServiceStub, st.builds(oip.ModelMetadataRequest, **model)),
+    "ModelConfig": (GRPCInferenceServiceStub, st.builds(oip.ModelConfigRequest, **model)),
+    "RepositoryIndex": (
+        GRPCInferenceServiceStub,
+        st.builds(oip.RepositoryIndexRequest, repository_name=texts, ready=st.booleans()),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_answer_about_models_is_one_of_the_table(channel: grpc.Channel, name: str) -> None:
+    stub, requests = SMALL[name]
+
+    @given(request=requests)
+    @settings(quick, max_examples=20)
+    def ask(request: Message) -> None:
+        answered(getattr(stub(channel), name), request)
+
+    ask()
+
+
+@given(requests=st.lists(inferences, max_size=4))
+@settings(quick, max_examples=20)
+def test_every_answer_of_a_stream_of_inferences_is_one_of_the_table(
+    channel: grpc.Channel, requests: list[oip.ModelInferRequest]
+) -> None:
+    """One each, in their order."""
+    answers = list(GRPCInferenceServiceStub(channel).ModelStreamInfer(iter(requests), timeout=60))
+    assert [answer.infer_response.id for answer in answers] == [request.id for request in requests]
+    assert {answer.error_message.split(":")[0] for answer in answers if answer.error_message} <= CODES
+
+
 @given(
     body=st.recursive(
         st.none() | st.booleans() | st.floats() | st.integers() | texts,
