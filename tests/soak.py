@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from socket import SHUT_RDWR
+from socket import SHUT_WR
 from typing import Any
 
 import grpc
@@ -204,7 +204,7 @@ class Soak:
         with self._talking() as socket:
             for frame in frames[: len(frames) // 2]:
                 socket.send(frame)
-            socket.socket.shutdown(SHUT_RDWR)
+            socket.socket.shutdown(SHUT_WR)
         self._met("live", _LEFT, frozenset({_LEFT}))
 
     def _talking(self) -> ClientConnection:
