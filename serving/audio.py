@@ -42,7 +42,7 @@ class Limits:
     min_rate_hz: int = 8_000
     max_rate_hz: int = 192_000
     max_channels: int = 8
-    full_length_values: int = 2 * 48_000
+    full_length_values: int = 96_000
     """Values per second, over all channels, up to which a recording may have its full length; with more of them it may
     be that much shorter. Silence at 192 kHz in eight channels is ten minutes in 60 kB, and a core's work of seconds."""
 
