@@ -14,6 +14,9 @@ OK, BROKEN, UNANSWERED = "ok", "broken", "unanswered"
 """Outcomes of a request beside the transport's own codes."""
 NO_ROOM = ("http_429", "grpc_resource_exhausted")
 
+SAID = 300
+"""Characters of a failure that are kept."""
+
 MOST_SHARE = 0.8
 """Of one core: a generator that takes more has no room to keep time."""
 
@@ -24,10 +27,12 @@ class Connection(Protocol):
     Attributes:
         closed: the server has said that it is.
         sent_at: when the last request had been handed over as a whole, by the event loop's clock.
+        said: what the last answer said that was no good one, its first SAID characters.
     """
 
     closed: bool
     sent_at: float
+    said: str
 
     async def ask(self, turn: int) -> str:
         """Send a request, wait for its answer; returns its outcome.
@@ -64,6 +69,7 @@ class Load:
         refused_s: of each that was refused for lack of room; quick refusals make no server quicker. Of a closed loop
             from when the request had been sent as a whole: a client that still sends hears nothing.
         outcomes: how many ended how.
+        said: what came with the first of each outcome that is no good answer, so that it can be explained.
         all_requests: answered, the warm-up's too.
         own_cpu_s: processor time that this program took.
         lags_s: how late this program was: for what was due, or for a timer.
@@ -75,13 +81,16 @@ class Load:
     latencies_s: list[float] = field(default_factory=list)
     refused_s: list[float] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
+    said: dict[str, str] = field(default_factory=dict)
     all_requests: int = 0
     own_cpu_s: float = 0.0
     lags_s: list[float] = field(default_factory=list)
 
-    def count(self, outcome: str, seconds: float) -> None:
+    def count(self, outcome: str, seconds: float, said: str = "") -> None:
         """One request that ended so, after so long."""
         self.outcomes[outcome] += 1
+        if outcome != OK and said:
+            self.said.setdefault(outcome, said[:SAID])
         if outcome in (OK, UNANSWERED):
             self.latencies_s.append(seconds)
         elif outcome in NO_ROOM:
@@ -103,6 +112,7 @@ class Load:
             "requests": total,
             "errors": total - self.outcomes[OK],
             "outcomes": dict(self.outcomes),
+            "said": self.said,
             "per_second": round(self.per_second, 2),
             "mean_ms": round(float(np.mean(self.latencies_s)) * 1e3, 3) if self.latencies_s else 0.0,
             **latencies.to_json(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import httpx
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 _START_S, _STOP_S = 300.0, 60.0
+_FOLDERS = re.compile(r"(?:/[^/\s\"']+)+/(?=site-packages/|benchmarks/)")
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,26 @@ class Server:
     Attributes:
         ready_s: from start to the first 200 of its readiness path.
         grpc_port: 0 where it has none.
+        log: what it prints; None where nobody keeps that.
     """
 
     process: subprocess.Popen[bytes]
     port: int
     ready_s: float
     grpc_port: int = 0
+    log: IO[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
+
+    def printed(self, most: int = 1000) -> str:
+        """The end of what it has printed so far, so many bytes at most, without folders that only this machine has."""
+        if self.log is None:
+            return ""
+        file = self.log.fileno()  # it writes where the file stands, so that is left as it is
+        end = os.pread(file, most, max(0, os.fstat(file).st_size - most)).decode(errors="replace")
+        return _FOLDERS.sub("", end)
 
     def read_mb(self) -> float:
         """What the process and its children had to fetch from the disk, not from the kernel's cache."""
@@ -104,7 +116,7 @@ def serving(
             )
         try:
             wait_until_ready(process, f"http://{HOST}:{port}{ready}", log)
-            yield Server(process, port, round(time.monotonic() - started, 2), grpc_port)
+            yield Server(process, port, round(time.monotonic() - started, 2), grpc_port, log)
         finally:
             _stop(process)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.histogram import FEWEST
-from benchmarks.peers import WHY_BETTER
+from benchmarks.peers import WHY_BETTER, WHY_FAILED
 
 Json = dict[str, Any]
 
@@ -21,6 +21,7 @@ MEASURES = {
     "p99": "p99",
     "memory": "memory",
 }
+_SAID = {"said": "it said `{}`", "logged": "its log `{}`"}
 _HIGHER_IS_BETTER = {"per_second", "crowd"}
 
 
@@ -64,9 +65,24 @@ def peers_section(part: Json, *, short: bool = False) -> str:
     for name, measure, ratio in better(part["summary"]):
         why = WHY_BETTER.get((name, measure), "")
         text += f"\n{name} is better in {MEASURES[measure]} ({ratio:.2f} of ours){': ' + why if why else ''}.\n"
+    text += "".join(f"\n{told}\n" for told in failed(part["summary"]))
     for name, reason in part["missing"].items():
         text += f"\n{name} was not measured: {reason}.\n"
     return text
+
+
+def failed(lines: Json) -> list[str]:
+    """How many requests of each server failed in each way, what it said, and why, where that was found out."""
+    told = []
+    for name, line in lines.items():
+        for outcome, one in line.get("failures", {}).items():
+            words = [what.format(" ".join(one[key].split())) for key, what in _SAID.items() if one[key]]
+            why = WHY_FAILED.get((name, outcome), "")
+            told.append(
+                f"{one['requests']} of {name}'s requests ended as {outcome}{', '.join(['', *words])}"
+                f"{': ' + why if why else ''}."
+            )
+    return told
 
 
 def peers_table(lines: Json, *, short: bool = False) -> str:

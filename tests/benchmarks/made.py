@@ -23,13 +23,13 @@ def load(per_second: float, ms: float, **more: Any) -> Json:
     """What ``Load.to_json`` tells."""
     own = {"core_share": 0.05, "lag_p50_ms": 0.1, "lag_p99_ms": 0.4, "bottleneck": ""}
     latencies = {"mean_ms": ms, **Histogram([ms / 1e3] * 99 + [ms / 250]).to_json()}
-    counts = {"seconds": 2.0, "requests": 100, "errors": 0, "outcomes": {"ok": 100}}
+    counts = {"seconds": 2.0, "requests": 100, "errors": 0, "outcomes": {"ok": 100}, "said": {}}
     return {**counts, "per_second": per_second, **latencies, "generator": own, **more}
 
 
 def once(per_second: float, ms: float, memory: float) -> Json:
     """One round of one peer."""
-    figures = {"server_cpu_ms": 5.0, "resident_mb": memory, "ready_s": 2.0}
+    figures = {"server_cpu_ms": 5.0, "resident_mb": memory, "ready_s": 2.0, "log": ""}
     loops = {"alone": load(per_second / 2, ms, clients=1), "closed": load(per_second, 30.0, clients=8)}
     loops["crowd"] = load(per_second, 90.0, clients=32)
     return {**figures, **loops, "open": load(40.0, ms, rate=40.0)}

@@ -36,6 +36,7 @@ class Takes:
     opened: int = 0
     closed: bool = False
     sent_at: float = 0.0
+    said: str = ""
 
     async def connect(self) -> Takes:
         self.opened += 1
@@ -78,6 +79,8 @@ def test_what_is_no_answer_is_an_error(server: Answering, trouble: str, outcome:
     for found in (closed_loop(way, 3, 0.5, warm_s=0.1), open_loop(way, 60, 0.5, seed=2, warm_s=0.1)):
         told = found.to_json()
         assert told["errors"] == found.outcomes[outcome] > 0
+        assert told["said"][outcome]  # what came with the first one, so that it can be explained
+        assert trouble == "drop" or told["said"][outcome] == "heard"
         assert told["per_second"] == pytest.approx(found.outcomes[OK] / found.seconds, abs=0.1)
 
 
