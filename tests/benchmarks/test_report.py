@@ -214,7 +214,7 @@ def changed(**factors: float) -> Json:
     for name, factor in factors.items():
         if name == "classic":
             ratio = parts["peers"]["summary"]["classic"]["ratios"]["per_second"]
-            ratio[0] = ratio[0] / factor
+            ratio[:] = [theirs / factor for theirs in ratio]
         elif name == "achieved":
             parts["stages"]["achieved"] *= factor
         elif name == "machine":
@@ -307,7 +307,36 @@ def test_what_is_not_quoted_is_not_compared(tmp_path: Path, spoil: Callable[[Jso
     assert CliRunner().invoke(app, ["check", str(before), str(after)]).exit_code == 2
 
 
-@pytest.mark.parametrize("what", ["clips", "model", "scale"])
+def spread_out(found: Json, factor: float, low: float, high: float) -> Json:
+    """The same, the classic's ratio and what is reached of the roof so many times as good, with these ends (times)."""
+    ratio = found["parts"]["peers"]["summary"]["classic"]["ratios"]["per_second"]
+    ratio[:] = [ratio[0] / factor, ratio[0] / (factor * high), ratio[0] / (factor * low)]
+    stages = found["parts"]["stages"]
+    stages["achieved"] *= factor
+    stages["achieved_spread"] = [stages["achieved"] * low, stages["achieved"] * high]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("factor", "low", "high", "worse"),
+    [
+        (1.0, 0.7, 1.4, False),  # the same
+        (0.7, 0.7, 1.4, False),  # a third less, and rounds that reach into one another: chance may have done it
+        (0.7, 0.9, 1.1, True),  # the same, and the best round after is below the worst before
+        (0.9, 0.98, 1.02, False),  # apart, and within the tolerance
+        (2.0, 0.98, 1.02, False),  # apart, and better
+    ],
+)
+def test_a_loss_that_the_rounds_do_not_tell_from_chance_is_none(
+    tmp_path: Path, factor: float, low: float, high: float, worse: bool
+) -> None:
+    before = written(tmp_path / "a.json", spread_out(results(), 1.0, low, high))
+    table, found = check(before, written(tmp_path / "b.json", spread_out(results(), factor, low, high)))
+    assert found == (["requests/s, to classic's", "requests/s, to the roof's"] if worse else [])
+    assert f"| requests/s, to the roof's | 0.800 ({0.8 * low:.3f} to {0.8 * high:.3f}) |" in table
+
+
+@pytest.mark.parametrize("what", ["clips", "model", "scale", "the setting", "the roof's device"])
 def test_runs_that_were_not_asked_the_same_are_not_compared(tmp_path: Path, what: str) -> None:
     other = results()
     other["settings"]["scale"] = 5.0 if what == "scale" else 1.0
@@ -315,6 +344,10 @@ def test_runs_that_were_not_asked_the_same_are_not_compared(tmp_path: Path, what
         other["clips"][0]["sha256"] = "d" * 64
     if what == "model":
         other["model"]["version"] = "3"
+    if what == "the setting":
+        other["parts"]["peers"]["settings"]["classic"]["taken"] = "torch's own threads"
+    if what == "the roof's device":
+        other["parts"]["stages"]["roof"]["device"] = "cuda"
     before, after = written(tmp_path / "a.json", results()), written(tmp_path / "b.json", other)
     with pytest.raises(NotComparableError, match=f"differ in {what}"):
         check(before, after)
