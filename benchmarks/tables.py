@@ -22,6 +22,7 @@ MEASURES = {
     "memory": "memory",
 }
 _SAID = {"said": "it said `{}`", "logged": "its log `{}`"}
+_SHORT = ("per_second", "p99")
 _HIGHER_IS_BETTER = {"per_second", "crowd"}
 
 
@@ -43,7 +44,7 @@ def rate(load: Json) -> str:
 
 
 def peers_short(part: Json) -> str:
-    """The same without the ratios, which stand in the tables beside the results and in the plot."""
+    """The same with two of the ratios; all stand in the tables beside the results, and in the plot."""
     return peers_section(part, short=True)
 
 
@@ -55,16 +56,14 @@ def peers_section(part: Json, *, short: bool = False) -> str:
         "answered; median ms of {alone} client alone; ".format(**part["clients"])
         + f"p50 and p99 at {part['rate']:g} requests/s that arrive by chance (Poisson), from when each was due"
     )
-    text += ".\n\n" if short else "; what follows is theirs to ours, with the lowest and highest of the rounds.\n\n"
+    text += "; what follows is theirs to ours, with the lowest and highest of the rounds.\n\n"
     text += peers_table(part["summary"], short=short)
     for name, line in part["summary"].items():
         for measure, why in line.get("not_quoted", {}).items():
             text += f"\n{MEASURES[measure]} of {name} is not quoted, or not as a ratio; {why}.\n"
         for measure, why in line.get("left_out", {}).items():
             text += f"\n{MEASURES[measure]} of {name} leaves out {why}.\n"
-    for name, measure, ratio in better(part["summary"]):
-        why = WHY_BETTER.get((name, measure), "")
-        text += f"\n{name} is better in {MEASURES[measure]} ({ratio:.2f} of ours){': ' + why if why else ''}.\n"
+    text += "".join(f"\n{told}\n" for told in ahead(part["summary"]))
     text += "".join(f"\n{told}\n" for told in failed(part["summary"]))
     for name, reason in part["missing"].items():
         text += f"\n{name} was not measured: {reason}.\n"
@@ -87,7 +86,7 @@ def failed(lines: Json) -> list[str]:
 
 def peers_table(lines: Json, *, short: bool = False) -> str:
     """One line per server."""
-    measures = {"per_second": "requests/s"} if short else MEASURES
+    measures = {name: MEASURES[name] for name in _SHORT} if short else MEASURES
     headings = ["server", "requests/s", "of the crowd", "ms alone", "p50 ms", "p99 ms", "CPU ms", "memory MB", "errors"]
     told = []
     for name, line in lines.items():
@@ -99,23 +98,56 @@ def peers_table(lines: Json, *, short: bool = False) -> str:
             for measure, value in line["figures"].items()
         ]
         rest = [f"{line['server_cpu_ms']:.1f}", f"{line['resident_mb']:.0f}", line["errors"]]
-        ratios = [
-            "{:.2f} ({:.2f} to {:.2f})".format(*ratio) if (ratio := line["ratios"][measure]) else _DASH
-            for measure in measures
-        ]
+        ratios = [spread_of(ratio) if (ratio := line["ratios"][measure]) else _DASH for measure in measures]
         told.append([name, *figures, *rest, *ratios])
     return rows([*headings, *(f"{what}, to ours" for what in measures.values())], told)
 
 
-def better(lines: Json) -> list[tuple[str, str, float]]:
-    """(peer, measure, median ratio) wherever a peer is better than the first in every round."""
-    found = []
-    for name, line in list(lines.items())[1:]:
-        for measure in MEASURES if "failed" not in line else ():
-            ratio, low, high = line["ratios"][measure] or (1, 1, 1)
-            if low > 1 if measure in _HIGHER_IS_BETTER else high < 1:
-                found.append((name, measure, ratio))
-    return found
+def spread_of(ratio: Iterable[float]) -> str:
+    """Median, lowest and highest."""
+    return "{:.2f} ({:.2f} to {:.2f})".format(*ratio)
+
+
+def ahead(lines: Json) -> list[str]:
+    """Where a peer is better, or has the better median, and why; then all that the rounds do not tell apart."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for name, measure, ratio in better(lines):
+        how = f"{name} has the better median, but is not told apart, in" if _level(ratio) else f"{name} is better in"
+        case = (how, WHY_BETTER.get((name, measure), ""))
+        cases.setdefault(case, []).append(f"{MEASURES[measure]}, {spread_of(ratio)} of ours")
+    told = [f"{how} {'; '.join(measures)}{': ' + why if why else ''}." for (how, why), measures in cases.items()]
+    ours = [
+        f"{MEASURES[measure]} of {name}, {spread_of(ratio)} of ours"
+        for name, measure, ratio in _ratios(lines)
+        if _level(ratio) and (name, measure, ratio) not in better(lines)
+    ]
+    return told + ([f"Not told apart either, our median being no worse: {'; '.join(ours)}."] if ours else [])
+
+
+def better(lines: Json) -> list[tuple[str, str, list[float]]]:
+    """(peer, measure, ratio with its spread) wherever a peer's median is better than the first's."""
+    return [
+        (name, measure, ratio)
+        for name, measure, ratio in _ratios(lines)
+        if (ratio[0] > 1 if measure in _HIGHER_IS_BETTER else ratio[0] < 1)
+    ]
+
+
+def _ratios(lines: Json) -> list[tuple[str, str, list[float]]]:
+    """Every ratio to the first that is quoted: peer, measure, and its median, lowest, highest."""
+    return [
+        (name, measure, line["ratios"][measure])
+        for name, line in list(lines.items())[1:]
+        if "failed" not in line
+        for measure in MEASURES
+        if line["ratios"][measure]
+    ]
+
+
+def _level(ratio: list[float]) -> bool:
+    """Whether some rounds say more than ours and some less."""
+    _, low, high = ratio
+    return low <= 1 <= high
 
 
 def latency_short(part: Json) -> str:

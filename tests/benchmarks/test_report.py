@@ -54,7 +54,8 @@ def test_readme_has_fewer_columns_a_plot_and_how_long_it_took() -> None:
     text = for_readme(found, PLACE)
     assert "in 5.5 minutes. [All tables](benchmarks/results/day-machine.md)" in text
     assert "](benchmarks/results/day-machine-peers.png)" in text
-    assert "0.25 (0.25 to 0.25) |\n" in text
+    ratio = "{:.2f} ({:.2f} to {:.2f})".format(*found["parts"]["peers"]["summary"]["classic"]["ratios"]["p99"])
+    assert f"| 0.25 (0.25 to 0.25) | {ratio} |\n" in text
     assert "of a core" not in text
     assert all(len(line) < 180 for line in text.splitlines() if line.startswith("|"))
     assert "Measured on Some Processor" in text
@@ -71,10 +72,36 @@ def test_a_peer_that_did_not_start_is_told_and_the_rest_is_measured() -> None:
 
 def test_where_a_peer_is_better_is_said_and_why() -> None:
     found = results()
-    assert better(found["parts"]["peers"]["summary"]) == [("fastapi_onnx", "memory", 0.55)]
+    assert better(found["parts"]["peers"]["summary"]) == [("fastapi_onnx", "memory", [0.55, 0.55, 0.55])]
     text = for_readme(found, PLACE)
-    assert "fastapi_onnx is better in memory (0.55 of ours): it loads one model" in text
+    assert "fastapi_onnx is better in memory, 0.55 (0.55 to 0.55) of ours: it loads one model" in text
+    assert "told apart" not in text
     assert "mlserver_onnx was not measured: it did not install: no wheel" in text
+
+
+def test_what_the_rounds_do_not_tell_apart_is_said_with_its_spread_and_the_reason() -> None:
+    """Better in two rounds of three is no more decided than worse in two of three; the reason is given all the same."""
+    rounds = {
+        "timbre": [once(200, 8.0, 200), once(200, 8.0, 200), once(200, 8.0, 200)],
+        "fastapi_onnx": [once(220, 16.0, 200), once(150, 4.0, 200), once(210, 12.0, 200)],
+        "classic": [once(50, 30.0, 500), once(60, 33.0, 500), once(55, 30.0, 500)],
+    }
+    part = {**results()["parts"]["peers"], "summary": summary(rounds)}
+    assert [(name, measure) for name, measure, _ in better(part["summary"])] == [
+        ("fastapi_onnx", "per_second"),
+        ("fastapi_onnx", "crowd"),
+    ]
+    for text in (peers_section(part), peers_section(part, short=True)):
+        assert (
+            "\nfastapi_onnx has the better median, but is not told apart, in requests/s, 1.05 (0.75 to 1.10) of ours; "
+            "requests/s of the crowd, 1.05 (0.75 to 1.10) of ours: it does less for a request" in text
+        )
+        (rest,) = [line for line in text.splitlines() if line.startswith("Not told apart either")]
+        assert "p99 of fastapi_onnx, 1.50 (0.50 to 2.00) of ours" in rest
+        assert "memory of fastapi_onnx, 1.00 (1.00 to 1.00) of ours" in rest
+        assert "classic" not in rest
+        assert " | 1.05 (0.75 to 1.10) | " in text
+        assert " | 1.50 (0.50 to 2.00) |" in text
 
 
 def test_a_capacity_is_not_quoted_where_the_generator_was_the_bottleneck() -> None:
@@ -111,7 +138,7 @@ def test_what_the_generator_limited_is_no_ratio_either() -> None:
     assert {name for name, value in lines["fast"]["figures"].items() if value is None} == {"alone", "p50", "p99"}
     assert lines["timbre"]["figures"]["per_second"] is None
     assert lines["timbre"]["figures"]["p99"] is not None
-    assert better(lines) == [("fast", "crowd", 2.0)]
+    assert better(lines) == [("fast", "crowd", [2.0, 2.0, 2.0])]
     assert "| timbre | - | 200 |" in peers_table(lines)
 
 
