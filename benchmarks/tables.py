@@ -238,15 +238,20 @@ def growth_section(part: Json) -> str:
         for one in part[key]:
             told = [one["p50_ms"], one["server_cpu_ms"], one["stages_ms"].get("decode")]
             p50, cpu, decode = (_DASH if ms is None else f"{ms:.1f}" for ms in told)
+            if one["server_cpu_spread"]:
+                cpu += " ({:.1f} to {:.1f})".format(*one["server_cpu_spread"])
             yield [f"{one[unit]:g}", p50, cpu, f"{one['times_real_time']:.0f}", decode]
 
     head = ["p50 ms", "CPU ms", "times real time", "decode ms"]
     line = part["line"]
-    return (
+    text = (
         rows(["seconds of 16 kHz", *head], lines("lengths", "seconds"))
         + f"\n{line['fixed_ms']:.1f} ms and {line['ms_per_second_of_speech']:.2f} ms per second of speech.\n\n"
         + rows(["Hz, 3 s", *head], lines("rates", "rate_hz"))
     )
+    if late := {one["generator"]["bottleneck"] for one in part["lengths"] + part["rates"]} - {""}:
+        text += f"\nSome of these say more of the load generator than of the service: {'; '.join(sorted(late))}.\n"
+    return text
 
 
 def replicas_section(part: Json) -> str:

@@ -51,6 +51,7 @@ def results() -> Json:
     stages = {"decode": 2.0, "queue": 1.0, "batch": 0.0, "inference": 6.0, "pipeline": 0.5, "around": 2.5}
     cost: Json = {"p50_ms": 9.0, "p99_ms": 12.0, "mean_ms": 9.5, "server_cpu_ms": 8.0, "times_real_time": 300.0}
     cost |= {"bytes": 96_044, "requests": 50, "errors": 0, "stages_ms": stages, "no_stages": ""}
+    cost |= {"generator": load(100, 9.0)["generator"], "server_cpu_spread": [7.0, 9.5]}
     batches = {"device": "cpu", "setting": "as it is", "mean_windows": 2.5, "windows": {"1": 3, "4": 9}, "reasons": {}}
     held = {"rate": 100.0, "capacity": 125.0, "p99_ms": 48.0, "arrivals": 20_000}
     return {
@@ -79,6 +80,7 @@ def results() -> Json:
                     for s, cpu_ms in ((1.0, 4.0), (3.0, 8.0), (60.0, 120.0))
                 ],
                 "rates": [{"rate_hz": r, **cost} for r in (8_000, 48_000)],
+                "clips": {**cost, "server_cpu_ms": 10.0},
                 "line": {"fixed_ms": 4.0, "ms_per_second_of_speech": 2.0},
             },
             "profile": {"server_cpu_ms_per_request": 6.0, "shares": {"decoding": 0.25, "other": 0.75}},

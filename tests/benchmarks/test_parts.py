@@ -96,6 +96,11 @@ def test_stages_and_growth_of_a_running_service(there: Bench, monkeypatch: pytes
     short, long = grown["lengths"]
     assert short["mean_ms"] < long["mean_ms"]
     assert short["server_cpu_ms"] < long["server_cpu_ms"]
+    for one in (short, long, grown["clips"]):
+        low, high = one["server_cpu_spread"]
+        assert 0 < low <= one["server_cpu_ms"] <= high
+        assert one["generator"]["core_share"] > 0
+    assert grown["clips"]["requests"] >= 3 * len(there.sent)
     assert {one["rate_hz"] for one in grown["rates"]} == {8_000, 48_000}
 
 
