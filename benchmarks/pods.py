@@ -90,11 +90,11 @@ def _growth(parts: Json, measured: list[Json]) -> str:
         return ""
     p99, usual_ms = parts["capacity"]["held"]["p99_ms"], growth["clips"]["server_cpu_ms"]
     text = (
-        "\n## Longer clips\n\nA pod's rate goes down as the processor time of a request goes up. That was measured at "
-        f"each length, of clips at 16 kHz, and of the clips that the rates above are of, which take {usual_ms:.1f} ms "
-        "because most have to be resampled: all in turn, medians of the rounds, their lowest and highest in brackets. No "
-        f"clip is taken to cost less than a shorter one. What takes more than {p99:g} ms when alone cannot have a p99 of "
-        "that at any rate: what is given then is what a pod works off.\n\n"
+        "\n## Longer clips\n\nA pod's rate goes down as the processor time of a request goes up. That was measured "
+        "at each length, of clips at 16 kHz, and of the clips that the rates above are of, whose rates are higher and "
+        f"which take {usual_ms:.1f} ms: all in turn, medians of the rounds, their lowest and highest in brackets. No "
+        f"clip is taken to cost less than a shorter one. What takes more than {p99:g} ms when alone cannot have a p99 "
+        "of that at any rate: what is given then is what a pod works off.\n\n"
         "| clip | processor time | alone, p50 | to the clips above | "
     )
     text += " | ".join(f"requests/s, pod of {size['name']}" for size in measured) + " |\n"
@@ -106,7 +106,7 @@ def _growth(parts: Json, measured: list[Json]) -> str:
         cells = [f"{size['held']:.1f} / {times:.2f} = {size['held'] / times:.1f}{late}" for size in measured]
         low, high = one["server_cpu_spread"]
         text += (
-            f"| {one['seconds']:g} s | {one['server_cpu_ms']:.1f} ms ({low:.1f} to {high:.1f}) | {one['p50_ms']:.1f} ms "
-            f"| {cpu_ms:.1f} / {usual_ms:.1f} = {times:.2f} | {' | '.join(cells)} |\n"
+            f"| {one['seconds']:g} s | {one['server_cpu_ms']:.1f} ms ({low:.1f} to {high:.1f}) | "
+            f"{one['p50_ms']:.1f} ms | {cpu_ms:.1f} / {usual_ms:.1f} = {times:.2f} | {' | '.join(cells)} |\n"
         )
     return text

@@ -23,7 +23,13 @@ def load(per_second: float, ms: float, **more: Any) -> Json:
     """What ``Load.to_json`` tells."""
     own = {"core_share": 0.05, "lag_p50_ms": 0.1, "lag_p99_ms": 0.4, "bottleneck": ""}
     latencies = {"mean_ms": ms, **Histogram([ms / 1e3] * 99 + [ms / 250]).to_json()}
-    counts = {"seconds": 2.0, "requests": 100, "errors": 0, "outcomes": {"ok": 100}}
+    counts = {
+        "spread": [0.9 * per_second, 1.1 * per_second],
+        "seconds": 2.0,
+        "requests": 100,
+        "errors": 0,
+        "outcomes": {"ok": 100},
+    }
     return {**counts, "per_second": per_second, **latencies, "generator": own, **more}
 
 
@@ -98,8 +104,9 @@ def results() -> Json:
                 "stages_ms": stages,
                 "no_stages": "",
                 "floor": [load(2000, 0.4, clients=1)],
-                "roof": {"per_second": 250.0, "decode_ms": 2.0, "inference_ms": 6.0},
+                "roof": {"per_second": 250.0, "spread": [240.0, 260.0], "decode_ms": 2.0, "inference_ms": 6.0},
                 "achieved": 0.8,
+                "achieved_spread": [0.75, 0.83],
                 "not_quoted": "",
             },
             "batching": {"loads": [{**batches, **load(200, 30.0, clients=8)}], "no_cuda": "no CUDA: no device"},

@@ -135,9 +135,9 @@ def test_everything_is_in_the_tables_and_what_was_left_out_is_named() -> None:
     text = whole(found)
     for part in (
         "| HTTP multipart | 90% | 180 |",
-        "| HTTP multipart | 8 | 200 |",
+        "| HTTP multipart | 8 | 200 (180 to 220) |",
         "| inference | 6.00 | 50% |",
-        "the service reaches 80% of that",
+        "the service reaches 80% of it (75% to 83%)",
         "1: 3, 4: 9",
         "Not on CUDA: no CUDA: no device",
         "| cold | 3.00 | 90 |",
@@ -153,6 +153,21 @@ def test_everything_is_in_the_tables_and_what_was_left_out_is_named() -> None:
         "Left out: py-spy may not.",
     ):
         assert part in text, part
+
+
+def test_a_sweep_that_never_waited_says_so() -> None:
+    found = results()
+    assert "No batch waited for company" in whole(found)
+    found["parts"]["batching"]["loads"][0]["reasons"] = {"idle": 5, "waited": 3}
+    assert "| 1: 3, 4: 9 | 3 |" in whole(found)
+    assert "No batch waited for company" not in whole(found)
+
+
+def test_what_was_refused_is_said() -> None:
+    found = results()
+    assert "Refused" not in for_readme(found, PLACE)
+    found["parts"]["latency"]["loads"][1]["outcomes"] = {"ok": 31, "http_429": 69}
+    assert "more than was held: 69 of 100 over HTTP multipart at 180 requests/s." in for_readme(found, PLACE)
 
 
 def test_what_the_generator_limited_is_said_of_clips_too() -> None:
