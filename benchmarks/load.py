@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -85,6 +86,20 @@ class Load:
     all_requests: int = 0
     own_cpu_s: float = 0.0
     lags_s: list[float] = field(default_factory=list)
+
+    @classmethod
+    def merged(cls, rounds: Sequence[Load]) -> Load:
+        """The same load, measured several times, as one."""
+        whole = cls(sum(load.seconds for load in rounds), clients=rounds[0].clients, rate=rounds[0].rate)
+        for load in rounds:
+            whole.latencies_s += load.latencies_s
+            whole.refused_s += load.refused_s
+            whole.outcomes += load.outcomes
+            whole.said = load.said | whole.said
+            whole.all_requests += load.all_requests
+            whole.own_cpu_s += load.own_cpu_s
+            whole.lags_s += load.lags_s
+        return whole
 
     def count(self, outcome: str, seconds: float, said: str = "") -> None:
         """One request that ended so, after so long."""

@@ -81,6 +81,7 @@ async def _one_by_one(transport: Transport, seconds: float, least: int) -> Load:
     connection = await transport.connect()
     await connection.ask(0)
     cpu, begin = time.process_time(), loop.time()
+    watch = asyncio.create_task(_watch_lag(load))
     while (sent := loop.time()) - begin < seconds or load.all_requests < least:
         load.all_requests += 1
         outcome = await connection.ask(load.all_requests)
@@ -88,6 +89,7 @@ async def _one_by_one(transport: Transport, seconds: float, least: int) -> Load:
         if connection.closed:
             connection = await transport.connect()
     load.own_cpu_s, load.seconds = time.process_time() - cpu, loop.time() - begin
+    watch.cancel()
     await connection.close()
     return load
 

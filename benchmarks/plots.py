@@ -79,7 +79,7 @@ def _capacity(part: Json, figure: Figure) -> None:
     for name, found in part["transports"].items():
         clients = [load["clients"] for load in found["loads"]]
         own = [load for load in found["loads"] if not load["generator"]["bottleneck"]]
-        rates.plot([load["clients"] for load in own], [load["per_second"] for load in own], marker="o", label=name)
+        rates.errorbar([load["clients"] for load in own], *_rounds(own), marker="o", capsize=2, label=name)
         latencies.plot(clients, [load["p99_ms"] for load in found["loads"]], marker="o", label=name)
     rates.set(ylabel="requests/s", ylim=(0, None))
     latencies.set(ylabel="p99, ms", yscale="log")
@@ -89,6 +89,13 @@ def _capacity(part: Json, figure: Figure) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     rates.legend(frameon=False, fontsize=8)
+
+
+def _rounds(loads: list[Json]) -> tuple[list[float], list[list[float]]]:
+    """Requests/s of several rounds: medians, and how far below and above them the lowest and highest are."""
+    rates = [load["per_second"] for load in loads]
+    below = [load["per_second"] - load["spread"][0] for load in loads]
+    return rates, [below, [load["spread"][1] - load["per_second"] for load in loads]]
 
 
 def _peers(part: Json, figure: Figure) -> None:

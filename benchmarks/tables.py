@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.histogram import FEWEST
+from benchmarks.load import NO_ROOM
 from benchmarks.peers import WHY_BETTER, WHY_FAILED
 
 Json = dict[str, Any]
@@ -171,10 +172,22 @@ def latency_table(part: Json, *, short: bool = False) -> str:
             for load in part["loads"]
         ),
     )
-    text += _silent(part)
+    text += _refused(part["loads"]) + _silent(part)
     for name, why in {load["transport"]: load["share_not_quoted"] for load in part["loads"]}.items():
         text += f"\nCapacity of {name} is not quoted: {why}.\n" if why else ""
     return text
+
+
+def _refused(loads: Iterable[Json]) -> str:
+    """Where a rate was more than the service could hold: its percentiles are of those that were not refused."""
+    told = [
+        f"{n} of {load['requests']} over {load['transport']} at {load['rate']:.0f} requests/s"
+        for load in loads
+        if (n := sum(load["outcomes"].get(code, 0) for code in NO_ROOM))
+    ]
+    return (
+        f"\nRefused for lack of room, since the rate was then more than was held: {', '.join(told)}.\n" if told else ""
+    )
 
 
 def _silent(part: Json) -> str:
@@ -204,12 +217,20 @@ def reached(part: Json) -> str:
     reaches = (
         f"how much of that the service reaches is not quoted: {part['not_quoted']}"
         if part["not_quoted"]
-        else f"the service reaches {part['achieved']:.0%} of that"
+        else "asked in turn with that, the service reaches {:.0%} of it ({:.0%} to {:.0%})".format(
+            part["achieved"], *part["achieved_spread"]
+        )
     )
     return (
-        "Decoding, cutting and inference alone, without any server, on the same cores: "
+        "Decoding, cutting and inference alone, without any server, on the same cores, clip by clip: "
         f"{part['roof']['per_second']:.0f} requests/s; {reaches}.\n"
     )
+
+
+def rate_of_rounds(load: Json) -> str:
+    """The same of several rounds: their median, and the lowest and highest."""
+    told = rate(load)
+    return told if told == _DASH else "{} ({:.0f} to {:.0f})".format(told, *load["spread"])
 
 
 def capacity_section(part: Json) -> str:
@@ -217,7 +238,7 @@ def capacity_section(part: Json) -> str:
     lines = []
     for name, found in part["transports"].items():
         for load in found["loads"]:
-            figures = [rate(load), *(percentile(load, key) for key in ("p50_ms", "p99_ms"))]
+            figures = [rate_of_rounds(load), *(percentile(load, key) for key in ("p50_ms", "p99_ms"))]
             lines.append([name, load["clients"], *figures, load["errors"], _generator(load)])
     text = rows(["transport", "clients", "requests/s", "p50 ms", "p99 ms", "errors", "generator"], lines)
     for name, found in part["transports"].items():
@@ -239,7 +260,7 @@ def stages_section(part: Json) -> str:
     text += "\nFloor, a route that does nothing:\n\n" + rows(
         ["clients", "requests/s", "p50 ms", "p99 ms"],
         (
-            [load["clients"], rate(load), *(percentile(load, key) for key in ("p50_ms", "p99_ms"))]
+            [load["clients"], rate_of_rounds(load), *(percentile(load, key) for key in ("p50_ms", "p99_ms"))]
             for load in part["floor"]
         ),
     )
@@ -257,14 +278,20 @@ def batching_section(part: Json) -> str:
     """Batch sizes against load, with and without, and the wait cap."""
     lines = (
         [
-            *(load["device"], load["setting"], load["clients"], rate(load)),
+            *(load["device"], load["setting"], load["clients"], rate_of_rounds(load)),
             *(percentile(load, "p50_ms"), percentile(load, "p99_ms"), f"{load['mean_windows']:.2f}"),
-            ", ".join(f"{size}: {n}" for size, n in load["windows"].items()),
+            *(", ".join(f"{size}: {n}" for size, n in load["windows"].items()), load["reasons"].get("waited", 0)),
         ]
         for load in part["loads"]
     )
     headings = ["device", "batching", "clients", "requests/s", "p50 ms", "p99 ms", "windows a batch", "batches by size"]
-    return rows(headings, lines) + (f"\nNot on CUDA: {part['no_cuda']}.\n" if part["no_cuda"] else "")
+    text = rows([*headings, "that waited"], lines)
+    if not any(load["reasons"].get("waited") for load in part["loads"]):
+        text += (
+            "\nNo batch waited for company under any cap, since here a wait costs those who wait more than it saves: "
+            "settings that differ in the cap alone are the same here, and what they differ by is chance.\n"
+        )
+    return text + (f"\nNot on CUDA: {part['no_cuda']}.\n" if part["no_cuda"] else "")
 
 
 def size_section(part: Json) -> str:
@@ -286,15 +313,20 @@ def growth_section(part: Json) -> str:
         for one in part[key]:
             told = [one["p50_ms"], one["server_cpu_ms"], one["stages_ms"].get("decode")]
             p50, cpu, decode = (_DASH if ms is None else f"{ms:.1f}" for ms in told)
+            if one["server_cpu_spread"]:
+                cpu += " ({:.1f} to {:.1f})".format(*one["server_cpu_spread"])
             yield [f"{one[unit]:g}", p50, cpu, f"{one['times_real_time']:.0f}", decode]
 
     head = ["p50 ms", "CPU ms", "times real time", "decode ms"]
     line = part["line"]
-    return (
+    text = (
         rows(["seconds of 16 kHz", *head], lines("lengths", "seconds"))
         + f"\n{line['fixed_ms']:.1f} ms and {line['ms_per_second_of_speech']:.2f} ms per second of speech.\n\n"
         + rows(["Hz, 3 s", *head], lines("rates", "rate_hz"))
     )
+    if late := {one["generator"]["bottleneck"] for one in part["lengths"] + part["rates"]} - {""}:
+        text += f"\nSome of these say more of the load generator than of the service: {'; '.join(sorted(late))}.\n"
+    return text
 
 
 def replicas_section(part: Json) -> str:

@@ -18,6 +18,7 @@ from benchmarks.load import OK, Transport
 from benchmarks.loops import closed_loop, one_by_one, open_loop
 from benchmarks.peers import PEERS, Peer
 from benchmarks.process import Server
+from benchmarks.rounds import spread
 from benchmarks.sounds import wav
 from benchmarks.target import NotHereError
 
@@ -168,7 +169,7 @@ def summary(rounds: dict[str, list[Json]]) -> Json:
             "rounds": len(pairs),
             "figures": {measure: _figure(theirs, measure) for measure in FIGURES},
             "ratios": {measure: _ratio(pairs, measure) for measure in FIGURES}
-            | {"memory": spread([one["resident_mb"] / other["resident_mb"] for one, other in pairs])},
+            | {"memory": spread([one["resident_mb"] / other["resident_mb"] for one, other in pairs], 3)},
             "left_out": {},
             "not_quoted": {},
             "resident_mb": median(one["resident_mb"] for one in theirs),
@@ -223,7 +224,7 @@ def _ratio(pairs: Sequence[tuple[Json, Json]], measure: str) -> list[float] | No
     """Theirs to ours, of the rounds that can be quoted; None where they are not most of them."""
     kind, key = FIGURES[measure]
     kept = [one[kind][key] / ours[kind][key] for one, ours in pairs if not _limit([one, ours], measure)]
-    return spread(kept) if 2 * len(kept) > len(pairs) else None
+    return spread(kept, 3) if 2 * len(kept) > len(pairs) else None
 
 
 def _limit(once: Sequence[Json], measure: str) -> str:
@@ -232,8 +233,3 @@ def _limit(once: Sequence[Json], measure: str) -> str:
     fewest = min(one[kind]["outcomes"].get(OK, 0) for one in once)
     late = next(filter(None, (one[kind]["generator"]["bottleneck"] for one in once)), "")
     return late or (f"{fewest} good answers are too few" if fewest < FEWEST.get(key, 1) else "")
-
-
-def spread(ratios: Sequence[float]) -> list[float]:
-    """Median, lowest, highest."""
-    return [round(value, 3) for value in (median(ratios), min(ratios), max(ratios))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,9 +162,9 @@ def test_everything_is_in_the_tables_and_what_was_left_out_is_named() -> None:
     text = whole(found)
     for part in (
         "| HTTP multipart | 90% | 180 |",
-        "| HTTP multipart | 8 | 200 |",
+        "| HTTP multipart | 8 | 200 (180 to 220) |",
         "| inference | 6.00 | 50% |",
-        "the service reaches 80% of that",
+        "the service reaches 80% of it (75% to 83%)",
         "1: 3, 4: 9",
         "Not on CUDA: no CUDA: no device",
         "| cold | 3.00 | 90 |",
@@ -179,6 +180,28 @@ def test_everything_is_in_the_tables_and_what_was_left_out_is_named() -> None:
         "Left out: py-spy may not.",
     ):
         assert part in text, part
+
+
+def test_a_sweep_that_never_waited_says_so() -> None:
+    found = results()
+    assert "No batch waited for company" in whole(found)
+    found["parts"]["batching"]["loads"][0]["reasons"] = {"idle": 5, "waited": 3}
+    assert "| 1: 3, 4: 9 | 3 |" in whole(found)
+    assert "No batch waited for company" not in whole(found)
+
+
+def test_what_was_refused_is_said() -> None:
+    found = results()
+    assert "Refused" not in for_readme(found, PLACE)
+    found["parts"]["latency"]["loads"][1]["outcomes"] = {"ok": 31, "http_429": 69}
+    assert "more than was held: 69 of 100 over HTTP multipart at 180 requests/s." in for_readme(found, PLACE)
+
+
+def test_what_the_generator_limited_is_said_of_clips_too() -> None:
+    found = results()
+    assert "of the load generator than" not in whole(found)
+    found["parts"]["growth"]["lengths"][0]["generator"]["bottleneck"] = "it was late"
+    assert "say more of the load generator than of the service: it was late." in whole(found)
 
 
 def test_every_part_is_drawn(tmp_path: Path) -> None:
@@ -218,12 +241,25 @@ def test_pods_by_hand() -> None:
     page = capacity_md(results())
     assert "ceil(500 / 63.0) + 1 = 9" in page
     assert "ceil(500 / 105.0) + 1 = 6" in page
-    assert "| 1 s | 4.0 ms | 5.0 ms | 4.0 / 8.0 = 0.50 | 90.0 / 0.50 = 180.0 | 150.0 / 0.50 = 300.0 |" in page
-    minute = "90.0 / 15.00 = 6.0 (p99 above) | 150.0 / 15.00 = 10.0 (p99 above) |"
-    assert f"| 60 s | 120.0 ms | 121.0 ms | 120.0 / 8.0 = 15.00 | {minute}" in page
+    second = "4.0 / 10.0 = 0.40 | 90.0 / 0.40 = 225.0 | 150.0 / 0.40 = 375.0 |"
+    assert f"| 1 s | 4.0 ms (7.0 to 9.5) | 5.0 ms | {second}" in page
+    minute = "90.0 / 12.00 = 7.5 (p99 above) | 150.0 / 12.00 = 12.5 (p99 above) |"
+    assert f"| 60 s | 120.0 ms (7.0 to 9.5) | 121.0 ms | 120.0 / 10.0 = 12.00 | {minute}" in page
     found = results()
     del found["parts"]["replicas"]
     assert "Not worked out: replicas was not measured." in capacity_md(found)
+
+
+def test_no_pod_has_a_higher_rate_of_longer_clips() -> None:
+    """Even where a noisy moment made one second cost more than three."""
+    found = results()
+    for one, cpu_ms in zip(found["parts"]["growth"]["lengths"], (6.2, 5.4, 20.0), strict=True):
+        one["server_cpu_ms"] = cpu_ms
+    rates = [
+        float(rate) for rate in re.findall(r"\| \d+ s \|.* = ([\d.]+)(?: \(p99 above\))? \|\n", capacity_md(found))
+    ]
+    assert rates == sorted(rates, reverse=True)
+    assert rates == [241.9, 241.9, 75.0]
 
 
 def test_a_rate_that_nothing_holds_makes_no_pods() -> None:
@@ -244,6 +280,7 @@ def changed(**factors: float) -> Json:
             ratio[:] = [theirs / factor for theirs in ratio]
         elif name == "achieved":
             parts["stages"]["achieved"] *= factor
+            parts["stages"]["achieved_spread"] = [end * factor for end in parts["stages"]["achieved_spread"]]
         elif name == "machine":
             parts["stages"]["stages_ms"] = {stage: ms * factor for stage, ms in parts["stages"]["stages_ms"].items()}
             for key in ("decode_ms", "inference_ms"):
