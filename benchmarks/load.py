@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.histogram import Histogram
+from benchmarks.histogram import FEWEST, Histogram
 
 OK, BROKEN, UNANSWERED = "ok", "broken", "unanswered"
 """Outcomes of a request beside the transport's own codes."""
@@ -138,6 +138,12 @@ class Load:
                 "bottleneck": bottleneck(share, lags.ms(99), latencies.ms(50)),
             },
         }
+
+
+def quoted(load: dict[str, Any], key: str) -> float | None:
+    """One of a load's percentiles, ms; None where too few are in its histogram: answered well, or given up."""
+    inside = sum(load["outcomes"].get(outcome, 0) for outcome in (OK, UNANSWERED))
+    return float(load[key]) if inside >= FEWEST.get(key, 1) else None
 
 
 def bottleneck(core_share: float, lag_p99_ms: float, latency_p50_ms: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.histogram import FEWEST
-from benchmarks.load import NO_ROOM
+from benchmarks.load import NO_ROOM, quoted
 from benchmarks.peers import WHY_BETTER, WHY_FAILED
 
 Json = dict[str, Any]
@@ -36,7 +36,8 @@ def rows(headings: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
 
 def percentile(load: Json, key: str) -> str:
     """One of a load's percentiles, ms."""
-    return f"{load[key]:.1f}" if load["requests"] >= FEWEST.get(key, 1) else _DASH
+    ms = quoted(load, key)
+    return _DASH if ms is None else f"{ms:.1f}"
 
 
 def rate(load: Json) -> str:

@@ -165,6 +165,8 @@ def test_a_soak_is_written_window_by_window(there: Bench, tmp_path: Path, monkey
     found = json.loads(soak(there, tmp_path, seconds=1.0, share=0.3).read_text())
     assert [window["until_s"] for window in found["windows"]] == [0.4, 0.8, 1.0]
     assert found["settings"].items() >= {"url": there.url, "seconds": 1.0, "share": 0.3, "seed": 0}.items()
+    assert found["rate"] == pytest.approx(0.3 * found["settings"]["capacity"], abs=0.02)
+    assert isinstance(found["settings"]["not_quoted"], str)  # a capacity that is none says so
     assert found["errors"] == 0 < found["requests"]
     assert all(window["resident_mb"] > 50 for window in found["windows"])
 

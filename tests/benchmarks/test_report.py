@@ -9,17 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from benchmarks import report as module
 from benchmarks.__main__ import app
 from benchmarks.check import NotComparableError, check, ratios
+from benchmarks.load import quoted
 from benchmarks.parts.peers import summary
-from benchmarks.plots import plot, plot_soak
+from benchmarks.plots import _PLOTS, plot, plot_soak
 from benchmarks.pods import capacity_md, memory_mib, pods
 from benchmarks.report import block, for_readme, into_readme, report, shown, whole
-from benchmarks.tables import better, peers_section, peers_table
+from benchmarks.tables import batching_section, better, peers_section, peers_table
 from tests.benchmarks.made import load, once, results
 
 Json = dict[str, Any]
@@ -146,9 +149,10 @@ def test_what_the_generator_limited_is_no_ratio_either() -> None:
 def test_a_percentile_of_too_few_requests_is_kept_and_not_quoted() -> None:
     found = results()
     few, many = found["parts"]["latency"]["loads"]
-    few["requests"], many["requests"] = 99, 1000
+    few["outcomes"], many["outcomes"] = {"ok": 98, "unanswered": 1, "http_429": 1}, {"ok": 1000}
+    many["requests"] = 1000
     text = for_readme(found, PLACE)
-    assert "| 20 | 9.0 | 9.0 | - | - | 99 |" in text
+    assert "| 20 | 9.0 | 9.0 | - | - | 100 |" in text  # the refused one is in no percentile
     assert f"| 180 | 9.0 | 9.0 | {many['p99_ms']:.1f} | {many['p999_ms']:.1f} | 1000 |" in text
     rounds = {"timbre": [once(200, 8.0, 200)], "few": [once(100, 8.0, 200)]}
     rounds["few"][0]["open"]["outcomes"] = {"ok": 99}
@@ -424,6 +428,25 @@ def test_the_guard_never_compares_a_time() -> None:
     """Everything twice as slow, the classic peer too: no ratio changes."""
     slow = changed(machine=2.0)
     assert [one.value for one in ratios(slow)] == pytest.approx([one.value for one in ratios(results())])
+
+
+def test_a_p99_of_too_few_is_drawn_nowhere() -> None:
+    """What was refused is in no percentile, and so does not make a p99 of what was answered."""
+    few = load(100, 9.0, clients=8, outcomes={"ok": 60, "unanswered": 39, "http_429": 400}, requests=499)
+    more = load(100, 9.0, clients=16, outcomes={"ok": 61, "unanswered": 39, "http_429": 400}, requests=500)
+    assert [quoted(one, "p99_ms") for one in (few, more)] == [None, more["p99_ms"]]
+    assert quoted(few, "p50_ms") == few["p50_ms"]
+    part = results()["parts"]["batching"]
+    part["loads"] = [{**part["loads"][0], **one} for one in (few, more)]
+    assert [line.split(" | ")[5] for line in batching_section(part).splitlines() if "as it is" in line] == [
+        "-",
+        f"{more['p99_ms']:.1f}",
+    ]
+    figure = Figure()
+    draw = _PLOTS["batching"][2]
+    draw(part, figure)
+    (line,) = figure.axes[1].lines
+    assert np.isnan(line.get_ydata()).tolist() == [True, False]
 
 
 def test_a_soak_is_drawn(tmp_path: Path) -> None:
