@@ -81,13 +81,15 @@ async def _one_by_one(transport: Transport, seconds: float, least: int) -> Load:
     connection = await transport.connect()
     await connection.ask(0)
     cpu, begin = time.process_time(), loop.time()
+    watch = asyncio.create_task(_watch_lag(load))
     while (sent := loop.time()) - begin < seconds or load.all_requests < least:
         load.all_requests += 1
         outcome = await connection.ask(load.all_requests)
-        load.count(outcome, loop.time() - sent)
+        load.count(outcome, loop.time() - sent, connection.said)
         if connection.closed:
             connection = await transport.connect()
     load.own_cpu_s, load.seconds = time.process_time() - cpu, loop.time() - begin
+    watch.cancel()
     await connection.close()
     return load
 
@@ -122,13 +124,13 @@ async def arrivals(
 
 
 async def _one(pool: _Pool, turn: int, due: float, load: Load, *, counted: bool) -> None:
-    outcome = UNANSWERED  # where it is cancelled
+    outcome, said = UNANSWERED, ""  # where it is cancelled
     try:
-        outcome = await pool.ask(turn)
+        outcome, said = await pool.ask(turn)
     finally:
         load.all_requests += 1
         if counted:
-            load.count(outcome, asyncio.get_running_loop().time() - due)
+            load.count(outcome, asyncio.get_running_loop().time() - due, said)
 
 
 class _Pool:
@@ -139,14 +141,16 @@ class _Pool:
         self._idle: list[Connection] = []
         self._room = asyncio.Semaphore(_CONNECTIONS)
 
-    async def ask(self, turn: int) -> str:
+    async def ask(self, turn: int) -> tuple[str, str]:
+        """The outcome of one request, and what came with one that is no good answer."""
         async with self._room:
             connection: Connection | None = None
             try:
                 connection = self._idle.pop() if self._idle else await self._transport.connect()
                 outcome = await connection.ask(turn)
-            except (OSError, asyncio.IncompleteReadError):
-                outcome = BROKEN
+                said = connection.said
+            except (OSError, asyncio.IncompleteReadError) as error:
+                outcome, said = BROKEN, str(error)
             except asyncio.CancelledError:
                 if connection:
                     await connection.close()
@@ -155,7 +159,7 @@ class _Pool:
                 self._idle.append(connection)
             elif connection:
                 await connection.close()
-            return outcome
+            return outcome, said
 
     async def close(self) -> None:
         for connection in self._idle:
@@ -187,7 +191,7 @@ def _count(load: Load, answered: list[_Answered], begin: float, end: float) -> N
         last = max(one.done for one in answered)
         inside, load.seconds = [one for one in answered if one.done > end], max(last - begin, load.seconds)
     for one in inside:
-        load.count(one.outcome, one.done - one.sent)
+        load.count(one.outcome, one.done - one.sent, one.said)
     load.all_requests = len(answered)
 
 
@@ -197,6 +201,7 @@ class _Answered(NamedTuple):
     sent: float
     done: float
     outcome: str
+    said: str
 
 
 async def _client(transport: Transport, turn: int, load: Load, end: float, pause_s: float) -> list[_Answered]:
@@ -213,8 +218,9 @@ async def _client(transport: Transport, turn: int, load: Load, end: float, pause
                 await connection.close()
         except TimeoutError:
             load.outcomes[UNANSWERED] += 1
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError) as error:
             load.outcomes[BROKEN] += 1
+            load.said.setdefault(BROKEN, str(error))
             await asyncio.sleep(0.05)
     return answered
 
@@ -224,7 +230,7 @@ async def _ask_on(connection: Connection, turn: int, answered: list[_Answered], 
     while not connection.closed and (sent := loop.time()) < end:
         outcome = await connection.ask(turn + len(answered))
         since = connection.sent_at if outcome in NO_ROOM else sent
-        answered.append(_Answered(since, loop.time(), outcome))
+        answered.append(_Answered(since, loop.time(), outcome, connection.said))
         if outcome in NO_ROOM:
             await asyncio.sleep(pause_s)
 

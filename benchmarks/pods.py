@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import Any
 
 Json = dict[str, Any]
 
 WANTED = (10, 50, 100, 500, 1000)
 """Requests per second that the table answers for."""
-USUAL_S = 3.0
-"""About as long as the clips that the rates were measured with."""
 _LOAD = 0.7
 """Of the rate that holds the p99, so that one request in a while more is no incident."""
 _MEMORY = 1.5
@@ -89,23 +88,25 @@ def _growth(parts: Json, measured: list[Json]) -> str:
     growth = parts.get("growth")
     if not growth or "left_out" in growth:
         return ""
-    p99 = parts["capacity"]["held"]["p99_ms"]
-    usual = min(growth["lengths"], key=lambda one: abs(one["seconds"] - USUAL_S))
-    usual_ms, usual_s = usual["server_cpu_ms"], usual["seconds"]
+    p99, usual_ms = parts["capacity"]["held"]["p99_ms"], growth["clips"]["server_cpu_ms"]
     text = (
-        "\n## Longer clips\n\nA pod's rate goes down as the processor time of a request goes up, which was measured at "
-        f"each length; the rates above are of clips like that of {usual_s:g} s. What takes more than {p99:g} ms when "
-        "alone cannot have a p99 of that at any rate: what is given then is what a pod works off.\n\n"
-        f"| clip | processor time | alone, p50 | to a clip of {usual_s:g} s | "
+        "\n## Longer clips\n\nA pod's rate goes down as the processor time of a request goes up. That was measured "
+        "at each length, of clips at 16 kHz, and of the clips that the rates above are of, whose rates are higher and "
+        f"which take {usual_ms:.1f} ms: all in turn, medians of the rounds, their lowest and highest in brackets. No "
+        f"clip is taken to cost less than a shorter one. What takes more than {p99:g} ms when alone cannot have a p99 "
+        "of that at any rate: what is given then is what a pod works off.\n\n"
+        "| clip | processor time | alone, p50 | to the clips above | "
     )
     text += " | ".join(f"requests/s, pod of {size['name']}" for size in measured) + " |\n"
     text += "|---|---|---|---" + "|---" * len(measured) + "|\n"
-    for one in growth["lengths"]:
-        times = one["server_cpu_ms"] / usual_ms
+    lengths = sorted(growth["lengths"], key=lambda one: float(one["seconds"]))
+    for one, cpu_ms in zip(lengths, accumulate((one["server_cpu_ms"] for one in lengths), max), strict=True):
+        times = cpu_ms / usual_ms
         late = " (p99 above)" if one["p50_ms"] > p99 else ""
         cells = [f"{size['held']:.1f} / {times:.2f} = {size['held'] / times:.1f}{late}" for size in measured]
+        low, high = one["server_cpu_spread"]
         text += (
-            f"| {one['seconds']:g} s | {one['server_cpu_ms']:.1f} ms | {one['p50_ms']:.1f} ms | "
-            f"{one['server_cpu_ms']:.1f} / {usual_ms:.1f} = {times:.2f} | {' | '.join(cells)} |\n"
+            f"| {one['seconds']:g} s | {one['server_cpu_ms']:.1f} ms ({low:.1f} to {high:.1f}) | "
+            f"{one['p50_ms']:.1f} ms | {cpu_ms:.1f} / {usual_ms:.1f} = {times:.2f} | {' | '.join(cells)} |\n"
         )
     return text
