@@ -223,7 +223,9 @@ def profile_section(part: Json) -> str:
     """Processor time by part of the code."""
     cpu_ms = part["server_cpu_ms_per_request"]
     shares = sorted(part["shares"].items(), key=lambda item: -item[1])
-    return rows(["part", "share", "ms"], ([name, f"{share:.1%}", f"{share * cpu_ms:.2f}"] for name, share in shares))
+    text = rows(["part", "share", "ms"], ([name, f"{share:.1%}", f"{share * cpu_ms:.2f}"] for name, share in shares))
+    threads = sorted(part["threads_ms"].items(), key=lambda item: -item[1])
+    return f"{text}\n{rows(['threads', 'ms'], ([name, f'{ms:.2f}'] for name, ms in threads))}"
 
 
 def batching_section(part: Json) -> str:

@@ -89,7 +89,11 @@ def results() -> Json:
                 "clips": {**cost, "server_cpu_ms": 10.0},
                 "line": {"fixed_ms": 4.0, "ms_per_second_of_speech": 2.0},
             },
-            "profile": {"server_cpu_ms_per_request": 6.0, "shares": {"decoding": 0.25, "other": 0.75}},
+            "profile": {
+                "server_cpu_ms_per_request": 6.0,
+                "shares": {"decoding": 0.25, "other": 0.75},
+                "threads_ms": {"MainThread": 4.5, "decode": 1.5},
+            },
             "size": {
                 "memory": {
                     "idle_mb": 180.0,

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,8 @@ from benchmarks.tables import (
 )
 from benchmarks.target import MULTIPART, OIP, RAW, RPC, NotHereError, Target, change
 from benchmarks.transports import multipart
-from serving import settings
+from serving import audio, settings
+from serving.runtime import Runtime
 from tests.benchmarks.made import load, quiet
 from tests.benchmarks.servers import answering
 from tests.conftest import ROOT, SERVED
@@ -145,8 +148,23 @@ def test_whatever_the_service_reads_is_forgotten_for_a_cold_start() -> None:
     ],
 )
 def test_a_sample_is_of_the_innermost_part_it_is_in(stack: str, part: str) -> None:
-    idle = "_worker (concurrent/futures/thread.py:81)"
-    assert profile.by_part(f"{stack} 3\n{idle} 100\n{stack} 2") == {part: 5}
+    thread, idle = "thread (7): decode_0", "_worker (concurrent/futures/thread.py:81)"
+    raw = f"{thread};{stack} 3\n{thread};{idle} 100\n{thread};{stack} 2\nthread (8): decode_1;{stack} 4"
+    assert profile.by_part(raw) == {7: {part: 5}, 8: {part: 4}}
+    assert profile.thread_names(raw) == {7: "decode", 8: "decode"}
+
+
+def test_samples_share_out_what_their_own_thread_took() -> None:
+    """Sampled alike, since one waits for a core; the kernel says that the network's took four times as much."""
+    network, decoding = "network and front end (ONNX Runtime)", "decoding"
+    samples = {7: Counter({network: 100}), 8: Counter({decoding: 75, "pipeline": 25})}
+    parts = profile.shared_out(12.0, {7: 8.0, 8: 2.0, 9: 1.0}, samples)
+    assert {name: taken for name, taken in parts.items() if taken} == {
+        network: 8.0,
+        decoding: 1.5,
+        "pipeline": 0.5,
+        profile.NATIVE: 2.0,  # of thread 9, and of a child
+    }
 
 
 def test_the_places_of_the_profile_are_there() -> None:
@@ -182,9 +200,11 @@ def test_a_service_of_its_own_tells_roof_profile_and_start(monkeypatch: pytest.M
     bench = quiet(scale=0.02)
     try:
         try:
-            shares = profile.measure(bench)["shares"]
-            assert sum(shares.values()) == pytest.approx(1, abs=0.01)
-            assert shares["network and front end (ONNX Runtime)"] > 0.05
+            profiled = profile.measure(bench)
+            assert sum(profiled["shares"].values()) == pytest.approx(1, abs=0.01)
+            network = profiled["shares"]["network and front end (ONNX Runtime)"]
+            assert network * profiled["server_cpu_ms_per_request"] > 0.5 * _network_cpu_ms(bench)
+            assert {"MainThread", "decode", f"version-{SERVED}"} <= profiled["threads_ms"].keys()
         except NotHereError as reason:
             assert "ptrace" in str(reason)  # noqa: PT017 - a machine may forbid it, and then says so
         memory = size.measure(bench)
@@ -198,6 +218,20 @@ def test_a_service_of_its_own_tells_roof_profile_and_start(monkeypatch: pytest.M
     assert 0 < low <= told["achieved"] <= high
     assert told["served"]["clients"] == bench.highest().clients
     assert min(told["roof"]["decode_ms"], told["roof"]["inference_ms"]) > 0
+
+
+def _network_cpu_ms(bench: Bench) -> float:
+    """Processor time of a clip's windows in the network alone, in this thread."""
+    session = stages.served_session(Runtime("cpu", lanes=1, threads=1, batch_windows=4))
+    try:
+        spec = session.metadata.windows
+        heard = [audio.windows(audio.decode(data, spec.rate_hz).samples, spec)[:] for data in bench.data]
+        began = time.thread_time()
+        for windows in heard * 5:
+            session.run(windows)
+        return (time.thread_time() - began) / (5 * len(heard)) * 1e3
+    finally:
+        session.close()
 
 
 def test_without_batching_every_pass_has_one_window() -> None:
