@@ -284,20 +284,36 @@ def growth_section(part: Json) -> str:
 
 
 def replicas_section(part: Json) -> str:
-    """Measured and simulated rates that hold the p99."""
+    """Measured and simulated rates that hold the p99, and how far the simulation is to be believed."""
+    shares = {one["replicas"]: share for one in part["replicas"] if (share := of_simulated(one))}
     lines = (
         [
             one["replicas"],
             f"{one['simulated']['rate']:.0f}",
             one["why_not_measured"] or one["measured"]["not_quoted"] or f"{one['measured']['rate']:.0f}",
+            f"{shares[one['replicas']]:.2f}" if one["replicas"] in shares else _DASH,
         ]
         for one in part["replicas"]
     )
     text = (
         f"Requests/s with a p99 within {part['p99_ms']:g} ms, one core each, {part['arrivals']} arrivals, "
-        f"{part['balance']}; each of them alone takes {sum(part['service_ms']) / len(part['service_ms']):.1f} ms:\n\n"
+        f"{part['balance']}; one of them alone takes {sum(part['service_ms']) / len(part['service_ms']):.1f} ms, "
+        f"asked {part['pause_ms']:g} ms after its last answer:\n\n"
     )
-    return text + rows(["replicas", "simulated", "behind HAProxy"], lines)
+    text += rows(["replicas", "simulated", "behind HAProxy", "measured / simulated"], lines)
+    if shares and min(shares.values()) < 1:
+        text += (
+            f"\nWhere both are known, {min(shares.values()):.2f} of what is simulated was measured: what is simulated "
+            "only is an upper bound.\n"
+        )
+    return text
+
+
+def of_simulated(one: Json) -> float:
+    """What was measured with so many replicas, as a share of what is simulated; 0 where one of the two is not known."""
+    if not one["measured"] or one["measured"]["not_quoted"] or not one["simulated"]["rate"]:
+        return 0.0
+    return float(one["measured"]["rate"] / one["simulated"]["rate"])
 
 
 def offline_section(found: Json) -> str:

@@ -118,8 +118,8 @@ def results() -> Json:
                 "arrivals": "Poisson",
                 "balance": "round robin",
                 "p99_ms": 50.0,
+                "pause_ms": 50.0,
                 "service_ms": [8.0, 8.0],
-                "resident_mb": 190.0,
                 "replicas": [
                     {
                         "replicas": 1,

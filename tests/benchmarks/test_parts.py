@@ -9,7 +9,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import pytest
 from benchmarks import soak as soaking
 from benchmarks.bench import Bench
 from benchmarks.clips import SAMPLES, clips
+from benchmarks.load import Load
 from benchmarks.loops import one_by_one, open_loop
 from benchmarks.parts import batching, capacity, growth, latency, profile, replicas, size, stages
 from benchmarks.parts.capacity import P99_MS, highest_rate, quoted
@@ -257,6 +260,7 @@ def test_batching_is_measured_with_every_setting(monkeypatch: pytest.MonkeyPatch
 
 def test_replicas_are_measured_and_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replicas, "REPLICAS", (1, 99))
+    monkeypatch.setattr(capacity, "P99_MS", 5_000.0)  # held by a busy machine too
     monkeypatch.setattr(capacity, "_PROBES", 1)
     found = replicas.measure(quiet())
     one, many = found["replicas"]
@@ -267,6 +271,7 @@ def test_replicas_are_measured_and_simulated(monkeypatch: pytest.MonkeyPatch) ->
     assert "need 100 cores" in many["why_not_measured"]
     assert many["measured"] is None
     assert "| 99 |" in replicas_section(found)
+    assert len(found["service_ms"]) == 20
 
 
 def test_batch_sizes_are_told_apart() -> None:
@@ -336,6 +341,26 @@ def test_the_simulation_waits_as_theory_says() -> None:
     assert found.mean() == pytest.approx(service_s + rho * service_s / (2 * (1 - rho)), rel=0.03)
 
 
+def test_a_probe_of_replicas_lasts_until_its_p99_is_more_than_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def loaded(_: Any, rate: float, seconds: float, __: int) -> Any:
+        asked.append(rate * seconds)
+        return Load(seconds, rate=rate, outcomes=Counter(ok=1), latencies_s=[0.001], own_cpu_s=0.0)
+
+    @contextmanager
+    def nobody(*_: Any) -> Iterator[Any]:
+        yield SimpleNamespace(port=1)
+
+    for name, stand_in in {"open_loop": loaded, "timbre": nobody, "haproxy": nobody}.items():
+        monkeypatch.setattr(replicas, name, stand_in)
+    monkeypatch.setattr(replicas, "multipart", lambda *_: None)
+    monkeypatch.setattr(replicas, "one_by_one", lambda *_, **__: None)
+    found = measured(quiet(scale=1.0), [0], set(), most=40.0)
+    assert found["rate"] == 35.0
+    assert min(asked) >= 200
+
+
 def test_more_simulated_replicas_hold_more() -> None:
     rates = [simulated(np.array([0.008, 0.012]), replicas, seed=0)["rate"] for replicas in (1, 2, 4)]
     assert 50 < rates[0] < 100
@@ -373,7 +398,7 @@ def test_a_real_replica_behind_haproxy_has_one_core(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("benchmarks.peers.serving", watched)
     monkeypatch.setattr(replicas, "open_loop", loaded)
     monkeypatch.setattr(capacity, "_PROBES", 1)
-    found = measured(quiet(), [core], {last})
+    found = measured(quiet(), [core], {last}, most=50.0)
     assert bound == [{core}]
     assert set(map(frozenset, asked)) == {frozenset({last})}
     assert os.sched_getaffinity(0) == every

@@ -143,8 +143,9 @@ def test_everything_is_in_the_tables_and_what_was_left_out_is_named() -> None:
         "| cold | 3.00 | 90 |",
         "200 MB after 10000 requests, +0.01 MB for 1,000 more",
         "4.0 ms and 2.00 ms per second of speech",
-        "| 1 | 100 | 90 |",
-        "| 2 | 100 | too few cores |",
+        "| 1 | 100 | 90 | 0.90 |",
+        "| 2 | 100 | too few cores | - |",
+        "0.90 of what is simulated was measured: what is simulated only is an upper bound",
         "5% of a core, 0.4 ms late",
         "2.5 times as fast",
         "| 2 | int8 | 1.5 | 1 | 3.00 | 3.00 |",
@@ -212,6 +213,12 @@ def test_pods_by_hand() -> None:
     assert pods(500, 90) == 9
     assert memory_mib(190.0) == 320
     page = capacity_md(results())
+    for pod, held, how in (
+        ("1 core", "90.0", "behind HAProxy; 0.90 of the simulated 100.0"),
+        ("2 cores", "150.0", "beside its load generator on the same cores"),
+    ):  # both have the memory of the service that has answered ten thousand
+        assert f"| {pod} | {held} | {how} | 200 MB | 1.5 x 200 MB = 320 MiB |" in page
+    assert "memory after 10000 requests" in page
     assert "ceil(500 / 63.0) + 1 = 9" in page
     assert "ceil(500 / 105.0) + 1 = 6" in page
     second = "4.0 / 10.0 = 0.40 | 90.0 / 0.40 = 225.0 | 150.0 / 0.40 = 375.0 |"
