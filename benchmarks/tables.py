@@ -114,16 +114,22 @@ def latency_table(part: Json, *, short: bool = False) -> str:
         "Latency at fixed rates (Poisson, from when a request was due); no p99 of fewer than "
         f"{FEWEST['p99_ms']} requests, no p99.9 of fewer than {FEWEST['p999_ms']}:\n\n"
     )
-    headings = ["transport", "of capacity", "requests/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms"]
+    keys = ["p50_ms", "p90_ms", "p99_ms", "p999_ms"]
+    if all(percentile(load, keys[-1]) == _DASH for load in part["loads"]):
+        keys.pop()
+    names = {"p50_ms": "p50 ms", "p90_ms": "p90 ms", "p99_ms": "p99 ms", "p999_ms": "p99.9 ms"}
+    headings = ["transport", "of capacity", "requests/s", *(names[key] for key in keys)]
     text += rows(
         [*headings, "requests", "errors", *([] if short else ["generator"])],
         (
             [load["transport"], _DASH if load["share_not_quoted"] else f"{load['share']:.0%}", f"{load['rate']:.0f}"]
-            + [percentile(load, key) for key in ("p50_ms", "p90_ms", "p99_ms", "p999_ms")]
+            + [percentile(load, key) for key in keys]
             + [load["requests"], load["errors"], *([] if short else [_generator(load)])]
             for load in part["loads"]
         ),
     )
+    if "p999_ms" not in keys:
+        text += "\nNo load had enough requests for a p99.9: the histograms of `make benchmark-soak`, merged, have.\n"
     text += _refused(part["loads"]) + _silent(part)
     for name, why in {load["transport"]: load["share_not_quoted"] for load in part["loads"]}.items():
         text += f"\nCapacity of {name} is not quoted: {why}.\n" if why else ""
@@ -254,6 +260,9 @@ def size_section(part: Json) -> str:
     if part["start"]:
         lines = ([one["cache"], f"{one['ready_s']:.2f}", f"{one['read_mb']:.0f}"] for one in part["start"])
         text = rows(["file cache", "s to ready", "MB from disk"], lines) + "\n"
+        cold, warm = ([one["ready_s"] for one in part["start"] if one["cache"] == cache] for cache in ("cold", "warm"))
+        if warm and min(cold) <= max(warm):
+            text += "Cold is within what the warm ones differ by: here reading from disk shows no difference.\n\n"
     return text + (
         f"{memory['idle_mb']:.0f} MB at rest, {memory['after_mb']:.0f} MB after "
         f"{memory['points'][0]['requests']} requests, {memory['growth_mb_per_1000']:+.2f} MB for 1,000 more.\n"

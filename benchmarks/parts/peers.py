@@ -26,10 +26,10 @@ SECONDS, RATE_HZ = 3.0, 16_000
 """The clip that is sent."""
 
 RATE = 40.0
-"""Of the open loop, requests per second: about two thirds of what the slowest one, classic, answers on two cores;
+"""Of the open loop, requests per second: about three quarters of what the slowest one, classic, answers on two cores;
 enough for a p99 of each round.
 """
-_LOAD_S, _SAME_S, _CHOICE_S = 1.2, 3.0, 0.7
+_LOAD_S, _SAME_S, _CHOICE_S = 1.0, 3.0, 0.7
 _ANSWER_S = 60.0
 
 FIGURES = {

@@ -454,9 +454,10 @@ def test_transports_that_do_not_answer_are_left_out(
 
 
 def test_a_load_lasts_until_its_percentiles_can_be_quoted() -> None:
-    """At 20 and 50 a second for a p99, at 150 too few come for a p99.9 in time, at 250 they do."""
+    """At 20 and 50 a second for a p99, at 150 too few come for a p99.9 in time, at 250 they do; one load waits."""
     seconds = [latency._seconds(quiet(scale=1.0), rate) for rate in (20.0, 50.0, 150.0, 250.0)]
-    assert seconds == pytest.approx([6.5, 2.6, 2.0, 4.4])
+    assert seconds == pytest.approx([6.5, 2.6, 1.5, 4.4])
+    assert latency._seconds(quiet(scale=1.0), 50.0, whole=True) == pytest.approx(22)
     assert quiet(scale=1.0).seconds_at(1000.0, 3.0) == 3.0
     assert quiet(scale=0.5).seconds_at(10.0, 3.0) == pytest.approx(6.5)
 

@@ -123,6 +123,10 @@ def test_a_percentile_of_too_few_requests_is_kept_and_not_quoted() -> None:
     text = for_readme(found, PLACE)
     assert "| 20 | 9.0 | 9.0 | - | - | 99 |" in text
     assert f"| 180 | 9.0 | 9.0 | {many['p99_ms']:.1f} | {many['p999_ms']:.1f} | 1000 |" in text
+    many["requests"] = 999
+    text = for_readme(found, PLACE)
+    assert "p99.9 ms" not in text
+    assert "No load had enough requests for a p99.9: the histograms of `make benchmark-soak`" in text
     rounds = {"timbre": [once(200, 8.0, 200)], "few": [once(100, 8.0, 200)]}
     rounds["few"][0]["open"]["outcomes"] = {"ok": 99}
     assert summary(rounds)["few"]["ratios"]["p99"] is None
@@ -176,6 +180,15 @@ def test_what_the_generator_limited_is_said_of_clips_too() -> None:
     assert "of the load generator than" not in whole(found)
     found["parts"]["growth"]["lengths"][0]["generator"]["bottleneck"] = "it was late"
     assert "say more of the load generator than of the service: it was late." in whole(found)
+
+
+def test_a_cold_start_that_is_no_slower_is_said_to_be() -> None:
+    found = results()
+    start = found["parts"]["size"]["start"]
+    start += [{**start[0], "cache": "warm", "ready_s": ready_s} for ready_s in (2.5, 2.9)]
+    assert "shows no difference" not in whole(found)
+    start[0]["ready_s"] = 2.8
+    assert "reading from disk shows no difference" in whole(found)
 
 
 def test_every_part_is_drawn(tmp_path: Path) -> None:
