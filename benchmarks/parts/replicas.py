@@ -1,9 +1,9 @@
 """One to four replicas with one core each: behind HAProxy where there are cores for them, and simulated beside it.
 
 The simulation knows how long one replica takes for one request when nobody else asks (measured, each after a pause:
-one that follows another closely takes less), sends Poisson arrivals to the replicas in turn as HAProxy's roundrobin does,
-and lets each answer in order, one at a time. It leaves out what batching saves, and what sockets, a proxy and a busy
-machine cost, so it is shown beside the measured ones wherever both exist.
+one that follows another closely takes less), sends Poisson arrivals to the replicas in turn as HAProxy's roundrobin
+does, and lets each answer in order, one at a time. It leaves out what batching saves, and what sockets, a proxy and a
+busy machine cost, so it is shown beside the measured ones wherever both exist.
 """
 
 from __future__ import annotations
