@@ -51,9 +51,13 @@ def open_loop(transport: Transport, rate: float, seconds: float, seed: int, warm
     return _run(arrivals(transport, due, Load(seconds, rate=rate), warm_s))
 
 
-def one_by_one(transport: Transport, seconds: float, least: int = 3) -> Load:
-    """One client for so long, and for so many requests at least; the first one warms up."""
-    return _run(_one_by_one(transport, seconds, least))
+def one_by_one(transport: Transport, seconds: float, least: int = 3, pause_s: float = 0.0) -> Load:
+    """One client for so long, and for so many requests at least; the first one warms up.
+
+    Args:
+        pause_s: before each request.
+    """
+    return _run(_one_by_one(transport, seconds, least, pause_s))
 
 
 def ask_once(transport: Transport, patience_s: float = 10.0) -> str:
@@ -75,14 +79,16 @@ async def _ask_once(transport: Transport, patience_s: float) -> str:
             await connection.close()
 
 
-async def _one_by_one(transport: Transport, seconds: float, least: int) -> Load:
+async def _one_by_one(transport: Transport, seconds: float, least: int, pause_s: float) -> Load:
     load = Load(seconds, clients=1)
     loop = asyncio.get_running_loop()
     connection = await transport.connect()
     await connection.ask(0)
     cpu, begin = time.process_time(), loop.time()
     watch = asyncio.create_task(_watch_lag(load))
-    while (sent := loop.time()) - begin < seconds or load.all_requests < least:
+    while loop.time() - begin < seconds or load.all_requests < least:
+        await asyncio.sleep(pause_s)
+        sent = loop.time()
         load.all_requests += 1
         outcome = await connection.ask(load.all_requests)
         load.count(outcome, loop.time() - sent, connection.said)

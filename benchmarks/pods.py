@@ -6,6 +6,8 @@ import math
 from itertools import accumulate
 from typing import Any
 
+from benchmarks.tables import of_simulated
+
 Json = dict[str, Any]
 
 WANTED = (10, 50, 100, 500, 1000)
@@ -30,21 +32,20 @@ def sizes(found: Json) -> list[Json]:
     """The sizes of pods that were measured: name, cores, the rate that each holds, its memory in MB."""
     parts = found["parts"]
     cores = int(found["provenance"]["machine"].split(" cores")[0].rsplit(", ", 1)[1])
-    one = parts["replicas"]["replicas"][0]
+    one, memory_mb = parts["replicas"]["replicas"][0], parts["size"]["memory"]["after_mb"]
+    simulated = one["simulated"]["rate"]
+    single: Json = {"how": "simulated from the measured service times: an upper bound", "held": simulated}
+    if one["measured"] and not one["measured"]["not_quoted"]:
+        beside = f"; {of_simulated(one):.2f} of the simulated {simulated:.1f}" if simulated else ""
+        single = {"how": f"behind HAProxy{beside}", "held": one["measured"]["rate"]}
+    both: Json = {
+        "how": "beside its load generator on the same cores",
+        "held": None if parts["capacity"]["held"]["not_quoted"] else parts["capacity"]["held"]["rate"],
+    }
+    # Memory is of the same service after thousands of requests: a pod that answers for a day comes to that too.
     return [
-        {"name": "1 core", "how": "simulated from the measured service times", "held": one["simulated"]["rate"]}
-        | (
-            {"how": "behind HAProxy", "held": one["measured"]["rate"]}
-            if one["measured"] and not one["measured"]["not_quoted"]
-            else {}
-        )
-        | {"resident_mb": parts["replicas"]["resident_mb"]},
-        {
-            "name": f"{cores} cores",
-            "how": "beside its load generator on the same cores",
-            "held": None if parts["capacity"]["held"]["not_quoted"] else parts["capacity"]["held"]["rate"],
-        }
-        | {"resident_mb": parts["size"]["memory"]["after_mb"]},
+        {"name": "1 core", **single, "resident_mb": memory_mb},
+        {"name": f"{cores} cores", **both, "resident_mb": memory_mb},
     ]
 
 
@@ -58,12 +59,14 @@ def capacity_md(found: Json) -> str:
     measured = [size for size in sizes(found) if size["held"]]
     p99 = parts["capacity"]["held"]["p99_ms"]
     mean_s = sum(clip["seconds"] for clip in found["clips"]) / len(found["clips"])
+    requests = parts["size"]["memory"]["points"][0]["requests"]
     text = (
         f"# How many pods\n\nWorked out by `python -m benchmarks report --readme` from the run of "
         f"{found['provenance']['date'][:10]} on {found['provenance']['machine']}, with clips of {mean_s:.1f} s on "
         f"average, for a p99 of {p99:g} ms under Poisson arrivals. Measure on a node of yours with "
         "`make benchmark`, and put its numbers here.\n\n## What one pod holds\n\n"
-        "| pod | requests/s within the p99 | how that is known | memory after load | memory to request |\n"
+        f"| pod | requests/s within the p99 | how that is known | memory after {requests} requests | "
+        "memory to request |\n"
         "|---|---|---|---|---|\n"
     )
     for size in measured:

@@ -163,16 +163,22 @@ def latency_table(part: Json, *, short: bool = False) -> str:
         "Latency at fixed rates (Poisson, from when a request was due); no p99 of fewer than "
         f"{FEWEST['p99_ms']} requests, no p99.9 of fewer than {FEWEST['p999_ms']}:\n\n"
     )
-    headings = ["transport", "of capacity", "requests/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms"]
+    keys = ["p50_ms", "p90_ms", "p99_ms", "p999_ms"]
+    if all(percentile(load, keys[-1]) == _DASH for load in part["loads"]):
+        keys.pop()
+    names = {"p50_ms": "p50 ms", "p90_ms": "p90 ms", "p99_ms": "p99 ms", "p999_ms": "p99.9 ms"}
+    headings = ["transport", "of capacity", "requests/s", *(names[key] for key in keys)]
     text += rows(
         [*headings, "requests", "errors", *([] if short else ["generator"])],
         (
             [load["transport"], _DASH if load["share_not_quoted"] else f"{load['share']:.0%}", f"{load['rate']:.0f}"]
-            + [percentile(load, key) for key in ("p50_ms", "p90_ms", "p99_ms", "p999_ms")]
+            + [percentile(load, key) for key in keys]
             + [load["requests"], load["errors"], *([] if short else [_generator(load)])]
             for load in part["loads"]
         ),
     )
+    if "p999_ms" not in keys:
+        text += "\nNo load had enough requests for a p99.9: the histograms of `make benchmark-soak`, merged, have.\n"
     text += _refused(part["loads"]) + _silent(part)
     for name, why in {load["transport"]: load["share_not_quoted"] for load in part["loads"]}.items():
         text += f"\nCapacity of {name} is not quoted: {why}.\n" if why else ""
@@ -272,7 +278,9 @@ def profile_section(part: Json) -> str:
     """Processor time by part of the code."""
     cpu_ms = part["server_cpu_ms_per_request"]
     shares = sorted(part["shares"].items(), key=lambda item: -item[1])
-    return rows(["part", "share", "ms"], ([name, f"{share:.1%}", f"{share * cpu_ms:.2f}"] for name, share in shares))
+    text = rows(["part", "share", "ms"], ([name, f"{share:.1%}", f"{share * cpu_ms:.2f}"] for name, share in shares))
+    threads = sorted(part["threads_ms"].items(), key=lambda item: -item[1])
+    return f"{text}\n{rows(['threads', 'ms'], ([name, f'{ms:.2f}'] for name, ms in threads))}"
 
 
 def batching_section(part: Json) -> str:
@@ -301,6 +309,9 @@ def size_section(part: Json) -> str:
     if part["start"]:
         lines = ([one["cache"], f"{one['ready_s']:.2f}", f"{one['read_mb']:.0f}"] for one in part["start"])
         text = rows(["file cache", "s to ready", "MB from disk"], lines) + "\n"
+        cold, warm = ([one["ready_s"] for one in part["start"] if one["cache"] == cache] for cache in ("cold", "warm"))
+        if warm and min(cold) <= max(warm):
+            text += "Cold is within what the warm ones differ by: here reading from disk shows no difference.\n\n"
     return text + (
         f"{memory['idle_mb']:.0f} MB at rest, {memory['after_mb']:.0f} MB after "
         f"{memory['points'][0]['requests']} requests, {memory['growth_mb_per_1000']:+.2f} MB for 1,000 more.\n"
@@ -331,20 +342,36 @@ def growth_section(part: Json) -> str:
 
 
 def replicas_section(part: Json) -> str:
-    """Measured and simulated rates that hold the p99."""
+    """Measured and simulated rates that hold the p99, and how far the simulation is to be believed."""
+    shares = {one["replicas"]: share for one in part["replicas"] if (share := of_simulated(one))}
     lines = (
         [
             one["replicas"],
             f"{one['simulated']['rate']:.0f}",
             one["why_not_measured"] or one["measured"]["not_quoted"] or f"{one['measured']['rate']:.0f}",
+            f"{shares[one['replicas']]:.2f}" if one["replicas"] in shares else _DASH,
         ]
         for one in part["replicas"]
     )
     text = (
         f"Requests/s with a p99 within {part['p99_ms']:g} ms, one core each, {part['arrivals']} arrivals, "
-        f"{part['balance']}; each of them alone takes {sum(part['service_ms']) / len(part['service_ms']):.1f} ms:\n\n"
+        f"{part['balance']}; one of them alone takes {sum(part['service_ms']) / len(part['service_ms']):.1f} ms, "
+        f"asked {part['pause_ms']:g} ms after its last answer:\n\n"
     )
-    return text + rows(["replicas", "simulated", "behind HAProxy"], lines)
+    text += rows(["replicas", "simulated", "behind HAProxy", "measured / simulated"], lines)
+    if shares and min(shares.values()) < 1:
+        text += (
+            f"\nWhere both are known, {min(shares.values()):.2f} of what is simulated was measured: what is simulated "
+            "only is an upper bound.\n"
+        )
+    return text
+
+
+def of_simulated(one: Json) -> float:
+    """What was measured with so many replicas, as a share of what is simulated; 0 where one of the two is not known."""
+    if not one["measured"] or one["measured"]["not_quoted"] or not one["simulated"]["rate"]:
+        return 0.0
+    return float(one["measured"]["rate"] / one["simulated"]["rate"])
 
 
 def offline_section(found: Json) -> str:

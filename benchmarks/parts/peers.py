@@ -35,7 +35,7 @@ RATE = 40.0
 """Of the open loop, requests per second: what the slowest one, classic, still answers on two cores, and enough for a
 p99 of each round.
 """
-_LOAD_S, _SAME_S, _CHOICE_S = 1.2, 3.0, 0.7
+_LOAD_S, _SAME_S, _CHOICE_S = 1.0, 3.0, 0.7
 _ANSWER_S = 60.0
 _ERROR = re.compile(r"[\w.]+(Error|Exception|Timeout)\b")
 

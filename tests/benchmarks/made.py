@@ -90,7 +90,11 @@ def results() -> Json:
                 "clips": {**cost, "server_cpu_ms": 10.0},
                 "line": {"fixed_ms": 4.0, "ms_per_second_of_speech": 2.0},
             },
-            "profile": {"server_cpu_ms_per_request": 6.0, "shares": {"decoding": 0.25, "other": 0.75}},
+            "profile": {
+                "server_cpu_ms_per_request": 6.0,
+                "shares": {"decoding": 0.25, "other": 0.75},
+                "threads_ms": {"MainThread": 4.5, "decode": 1.5},
+            },
             "size": {
                 "memory": {
                     "idle_mb": 180.0,
@@ -121,8 +125,8 @@ def results() -> Json:
                 "arrivals": "Poisson",
                 "balance": "round robin",
                 "p99_ms": 50.0,
+                "pause_ms": 50.0,
                 "service_ms": [8.0, 8.0],
-                "resident_mb": 190.0,
                 "replicas": [
                     {
                         "replicas": 1,

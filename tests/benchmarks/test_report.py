@@ -154,6 +154,10 @@ def test_a_percentile_of_too_few_requests_is_kept_and_not_quoted() -> None:
     text = for_readme(found, PLACE)
     assert "| 20 | 9.0 | 9.0 | - | - | 100 |" in text  # the refused one is in no percentile
     assert f"| 180 | 9.0 | 9.0 | {many['p99_ms']:.1f} | {many['p999_ms']:.1f} | 1000 |" in text
+    many["requests"] = 999
+    text = for_readme(found, PLACE)
+    assert "p99.9 ms" not in text
+    assert "No load had enough requests for a p99.9: the histograms of `make benchmark-soak`" in text
     rounds = {"timbre": [once(200, 8.0, 200)], "few": [once(100, 8.0, 200)]}
     rounds["few"][0]["open"]["outcomes"] = {"ok": 99}
     assert summary(rounds)["few"]["ratios"]["p99"] is None
@@ -174,8 +178,9 @@ def test_everything_is_in_the_tables_and_what_was_left_out_is_named() -> None:
         "| cold | 3.00 | 90 |",
         "200 MB after 10000 requests, +0.01 MB for 1,000 more",
         "4.0 ms and 2.00 ms per second of speech",
-        "| 1 | 100 | 90 |",
-        "| 2 | 100 | too few cores |",
+        "| 1 | 100 | 90 | 0.90 |",
+        "| 2 | 100 | too few cores | - |",
+        "0.90 of what is simulated was measured: what is simulated only is an upper bound",
         "5% of a core, 0.4 ms late",
         "2.5 times as fast",
         "| 2 | int8 | 1.5 | 1 | 3.00 | 3.00 |",
@@ -206,6 +211,15 @@ def test_what_the_generator_limited_is_said_of_clips_too() -> None:
     assert "of the load generator than" not in whole(found)
     found["parts"]["growth"]["lengths"][0]["generator"]["bottleneck"] = "it was late"
     assert "say more of the load generator than of the service: it was late." in whole(found)
+
+
+def test_a_cold_start_that_is_no_slower_is_said_to_be() -> None:
+    found = results()
+    start = found["parts"]["size"]["start"]
+    start += [{**start[0], "cache": "warm", "ready_s": ready_s} for ready_s in (2.5, 2.9)]
+    assert "shows no difference" not in whole(found)
+    start[0]["ready_s"] = 2.8
+    assert "reading from disk shows no difference" in whole(found)
 
 
 def test_every_part_is_drawn(tmp_path: Path) -> None:
@@ -243,6 +257,12 @@ def test_pods_by_hand() -> None:
     assert pods(500, 90) == 9
     assert memory_mib(190.0) == 320
     page = capacity_md(results())
+    for pod, held, how in (
+        ("1 core", "90.0", "behind HAProxy; 0.90 of the simulated 100.0"),
+        ("2 cores", "150.0", "beside its load generator on the same cores"),
+    ):  # both have the memory of the service that has answered ten thousand
+        assert f"| {pod} | {held} | {how} | 200 MB | 1.5 x 200 MB = 320 MiB |" in page
+    assert "memory after 10000 requests" in page
     assert "ceil(500 / 63.0) + 1 = 9" in page
     assert "ceil(500 / 105.0) + 1 = 6" in page
     second = "4.0 / 10.0 = 0.40 | 90.0 / 0.40 = 225.0 | 150.0 / 0.40 = 375.0 |"
