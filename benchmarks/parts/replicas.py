@@ -64,7 +64,7 @@ def measure(bench: Bench) -> Json:
     bench.say(f"one replica on one core: {service_s.mean() * 1e3:.1f} ms a request")
     found = []
     for number in REPLICAS:
-        line = {"replicas": number, "simulated": simulated(service_s, number, bench.seed), "measured": None}
+        line: Json = {"replicas": number, "simulated": simulated(service_s, number, bench.seed), "measured": None}
         line["why_not_measured"] = why_not(number, len(cores))
         if not line["why_not_measured"]:
             most = 1.5 * (line["simulated"]["rate"] or line["simulated"]["capacity"])
