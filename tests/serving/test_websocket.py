@@ -102,7 +102,7 @@ def test_a_close_waits_for_no_reader(monkeypatch: pytest.MonkeyPatch, client: Cl
 def test_who_pings_and_reads_no_pongs_is_left() -> None:
     sent = 0
 
-    async def pings(line: socket.socket, _: ServerState) -> None:
+    async def pings(line: socket.socket, _state: ServerState) -> None:
         nonlocal sent
         with contextlib.suppress(ConnectionError):
             for _ in range(500):
