@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -15,7 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import onnx
@@ -24,6 +27,8 @@ import pytest
 from serving.errors import InvalidFeedback
 from serving.feedback import Feedback, Seen
 from serving.metrics import Metrics
+from serving.proto.timbre.v1 import timbre_pb2 as pb
+from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.conftest import ROOT
 from tests.e2e.test_load import codes, send
 from tests.hostile import sounds
@@ -121,18 +126,57 @@ def test_who_makes_the_runtime_throw_fails_alone(models: Path, tmp_path: Path) -
         running(tmp_path / "log.txt", models=models, max_batch=16) as service,
         httpx.Client(base_url=service.url, timeout=60) as client,
     ):
-        outcomes: list[int] = []
-        threads = [threading.Thread(target=lambda: outcomes.append(ask(service, LOUD).status_code)) for _ in range(4)]
+        outcomes: list[httpx.Response] = []
+        threads = [threading.Thread(target=lambda: outcomes.append(ask(service, LOUD))) for _ in range(4)]
         for thread in threads:
             thread.start()
         assert codes(send(service.url, 16, WAV, repeat=3)) == {"ok": 48}
         for thread in threads:
             thread.join()
-        assert outcomes == [500] * 4
+        assert [answer.status_code for answer in outcomes] == [500] * 4
         assert metric(client, "timbre_requests_total", code="internal") == 4
         assert "Gather" in service.log.read_text() or "indices" in service.log.read_text()
+        assert all(f"Request {answer.headers['X-Request-ID']} failed" in service.log.read_text() for answer in outcomes)
         assert until(lambda: client.get("/readyz").status_code == 200)
         assert metric(client, "timbre_inflight") == 0
+
+
+def faults(service: Service, trace: dict[str, str]) -> Iterator[str]:
+    """The ids that the clients of each transport get of a fault."""
+    answer = httpx.post(f"{service.url}/predict", content=LOUD, headers={"Content-Type": "audio/wav", **trace})
+    assert answer.json()["error"]["request_id"] == answer.headers["X-Request-ID"]
+    yield answer.headers["X-Request-ID"]
+    data = [base64.b64encode(LOUD).decode()]
+    infer = {"inputs": [{"name": "audio", "datatype": "BYTES", "shape": [1], "data": data}]}
+    answer = httpx.post(f"{service.url}/v2/models/timbre/infer", json=infer, headers=trace)
+    assert answer.headers["X-Request-ID"] in answer.json()["error"]
+    yield answer.headers["X-Request-ID"]
+    with grpc.insecure_channel(service.grpc) as channel, pytest.raises(grpc.RpcError) as error:
+        TimbreStub(channel).Predict(pb.PredictRequest(audio=LOUD), timeout=60, metadata=tuple(trace.items()))
+    assert error.value.code() is grpc.StatusCode.INTERNAL
+    call: Any = error.value  # its types know no pairs
+    told = dict(call.trailing_metadata())["x-request-id"]
+    assert told in call.details()
+    yield told
+
+
+def test_a_client_finds_its_fault_in_the_log(models: Path, tmp_path: Path) -> None:
+    """By the id that it got, which is its trace's where it has brought one that is one."""
+    rewrite(models / "2", fails_when_loud)
+    route(models, "2")
+    trace, name = "0af7651916cd43dd8448eb211c80319c", "traceparent"
+    with running(tmp_path / "log.txt", models=models, log="json") as service:
+        none, of_ours, traced = [
+            list(faults(service, sent))
+            for sent in ({}, {name: f"00-{trace}-x"}, {name: f"00-{trace}-b7ad6b7169203331-01"})
+        ]
+    lines = [json.loads(line) for line in service.log.read_text().splitlines()]
+    logged = [line["request_id"] for line in lines if "request_id" in line]
+    assert logged == [*none, *of_ours, *traced]
+    assert traced == [trace] * 3
+    assert len({*none, *of_ours, trace}) == 7
+    for line in lines:
+        assert ("exception" in line) == ("request_id" in line)  # once, and of nothing else
 
 
 @contextlib.contextmanager
@@ -280,6 +324,7 @@ def test_400_megabytes_are_enough_for_whatever_may_be_sent(little_memory: list[s
 ALONE = """
 import fcntl, json, os, socket, struct, sys
 from pathlib import Path
+from typing import Any
 with socket.socket() as probe:  # ifconfig lo up
     fcntl.ioctl(probe, 0x8914, struct.pack("16sh14x", b"lo", 0x41))
 import httpx

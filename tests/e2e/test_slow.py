@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from websockets.sync.client import connect
 
@@ -157,6 +158,37 @@ def test_clients_that_vanish_leave_nothing(impatient: Service) -> None:
             live.socket.close()
     with httpx.Client(base_url=impatient.url) as client:
         assert until(lambda: metric(client, "timbre_streams") == 0)
+
+
+def ask_for_wav(line: socket.socket, address: tuple[str, int]) -> None:
+    """Ten minutes in a few kilobytes, to be made playable for a client with a small buffer; until its head has come."""
+    silence = encode(np.zeros(600 * 16_000, np.float32), 16_000, "FLAC")
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    line.settimeout(60)
+    line.connect(address)
+    head = (
+        f"POST /ui/playable HTTP/1.1\r\nHost: t\r\nContent-Type: audio/flac\r\nContent-Length: {len(silence)}\r\n\r\n"
+    )
+    line.sendall(head.encode() + silence)
+    assert line.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_what_is_made_playable_counts_until_it_is_sent(service: Service) -> None:
+    with httpx.Client(base_url=service.url, timeout=60) as client:
+        with socket.socket() as line:
+            ask_for_wav(line, service.address)
+            for _ in range(20):
+                assert metric(client, "timbre_decoded_bytes") >= 4 * 600 * 16_000
+                assert metric(client, "timbre_inflight") == 0
+                time.sleep(0.05)
+        assert until(lambda: metric(client, "timbre_decoded_bytes") == 0)
+
+
+def test_what_is_made_playable_and_not_taken_counts_no_longer_than_a_body_may_take(impatient: Service) -> None:
+    with httpx.Client(base_url=impatient.url, timeout=60) as client, socket.socket() as line:
+        ask_for_wav(line, impatient.address)
+        # Sooner than the twenty seconds after which a connection is cut off that takes nothing.
+        assert until(lambda: metric(client, "timbre_decoded_bytes") == 0, 15)
 
 
 def test_requests_in_a_row_are_answered_in_their_order(impatient: Service) -> None:
