@@ -25,11 +25,14 @@ class Highest(NamedTuple):
     """The most requests per second that were seen.
 
     Attributes:
+        per_second: of that number of clients at which they were most, the median of the rounds.
+        clients: that number.
         not_quoted: why that is no capacity: what the load generator was the bottleneck by; empty where it is one.
     """
 
     per_second: float
     not_quoted: str
+    clients: int
 
 
 @dataclass
@@ -117,12 +120,12 @@ class Bench:
         """
         known = self.found.get("capacity", {}).get("transports", {}).get(transport)
         if known:
-            return Highest(float(known["highest_seen"]), known["not_quoted"])
+            return Highest(float(known["highest_seen"]), known["not_quoted"], known["clients"])
         way = self.service().transports(self.data)[transport]
         load = closed_loop(way, _QUICK_CLIENTS, self.seconds(_QUICK_S))
         if not load.per_second:
             raise RuntimeError(f"{transport} answers nothing: {dict(load.outcomes)}.")
-        return Highest(load.per_second, load.to_json()["generator"]["bottleneck"])
+        return Highest(load.per_second, load.to_json()["generator"]["bottleneck"], _QUICK_CLIENTS)
 
     def _check(self, target: Target) -> None:
         """Every clip once: it is answered, and what is loaded late is loaded."""

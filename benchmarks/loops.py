@@ -51,9 +51,13 @@ def open_loop(transport: Transport, rate: float, seconds: float, seed: int, warm
     return _run(arrivals(transport, due, Load(seconds, rate=rate), warm_s))
 
 
-def one_by_one(transport: Transport, seconds: float, least: int = 3) -> Load:
-    """One client for so long, and for so many requests at least; the first one warms up."""
-    return _run(_one_by_one(transport, seconds, least))
+def one_by_one(transport: Transport, seconds: float, least: int = 3, pause_s: float = 0.0) -> Load:
+    """One client for so long, and for so many requests at least; the first one warms up.
+
+    Args:
+        pause_s: before each request.
+    """
+    return _run(_one_by_one(transport, seconds, least, pause_s))
 
 
 def ask_once(transport: Transport, patience_s: float = 10.0) -> str:
@@ -75,19 +79,23 @@ async def _ask_once(transport: Transport, patience_s: float) -> str:
             await connection.close()
 
 
-async def _one_by_one(transport: Transport, seconds: float, least: int) -> Load:
+async def _one_by_one(transport: Transport, seconds: float, least: int, pause_s: float) -> Load:
     load = Load(seconds, clients=1)
     loop = asyncio.get_running_loop()
     connection = await transport.connect()
     await connection.ask(0)
     cpu, begin = time.process_time(), loop.time()
-    while (sent := loop.time()) - begin < seconds or load.all_requests < least:
+    watch = asyncio.create_task(_watch_lag(load))
+    while loop.time() - begin < seconds or load.all_requests < least:
+        await asyncio.sleep(pause_s)
+        sent = loop.time()
         load.all_requests += 1
         outcome = await connection.ask(load.all_requests)
-        load.count(outcome, loop.time() - sent)
+        load.count(outcome, loop.time() - sent, connection.said)
         if connection.closed:
             connection = await transport.connect()
     load.own_cpu_s, load.seconds = time.process_time() - cpu, loop.time() - begin
+    watch.cancel()
     await connection.close()
     return load
 
@@ -122,13 +130,13 @@ async def arrivals(
 
 
 async def _one(pool: _Pool, turn: int, due: float, load: Load, *, counted: bool) -> None:
-    outcome = UNANSWERED  # where it is cancelled
+    outcome, said = UNANSWERED, ""  # where it is cancelled
     try:
-        outcome = await pool.ask(turn)
+        outcome, said = await pool.ask(turn)
     finally:
         load.all_requests += 1
         if counted:
-            load.count(outcome, asyncio.get_running_loop().time() - due)
+            load.count(outcome, asyncio.get_running_loop().time() - due, said)
 
 
 class _Pool:
@@ -139,14 +147,16 @@ class _Pool:
         self._idle: list[Connection] = []
         self._room = asyncio.Semaphore(_CONNECTIONS)
 
-    async def ask(self, turn: int) -> str:
+    async def ask(self, turn: int) -> tuple[str, str]:
+        """The outcome of one request, and what came with one that is no good answer."""
         async with self._room:
             connection: Connection | None = None
             try:
                 connection = self._idle.pop() if self._idle else await self._transport.connect()
                 outcome = await connection.ask(turn)
-            except (OSError, asyncio.IncompleteReadError):
-                outcome = BROKEN
+                said = connection.said
+            except (OSError, asyncio.IncompleteReadError) as error:
+                outcome, said = BROKEN, str(error)
             except asyncio.CancelledError:
                 if connection:
                     await connection.close()
@@ -155,7 +165,7 @@ class _Pool:
                 self._idle.append(connection)
             elif connection:
                 await connection.close()
-            return outcome
+            return outcome, said
 
     async def close(self) -> None:
         for connection in self._idle:
@@ -187,7 +197,7 @@ def _count(load: Load, answered: list[_Answered], begin: float, end: float) -> N
         last = max(one.done for one in answered)
         inside, load.seconds = [one for one in answered if one.done > end], max(last - begin, load.seconds)
     for one in inside:
-        load.count(one.outcome, one.done - one.sent)
+        load.count(one.outcome, one.done - one.sent, one.said)
     load.all_requests = len(answered)
 
 
@@ -197,6 +207,7 @@ class _Answered(NamedTuple):
     sent: float
     done: float
     outcome: str
+    said: str
 
 
 async def _client(transport: Transport, turn: int, load: Load, end: float, pause_s: float) -> list[_Answered]:
@@ -213,8 +224,9 @@ async def _client(transport: Transport, turn: int, load: Load, end: float, pause
                 await connection.close()
         except TimeoutError:
             load.outcomes[UNANSWERED] += 1
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError) as error:
             load.outcomes[BROKEN] += 1
+            load.said.setdefault(BROKEN, str(error))
             await asyncio.sleep(0.05)
     return answered
 
@@ -224,7 +236,7 @@ async def _ask_on(connection: Connection, turn: int, answered: list[_Answered], 
     while not connection.closed and (sent := loop.time()) < end:
         outcome = await connection.ask(turn + len(answered))
         since = connection.sent_at if outcome in NO_ROOM else sent
-        answered.append(_Answered(since, loop.time(), outcome))
+        answered.append(_Answered(since, loop.time(), outcome, connection.said))
         if outcome in NO_ROOM:
             await asyncio.sleep(pause_s)
 

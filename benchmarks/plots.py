@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.histogram import Histogram
+from benchmarks.load import quoted
 
 Json = dict[str, Any]
 
@@ -38,7 +39,7 @@ def plot_soak(results: Path) -> list[Path]:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     for key in ("p50_ms", "p99_ms"):
-        above.plot(minutes, [window[key] for window in windows], marker=".", label=key.split("_")[0])
+        above.plot(minutes, [_drawn(window, key) for window in windows], marker=".", label=key.split("_")[0])
     above.set(ylabel="latency, ms", ylim=(0, None))
     above.legend(frameon=False)
     below.plot(minutes, [window["resident_mb"] or math.nan for window in windows], marker=".")
@@ -46,6 +47,12 @@ def plot_soak(results: Path) -> list[Path]:
     for axes in (above, below):
         axes.grid(alpha=0.3)
     return _save(figure, results, "over-time")
+
+
+def _drawn(load: Json, key: str) -> float:
+    """A percentile, ms; a gap where it is not quoted."""
+    ms = quoted(load, key)
+    return math.nan if ms is None else ms
 
 
 def _save(figure: Figure, results: Path, name: str) -> list[Path]:
@@ -79,8 +86,8 @@ def _capacity(part: Json, figure: Figure) -> None:
     for name, found in part["transports"].items():
         clients = [load["clients"] for load in found["loads"]]
         own = [load for load in found["loads"] if not load["generator"]["bottleneck"]]
-        rates.plot([load["clients"] for load in own], [load["per_second"] for load in own], marker="o", label=name)
-        latencies.plot(clients, [load["p99_ms"] for load in found["loads"]], marker="o", label=name)
+        rates.errorbar([load["clients"] for load in own], *_rounds(own), marker="o", capsize=2, label=name)
+        latencies.plot(clients, [_drawn(load, "p99_ms") for load in found["loads"]], marker="o", label=name)
     rates.set(ylabel="requests/s", ylim=(0, None))
     latencies.set(ylabel="p99, ms", yscale="log")
     for axes in (rates, latencies):
@@ -89,6 +96,13 @@ def _capacity(part: Json, figure: Figure) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     rates.legend(frameon=False, fontsize=8)
+
+
+def _rounds(loads: list[Json]) -> tuple[list[float], list[list[float]]]:
+    """Requests/s of several rounds: medians, and how far below and above them the lowest and highest are."""
+    rates = [load["per_second"] for load in loads]
+    below = [load["per_second"] - load["spread"][0] for load in loads]
+    return rates, [below, [load["spread"][1] - load["per_second"] for load in loads]]
 
 
 def _peers(part: Json, figure: Figure) -> None:
@@ -144,8 +158,12 @@ def _batching(part: Json, figure: Figure) -> None:
     for device, setting in dict.fromkeys((load["device"], load["setting"]) for load in part["loads"]):
         mine = [load for load in part["loads"] if (load["device"], load["setting"]) == (device, setting)]
         clients = [str(load["clients"]) for load in mine]
-        for axes, key in ((rates, "per_second"), (latencies, "p99_ms"), (sizes, "mean_windows")):
-            axes.plot(clients, [load[key] for load in mine], marker="o", label=f"{device}, {setting}")
+        for axes, told in (
+            (rates, [math.nan if load["generator"]["bottleneck"] else load["per_second"] for load in mine]),
+            (latencies, [_drawn(load, "p99_ms") for load in mine]),
+            (sizes, [load["mean_windows"] for load in mine]),
+        ):
+            axes.plot(clients, told, marker="o", label=f"{device}, {setting}")
     rates.set(ylabel="requests/s", ylim=(0, None))
     latencies.set(ylabel="p99, ms", ylim=(0, None))
     sizes.set(ylabel="windows a batch", ylim=(0, None))

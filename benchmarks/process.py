@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ import httpx
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 _START_S, _STOP_S = 300.0, 60.0
+_FOLDERS = re.compile(r"(?:/[^/\s\"']+)+/(?=site-packages/|benchmarks/)")
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,26 @@ class Server:
     Attributes:
         ready_s: from start to the first 200 of its readiness path.
         grpc_port: 0 where it has none.
+        log: what it prints; None where nobody keeps that.
     """
 
     process: subprocess.Popen[bytes]
     port: int
     ready_s: float
     grpc_port: int = 0
+    log: IO[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
+
+    def printed(self, most: int = 1000) -> str:
+        """The end of what it has printed so far, so many bytes at most, without folders that only this machine has."""
+        if self.log is None:
+            return ""
+        file = self.log.fileno()  # it writes where the file stands, so that is left as it is
+        end = os.pread(file, most, max(0, os.fstat(file).st_size - most)).decode(errors="replace")
+        return _FOLDERS.sub("", end)
 
     def read_mb(self) -> float:
         """What the process and its children had to fetch from the disk, not from the kernel's cache."""
@@ -45,9 +58,18 @@ class Server:
         return round(sum(int(text.split("\nread_bytes:")[1].split()[0]) for text in told) / 1e6, 1)
 
     def resident_mb(self) -> float:
-        """Memory of the process and its children."""
-        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._family(self.process.pid))
-        return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+        """Memory of the process and its children, what several of them share counted once.
+
+        Of memory that is nobody's file each has its share (Pss): only a family shares that. Files, libraries above all,
+        count as what the process has of them that has most: shares of those would take off what processes of others,
+        the load generator's too, have mapped as well, and so make whoever has their libraries lighter.
+        """
+        own_kb, files_kb = 0, dict[str, int]()
+        for pid in self._family(self.process.pid):
+            own_kb += _anonymous_kb(pid)
+            for file, kb in _mapped_kb(pid).items():
+                files_kb[file] = max(kb, files_kb.get(file, 0))
+        return round((own_kb + sum(files_kb.values())) * 1024 / 1e6, 1)
 
     def cpu_s(self) -> float:
         """Processor time that it and its children have taken."""
@@ -60,6 +82,27 @@ class Server:
     def _family(self, pid: int) -> list[int]:
         listed = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in _children(task)]
         return [pid, *(one for child in listed for one in self._family(child))]
+
+
+def _anonymous_kb(pid: int) -> int:
+    """A process's share of its memory that is no file's, kB, of proc_pid_smaps(5)."""
+    told = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(told.split("\nPss_Anon:")[1].split()[0])
+
+
+def _mapped_kb(pid: int) -> dict[str, int]:
+    """What a process has in memory of each file, shared memory too, kB; without its own copies of changed pages."""
+    found: Counter[str] = Counter()
+    file = ""  # by device and inode
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, *words = line.split()
+        if name == "Rss:":
+            found[file] += int(words[0])
+        elif name == "Anonymous:":
+            found[file] -= int(words[0])
+        elif not name.endswith(":"):  # the head of a mapping: addresses, rights, offset, device, inode, name
+            file = " ".join(words[2:4])
+    return found
 
 
 def _children(task: Path) -> list[int]:
@@ -104,7 +147,7 @@ def serving(
             )
         try:
             wait_until_ready(process, f"http://{HOST}:{port}{ready}", log)
-            yield Server(process, port, round(time.monotonic() - started, 2), grpc_port)
+            yield Server(process, port, round(time.monotonic() - started, 2), grpc_port, log)
         finally:
             _stop(process)
 

@@ -27,8 +27,10 @@ def soak(bench: Bench, out: Path, seconds: float, share: float = 0.7) -> Path:
     windows: list[Json] = []
     try:
         target = bench.service()
-        rate = share * bench.highest().per_second
-        bench.say(f"{rate:.0f} requests/s for {seconds:g} s")
+        highest = bench.highest()
+        settings |= {"capacity": round(highest.per_second, 2), "not_quoted": highest.not_quoted}
+        rate = share * highest.per_second
+        bench.say(f"{rate:.0f} requests/s for {seconds:g} s{': of ' * bool(highest.not_quoted)}{highest.not_quoted}")
         way = bench.multipart()
         lasted = 0.0
         while lasted < seconds:

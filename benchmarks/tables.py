@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.histogram import FEWEST
-from benchmarks.peers import WHY_BETTER
+from benchmarks.load import NO_ROOM, quoted
+from benchmarks.peers import WHY_BETTER, WHY_FAILED
 
 Json = dict[str, Any]
 
@@ -21,6 +22,8 @@ MEASURES = {
     "p99": "p99",
     "memory": "memory",
 }
+_SAID = {"said": "it said `{}`", "logged": "its log `{}`"}
+_SHORT = ("per_second", "p99")
 _HIGHER_IS_BETTER = {"per_second", "crowd"}
 
 
@@ -33,7 +36,8 @@ def rows(headings: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
 
 def percentile(load: Json, key: str) -> str:
     """One of a load's percentiles, ms."""
-    return f"{load[key]:.1f}" if load["requests"] >= FEWEST.get(key, 1) else _DASH
+    ms = quoted(load, key)
+    return _DASH if ms is None else f"{ms:.1f}"
 
 
 def rate(load: Json) -> str:
@@ -42,7 +46,7 @@ def rate(load: Json) -> str:
 
 
 def peers_short(part: Json) -> str:
-    """The same without the ratios, which stand in the tables beside the results and in the plot."""
+    """The same with two of the ratios; all stand in the tables beside the results, and in the plot."""
     return peers_section(part, short=True)
 
 
@@ -54,24 +58,37 @@ def peers_section(part: Json, *, short: bool = False) -> str:
         "answered; median ms of {alone} client alone; ".format(**part["clients"])
         + f"p50 and p99 at {part['rate']:g} requests/s that arrive by chance (Poisson), from when each was due"
     )
-    text += ".\n\n" if short else "; what follows is theirs to ours, with the lowest and highest of the rounds.\n\n"
+    text += "; what follows is theirs to ours, with the lowest and highest of the rounds.\n\n"
     text += peers_table(part["summary"], short=short)
     for name, line in part["summary"].items():
         for measure, why in line.get("not_quoted", {}).items():
             text += f"\n{MEASURES[measure]} of {name} is not quoted, or not as a ratio; {why}.\n"
         for measure, why in line.get("left_out", {}).items():
             text += f"\n{MEASURES[measure]} of {name} leaves out {why}.\n"
-    for name, measure, ratio in better(part["summary"]):
-        why = WHY_BETTER.get((name, measure), "")
-        text += f"\n{name} is better in {MEASURES[measure]} ({ratio:.2f} of ours){': ' + why if why else ''}.\n"
+    text += "".join(f"\n{told}\n" for told in ahead(part["summary"]))
+    text += "".join(f"\n{told}\n" for told in failed(part["summary"]))
     for name, reason in part["missing"].items():
         text += f"\n{name} was not measured: {reason}.\n"
     return text
 
 
+def failed(lines: Json) -> list[str]:
+    """How many requests of each server failed in each way, what it said, and why, where that was found out."""
+    told = []
+    for name, line in lines.items():
+        for outcome, one in line.get("failures", {}).items():
+            words = [what.format(" ".join(one[key].split())) for key, what in _SAID.items() if one[key]]
+            why = WHY_FAILED.get((name, outcome), "")
+            told.append(
+                f"{one['requests']} of {name}'s requests ended as {outcome}{', '.join(['', *words])}"
+                f"{': ' + why if why else ''}."
+            )
+    return told
+
+
 def peers_table(lines: Json, *, short: bool = False) -> str:
     """One line per server."""
-    measures = {"per_second": "requests/s"} if short else MEASURES
+    measures = {name: MEASURES[name] for name in _SHORT} if short else MEASURES
     headings = ["server", "requests/s", "of the crowd", "ms alone", "p50 ms", "p99 ms", "CPU ms", "memory MB", "errors"]
     told = []
     for name, line in lines.items():
@@ -83,23 +100,56 @@ def peers_table(lines: Json, *, short: bool = False) -> str:
             for measure, value in line["figures"].items()
         ]
         rest = [f"{line['server_cpu_ms']:.1f}", f"{line['resident_mb']:.0f}", line["errors"]]
-        ratios = [
-            "{:.2f} ({:.2f} to {:.2f})".format(*ratio) if (ratio := line["ratios"][measure]) else _DASH
-            for measure in measures
-        ]
+        ratios = [spread_of(ratio) if (ratio := line["ratios"][measure]) else _DASH for measure in measures]
         told.append([name, *figures, *rest, *ratios])
     return rows([*headings, *(f"{what}, to ours" for what in measures.values())], told)
 
 
-def better(lines: Json) -> list[tuple[str, str, float]]:
-    """(peer, measure, median ratio) wherever a peer is better than the first in every round."""
-    found = []
-    for name, line in list(lines.items())[1:]:
-        for measure in MEASURES if "failed" not in line else ():
-            ratio, low, high = line["ratios"][measure] or (1, 1, 1)
-            if low > 1 if measure in _HIGHER_IS_BETTER else high < 1:
-                found.append((name, measure, ratio))
-    return found
+def spread_of(ratio: Iterable[float]) -> str:
+    """Median, lowest and highest."""
+    return "{:.2f} ({:.2f} to {:.2f})".format(*ratio)
+
+
+def ahead(lines: Json) -> list[str]:
+    """Where a peer is better, or has the better median, and why; then all that the rounds do not tell apart."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for name, measure, ratio in better(lines):
+        how = f"{name} has the better median, but is not told apart, in" if _level(ratio) else f"{name} is better in"
+        case = (how, WHY_BETTER.get((name, measure), ""))
+        cases.setdefault(case, []).append(f"{MEASURES[measure]}, {spread_of(ratio)} of ours")
+    told = [f"{how} {'; '.join(measures)}{': ' + why if why else ''}." for (how, why), measures in cases.items()]
+    ours = [
+        f"{MEASURES[measure]} of {name}, {spread_of(ratio)} of ours"
+        for name, measure, ratio in _ratios(lines)
+        if _level(ratio) and (name, measure, ratio) not in better(lines)
+    ]
+    return told + ([f"Not told apart either, our median being no worse: {'; '.join(ours)}."] if ours else [])
+
+
+def better(lines: Json) -> list[tuple[str, str, list[float]]]:
+    """(peer, measure, ratio with its spread) wherever a peer's median is better than the first's."""
+    return [
+        (name, measure, ratio)
+        for name, measure, ratio in _ratios(lines)
+        if (ratio[0] > 1 if measure in _HIGHER_IS_BETTER else ratio[0] < 1)
+    ]
+
+
+def _ratios(lines: Json) -> list[tuple[str, str, list[float]]]:
+    """Every ratio to the first that is quoted: peer, measure, and its median, lowest, highest."""
+    return [
+        (name, measure, line["ratios"][measure])
+        for name, line in list(lines.items())[1:]
+        if "failed" not in line
+        for measure in MEASURES
+        if line["ratios"][measure]
+    ]
+
+
+def _level(ratio: list[float]) -> bool:
+    """Whether some rounds say more than ours and some less."""
+    _, low, high = ratio
+    return low <= 1 <= high
 
 
 def latency_short(part: Json) -> str:
@@ -113,20 +163,38 @@ def latency_table(part: Json, *, short: bool = False) -> str:
         "Latency at fixed rates (Poisson, from when a request was due); no p99 of fewer than "
         f"{FEWEST['p99_ms']} requests, no p99.9 of fewer than {FEWEST['p999_ms']}:\n\n"
     )
-    headings = ["transport", "of capacity", "requests/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms"]
+    keys = ["p50_ms", "p90_ms", "p99_ms", "p999_ms"]
+    if all(percentile(load, keys[-1]) == _DASH for load in part["loads"]):
+        keys.pop()
+    names = {"p50_ms": "p50 ms", "p90_ms": "p90 ms", "p99_ms": "p99 ms", "p999_ms": "p99.9 ms"}
+    headings = ["transport", "of capacity", "requests/s", *(names[key] for key in keys)]
     text += rows(
         [*headings, "requests", "errors", *([] if short else ["generator"])],
         (
             [load["transport"], _DASH if load["share_not_quoted"] else f"{load['share']:.0%}", f"{load['rate']:.0f}"]
-            + [percentile(load, key) for key in ("p50_ms", "p90_ms", "p99_ms", "p999_ms")]
+            + [percentile(load, key) for key in keys]
             + [load["requests"], load["errors"], *([] if short else [_generator(load)])]
             for load in part["loads"]
         ),
     )
-    text += _silent(part)
+    if "p999_ms" not in keys:
+        text += "\nNo load had enough requests for a p99.9: the histograms of `make benchmark-soak`, merged, have.\n"
+    text += _refused(part["loads"]) + _silent(part)
     for name, why in {load["transport"]: load["share_not_quoted"] for load in part["loads"]}.items():
         text += f"\nCapacity of {name} is not quoted: {why}.\n" if why else ""
     return text
+
+
+def _refused(loads: Iterable[Json]) -> str:
+    """Where a rate was more than the service could hold: its percentiles are of those that were not refused."""
+    told = [
+        f"{n} of {load['requests']} over {load['transport']} at {load['rate']:.0f} requests/s"
+        for load in loads
+        if (n := sum(load["outcomes"].get(code, 0) for code in NO_ROOM))
+    ]
+    return (
+        f"\nRefused for lack of room, since the rate was then more than was held: {', '.join(told)}.\n" if told else ""
+    )
 
 
 def _silent(part: Json) -> str:
@@ -156,12 +224,20 @@ def reached(part: Json) -> str:
     reaches = (
         f"how much of that the service reaches is not quoted: {part['not_quoted']}"
         if part["not_quoted"]
-        else f"the service reaches {part['achieved']:.0%} of that"
+        else "asked in turn with that, the service reaches {:.0%} of it ({:.0%} to {:.0%})".format(
+            part["achieved"], *part["achieved_spread"]
+        )
     )
     return (
-        "Decoding, cutting and inference alone, without any server, on the same cores: "
+        "Decoding, cutting and inference alone, without any server, on the same cores, clip by clip: "
         f"{part['roof']['per_second']:.0f} requests/s; {reaches}.\n"
     )
+
+
+def rate_of_rounds(load: Json) -> str:
+    """The same of several rounds: their median, and the lowest and highest."""
+    told = rate(load)
+    return told if told == _DASH else "{} ({:.0f} to {:.0f})".format(told, *load["spread"])
 
 
 def capacity_section(part: Json) -> str:
@@ -169,7 +245,7 @@ def capacity_section(part: Json) -> str:
     lines = []
     for name, found in part["transports"].items():
         for load in found["loads"]:
-            figures = [rate(load), *(percentile(load, key) for key in ("p50_ms", "p99_ms"))]
+            figures = [rate_of_rounds(load), *(percentile(load, key) for key in ("p50_ms", "p99_ms"))]
             lines.append([name, load["clients"], *figures, load["errors"], _generator(load)])
     text = rows(["transport", "clients", "requests/s", "p50 ms", "p99 ms", "errors", "generator"], lines)
     for name, found in part["transports"].items():
@@ -191,7 +267,7 @@ def stages_section(part: Json) -> str:
     text += "\nFloor, a route that does nothing:\n\n" + rows(
         ["clients", "requests/s", "p50 ms", "p99 ms"],
         (
-            [load["clients"], rate(load), *(percentile(load, key) for key in ("p50_ms", "p99_ms"))]
+            [load["clients"], rate_of_rounds(load), *(percentile(load, key) for key in ("p50_ms", "p99_ms"))]
             for load in part["floor"]
         ),
     )
@@ -202,21 +278,29 @@ def profile_section(part: Json) -> str:
     """Processor time by part of the code."""
     cpu_ms = part["server_cpu_ms_per_request"]
     shares = sorted(part["shares"].items(), key=lambda item: -item[1])
-    return rows(["part", "share", "ms"], ([name, f"{share:.1%}", f"{share * cpu_ms:.2f}"] for name, share in shares))
+    text = rows(["part", "share", "ms"], ([name, f"{share:.1%}", f"{share * cpu_ms:.2f}"] for name, share in shares))
+    threads = sorted(part["threads_ms"].items(), key=lambda item: -item[1])
+    return f"{text}\n{rows(['threads', 'ms'], ([name, f'{ms:.2f}'] for name, ms in threads))}"
 
 
 def batching_section(part: Json) -> str:
     """Batch sizes against load, with and without, and the wait cap."""
     lines = (
         [
-            *(load["device"], load["setting"], load["clients"], rate(load)),
+            *(load["device"], load["setting"], load["clients"], rate_of_rounds(load)),
             *(percentile(load, "p50_ms"), percentile(load, "p99_ms"), f"{load['mean_windows']:.2f}"),
-            ", ".join(f"{size}: {n}" for size, n in load["windows"].items()),
+            *(", ".join(f"{size}: {n}" for size, n in load["windows"].items()), load["reasons"].get("waited", 0)),
         ]
         for load in part["loads"]
     )
     headings = ["device", "batching", "clients", "requests/s", "p50 ms", "p99 ms", "windows a batch", "batches by size"]
-    return rows(headings, lines) + (f"\nNot on CUDA: {part['no_cuda']}.\n" if part["no_cuda"] else "")
+    text = rows([*headings, "that waited"], lines)
+    if not any(load["reasons"].get("waited") for load in part["loads"]):
+        text += (
+            "\nNo batch waited for company under any cap, since here a wait costs those who wait more than it saves: "
+            "settings that differ in the cap alone are the same here, and what they differ by is chance.\n"
+        )
+    return text + (f"\nNot on CUDA: {part['no_cuda']}.\n" if part["no_cuda"] else "")
 
 
 def size_section(part: Json) -> str:
@@ -225,6 +309,9 @@ def size_section(part: Json) -> str:
     if part["start"]:
         lines = ([one["cache"], f"{one['ready_s']:.2f}", f"{one['read_mb']:.0f}"] for one in part["start"])
         text = rows(["file cache", "s to ready", "MB from disk"], lines) + "\n"
+        cold, warm = ([one["ready_s"] for one in part["start"] if one["cache"] == cache] for cache in ("cold", "warm"))
+        if warm and min(cold) <= max(warm):
+            text += "Cold is within what the warm ones differ by: here reading from disk shows no difference.\n\n"
     return text + (
         f"{memory['idle_mb']:.0f} MB at rest, {memory['after_mb']:.0f} MB after "
         f"{memory['points'][0]['requests']} requests, {memory['growth_mb_per_1000']:+.2f} MB for 1,000 more.\n"
@@ -238,32 +325,53 @@ def growth_section(part: Json) -> str:
         for one in part[key]:
             told = [one["p50_ms"], one["server_cpu_ms"], one["stages_ms"].get("decode")]
             p50, cpu, decode = (_DASH if ms is None else f"{ms:.1f}" for ms in told)
+            if one["server_cpu_spread"]:
+                cpu += " ({:.1f} to {:.1f})".format(*one["server_cpu_spread"])
             yield [f"{one[unit]:g}", p50, cpu, f"{one['times_real_time']:.0f}", decode]
 
     head = ["p50 ms", "CPU ms", "times real time", "decode ms"]
     line = part["line"]
-    return (
+    text = (
         rows(["seconds of 16 kHz", *head], lines("lengths", "seconds"))
         + f"\n{line['fixed_ms']:.1f} ms and {line['ms_per_second_of_speech']:.2f} ms per second of speech.\n\n"
         + rows(["Hz, 3 s", *head], lines("rates", "rate_hz"))
     )
+    if late := {one["generator"]["bottleneck"] for one in part["lengths"] + part["rates"]} - {""}:
+        text += f"\nSome of these say more of the load generator than of the service: {'; '.join(sorted(late))}.\n"
+    return text
 
 
 def replicas_section(part: Json) -> str:
-    """Measured and simulated rates that hold the p99."""
+    """Measured and simulated rates that hold the p99, and how far the simulation is to be believed."""
+    shares = {one["replicas"]: share for one in part["replicas"] if (share := of_simulated(one))}
     lines = (
         [
             one["replicas"],
             f"{one['simulated']['rate']:.0f}",
             one["why_not_measured"] or one["measured"]["not_quoted"] or f"{one['measured']['rate']:.0f}",
+            f"{shares[one['replicas']]:.2f}" if one["replicas"] in shares else _DASH,
         ]
         for one in part["replicas"]
     )
     text = (
         f"Requests/s with a p99 within {part['p99_ms']:g} ms, one core each, {part['arrivals']} arrivals, "
-        f"{part['balance']}; each of them alone takes {sum(part['service_ms']) / len(part['service_ms']):.1f} ms:\n\n"
+        f"{part['balance']}; one of them alone takes {sum(part['service_ms']) / len(part['service_ms']):.1f} ms, "
+        f"asked {part['pause_ms']:g} ms after its last answer:\n\n"
     )
-    return text + rows(["replicas", "simulated", "behind HAProxy"], lines)
+    text += rows(["replicas", "simulated", "behind HAProxy", "measured / simulated"], lines)
+    if shares and min(shares.values()) < 1:
+        text += (
+            f"\nWhere both are known, {min(shares.values()):.2f} of what is simulated was measured: what is simulated "
+            "only is an upper bound.\n"
+        )
+    return text
+
+
+def of_simulated(one: Json) -> float:
+    """What was measured with so many replicas, as a share of what is simulated; 0 where one of the two is not known."""
+    if not one["measured"] or one["measured"]["not_quoted"] or not one["simulated"]["rate"]:
+        return 0.0
+    return float(one["measured"]["rate"] / one["simulated"]["rate"])
 
 
 def offline_section(found: Json) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import grpc
 
-from benchmarks.load import OK
+from benchmarks.load import OK, SAID
 from serving.proto.inference import inference_pb2 as oip
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 
@@ -54,6 +54,7 @@ class HttpConnection:
     requests: Sequence[bytes]
     closed: bool = False
     sent_at: float = 0.0
+    said: str = ""
 
     async def ask(self, turn: int) -> str:
         self.writer.write(self.requests[turn % len(self.requests)])
@@ -64,10 +65,13 @@ class HttpConnection:
         _, told, rest = head.partition(b"content-length:")
         if not told:
             raise ConnectionError("The answer has no Content-Length; no other way to end one is read here.")
-        await self.reader.readexactly(int(rest.split(b"\r\n", 1)[0]))
+        body = await self.reader.readexactly(int(rest.split(b"\r\n", 1)[0]))
         self.closed = b"connection: close" in head
         status = int(head.split(b" ", 2)[1])
-        return OK if status == 200 else f"http_{status}"
+        if status == 200:
+            return OK
+        self.said = body[:SAID].decode(errors="replace")
+        return f"http_{status}"
 
     async def close(self) -> None:
         self.writer.close()
@@ -103,6 +107,7 @@ class GrpcConnection:
     requests: Sequence[bytes]
     closed: bool = False
     sent_at: float = 0.0
+    said: str = ""
 
     async def ask(self, turn: int) -> str:
         self.sent_at = asyncio.get_running_loop().time()  # the library tells no more
@@ -111,6 +116,7 @@ class GrpcConnection:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in (error.details() or ""):
                 raise ConnectionError(error.details()) from error
+            self.said = error.details() or ""
             return f"grpc_{error.code().name.lower()}"
         return OK
 

@@ -42,6 +42,13 @@ class Limits:
     min_rate_hz: int = 8_000
     max_rate_hz: int = 192_000
     max_channels: int = 8
+    full_length_values: int = 96_000
+    """Values per second, over all channels, up to which a recording may have its full length; with more of them it may
+    be that much shorter. Silence at 192 kHz in eight channels is ten minutes in 60 kB, and a core's work of seconds."""
+
+    def longest_s(self, rate_hz: int, channels: int) -> float:
+        """Longest recording of that rate and so many channels."""
+        return self.max_duration_s * min(1.0, self.full_length_values / (rate_hz * channels))
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def read(
         RequestError: by ``take``.
         EmptyAudio: a header and no samples.
         UnsupportedAudio: a rate or channel count out of range or changing midway, or nothing decodes.
-        AudioTooLong: over ``limits.max_duration_s``.
+        AudioTooLong: over ``limits.longest_s``.
         AudioTooShort: under ``limits.min_duration_s``.
         BadSamples: NaN, infinite or unscaled samples.
     """
@@ -134,13 +141,13 @@ def read(
     _check_header(source, limits)
 
     resample = resampler(source.rate_hz, rate_hz)
-    max_frames = int(limits.max_duration_s * source.rate_hz)
+    max_frames = int(limits.longest_s(source.rate_hz, source.channels) * source.rate_hz)
     frames = 0
     mono = _Growing(source, rate_hz, take)
     for block in source.blocks:
         frames += len(block)
         if frames > max_frames:
-            raise _too_long(None, limits)
+            raise _too_long(source, None, limits)
         mixed = _mixed_down(block)
         _check_samples(mixed)
         mono.append(resample(mixed, False))
@@ -244,16 +251,21 @@ def _check_header(source: Source, limits: Limits) -> None:
             f"The file has {source.channels} channels; 1 to {limits.max_channels} are read. Mix it down.",
             channels=source.channels,
         )
-    if source.length_s is not None and source.length_s > limits.max_duration_s:
-        raise _too_long(source.length_s, limits)
+    if source.length_s is not None and source.length_s > limits.longest_s(source.rate_hz, source.channels):
+        raise _too_long(source, source.length_s, limits)
 
 
-def _too_long(duration_s: float | None, limits: Limits) -> AudioTooLong:
+def _too_long(source: Source, duration_s: float | None, limits: Limits) -> AudioTooLong:
     came = "over" if duration_s is None else f"{duration_s:.0f} s, over"
-    return AudioTooLong(
-        f"The audio lasts {came} {limits.max_duration_s:g} s. Cut it and send the parts.",
-        max_duration_s=limits.max_duration_s,
-    )
+    most_s = limits.longest_s(source.rate_hz, source.channels)
+    if most_s == limits.max_duration_s:
+        told = f"{most_s:g} s. Cut it and send the parts."
+    else:
+        told = (
+            f"{most_s:g} s, the most at {source.rate_hz} Hz with {source.channels} channels. Mix it down, resample it, "
+            "or cut it and send the parts."
+        )
+    return AudioTooLong(f"The audio lasts {came} {told}", max_duration_s=most_s)
 
 
 def _mixed_down(block: Samples) -> Samples:

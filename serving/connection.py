@@ -24,6 +24,7 @@ from serving.errors import HeadTooLarge, Overloaded, RequestError, UploadTimeout
 from serving.transports.asgi import LINGER_BYTES, LINGER_S
 
 _HEAD_BYTES = 1 << 16
+_HEADER_BYTES = len(b": \r\n")  # of a header beside its name and value; a head of nothing else would be the dearest
 _RESERVED_DESCRIPTORS = 64  # for models, pipes, metrics and what else is not a connection
 _MOST = 100_000
 _MOST_WAITING = 100  # requests behind one that is being answered
@@ -162,7 +163,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # else it is a trailer, which nobody here reads
-            self._take(len(name) + len(value))
+            self._take(len(name) + len(value) + _HEADER_BYTES)
             super().on_header(name, value)
 
     def _take(self, size: int) -> None:

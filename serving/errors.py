@@ -88,9 +88,9 @@ class RequestError(TimbreError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """HTTP headers of the answer: when to come again, where that helps."""
-        wait_s = self.details.get("retry_after_s")
-        return {} if wait_s is None else {"Retry-After": str(wait_s)}
+        """HTTP headers of the answer: when to come again, where that helps, and by what id the log tells of it."""
+        told = {"Retry-After": self.details.get("retry_after_s"), "X-Request-ID": self.details.get("request_id")}
+        return {name: str(value) for name, value in told.items() if value is not None}
 
 
 class InvalidRequest(RequestError):

@@ -24,7 +24,7 @@ native = logging.getLogger("timbre.native")
 
 
 class JsonLines(logging.Formatter):
-    """One object a line: time (UTC), level, logger, message, and the traceback where there is one."""
+    """One object a line: time (UTC), level, logger, message, and, where there is one, a request's id, a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         told = {
@@ -33,6 +33,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if request_id := getattr(record, "request_id", None):
+            told["request_id"] = request_id
         if record.exc_info:
             told["exception"] = self.formatException(record.exc_info)
         return json.dumps(told)

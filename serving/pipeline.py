@@ -192,18 +192,23 @@ class Pipeline:
             self._count(InternalError.code, ask.transport, choice)
             raise
 
-    async def aside(self, work: Callable[[Take], T], body: Holding) -> T:
+    def holding(self) -> Holding:
+        """For the decoded audio of one request that keeps it longer than :meth:`aside` lasts."""
+        return self._decoded.holding()
+
+    async def aside(self, work: Callable[[Take], T], held: Holding, body: Holding) -> T:
         """Other work on an upload, with a permit and in a decoder's thread as decoding is.
 
         Args:
             work: is told what to ask before it keeps decoded audio.
+            held: what that is to count for, of :meth:`holding`.
             body: what the upload counts in memory, for as long as the work has it.
 
         Raises:
             Overloaded: all permits are taken, or there is no room for more decoded audio.
             DeadlineExceeded: it was not done in time.
         """
-        with self._permit(), self._decoded.holding() as held:
+        with self._permit():
             deadline = asyncio.get_running_loop().time() + self._timeout_s
             return await self._in_decoder(work, held, deadline, body)
 

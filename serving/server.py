@@ -12,14 +12,16 @@ import functools
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import STARTUP_FAILURE
 
 from serving.connection import BoundedHttp, allow_descriptors
 from serving.errors import AddressError, TimbreError
@@ -143,7 +145,7 @@ class _Server(uvicorn.Server):
         )
         if context := tls_context(settings):
             self.config.ssl_context_factory = lambda _, __: context
-        self._drain_s, self._lifecycle = settings.drain_s, lifecycle
+        self._drain_s, self._head_s, self._lifecycle = settings.drain_s, settings.head_timeout_s, lifecycle
         self._stop_at: float | None = None
         self.failure: TimbreError | None = None
 
@@ -162,6 +164,27 @@ class _Server(uvicorn.Server):
             self.config.encoded_headers.append((b"connection", b"close"))
         else:
             self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which would give each TLS handshake a minute: whoever connects may say nothing for so long."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        loop, config = asyncio.get_running_loop(), self.config
+        protocol = functools.partial(
+            cast("Callable[..., asyncio.Protocol]", config.http_protocol_class),
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        handshake_s = self._head_s if config.ssl else None
+        self.servers = [
+            await loop.create_server(
+                protocol, sock=one, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=handshake_s
+            )
+            for one in sockets or ()
+        ]
+        self.started = True
 
     async def on_tick(self, counter: int) -> bool:
         if self._stop_at is not None and time.monotonic() >= self._stop_at:

@@ -134,7 +134,8 @@ class Settings(BaseModel):
     )
     head_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
         10.0,
-        description="Longest time for a request's head to arrive, of the first since it connected, seconds.",
+        description="Longest time for a request's head to arrive, of the first since it connected, seconds; "
+        "for a TLS handshake too.",
     )
     max_duration_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = Field(
         Limits().max_duration_s, description="Longest recording, seconds."

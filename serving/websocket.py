@@ -22,6 +22,34 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM_BYTES)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._leave()
+
+    def handle_ping(self) -> None:
+        """Whoever asks on and reads no answer gets none: pongs would wait here whatever there is room for."""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.transport.abort()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self._leave()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._leave()
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Once the connection closes: that waits, without end, for what has been written to be read."""
+        if self.transport.is_closing():
+            self.loop.call_later(_LEAVE_S, self.transport.abort)
+
     async def send(self, message: ASGISendEvent) -> None:
         """A close frame is small and the last: it waits for no room, and the connection is over soon after it."""
         if message["type"] == "websocket.close":

@@ -21,13 +21,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-
-from prometheus_client.multiprocess import mark_process_dead
+from pathlib import Path
 
 from serving.logs import log_to_stderr
 from serving.metrics import MULTIPROCESS_DIR
 from serving.server import check_grpc_port, listen, run
 from serving.settings import PREFIX, Settings
+from serving.tallies import reserve, settle
 from serving.tls import tls_context
 
 logger = logging.getLogger("timbre")
@@ -74,6 +74,7 @@ def run_worker(settings: Settings, door: int, link: int, *, load_first: bool) ->
     Raises:
         TimbreError: see :func:`serving.server.run`.
     """
+    reserve(Path(os.environ[MULTIPROCESS_DIR]))
     to_parent = socket.socket(fileno=link)
 
     def loaded() -> None:
@@ -140,7 +141,7 @@ class _Worker:
         self._start_at = time.monotonic() + min(_RESTART_S * 2**self._failures, _LONGEST_RESTART_S)
         self._link.close()
         self._process, self._link, self.ready, self.status = None, None, False, status
-        mark_process_dead(pid, self._environment[MULTIPROCESS_DIR])  # type: ignore[no-untyped-call]
+        settle(Path(self._environment[MULTIPROCESS_DIR]), pid)
         return pid
 
 

@@ -29,7 +29,7 @@ REFUSED = frozenset({"unsupported_audio"})
 DAMAGED = frozenset(
     {HEARD, "unsupported_audio", "empty_audio", "audio_too_short", "audio_too_long", "no_speech", "bad_samples"}
 )
-TOO_LONG = frozenset({"audio_too_long"})
+TOO_LONG, NO_SPEECH = frozenset({"audio_too_long"}), frozenset({"no_speech"})
 EMPTY = frozenset({"empty_audio", "unsupported_audio"})
 
 
@@ -177,27 +177,36 @@ def _lying_mp4(m4a: bytes) -> Iterator[Hostile]:
 
 
 def long_in_little(_: dict[str, bytes]) -> Iterator[Hostile]:
-    """Ten hours of silence."""
+    """Ten hours of silence, and ten minutes of it in as many values as there may be in a second."""
     flac = flac_of_nothing(36_000)
     yield Hostile("ten hours of FLAC", flac, TOO_LONG)
-    unknown = bytearray(flac)
-    unknown[21] &= 0xF0
-    unknown[22:26] = bytes(4)
-    yield Hostile("ten hours of FLAC that does not say so", bytes(unknown), TOO_LONG)
+    yield Hostile("ten hours of FLAC that does not say so", _of_unknown_length(flac), TOO_LONG)
     yield Hostile("ten hours of Opus", opus_of_nothing(36_000), TOO_LONG)
     yield Hostile("ten hours of Opus that says one second", opus_of_nothing(36_000, announced_s=1), DAMAGED - {HEARD})
+    wide = flac_of_nothing(600, 192_000, 8)
+    yield Hostile("ten minutes of FLAC at 192 kHz in 8 channels", wide, TOO_LONG)
+    yield Hostile("the same that does not say so", _of_unknown_length(wide), TOO_LONG)
+    yield Hostile("as much of it as is taken", flac_of_nothing(37, 192_000, 8), NO_SPEECH)
 
 
-def flac_of_nothing(seconds: int) -> bytes:
-    """Silence at 8 kHz in the longest frames there are, 14 bytes each (RFC 9639)."""
-    frames, length = -(-seconds * 8_000 // 65_535), 65_535
-    about = (
-        struct.pack(">HH", length, length) + bytes(6) + (8_000 << 44 | 15 << 36 | frames * length).to_bytes(8, "big")
-    )
+def _of_unknown_length(flac: bytes) -> bytes:
+    return flac[:21] + bytes([flac[21] & 0xF0, 0, 0, 0, 0]) + flac[26:]
+
+
+_FLAC_RATES = {8_000: 4, 192_000: 3}  # as a frame's head calls them
+
+
+def flac_of_nothing(seconds: int, rate_hz: int = 8_000, channels: int = 1) -> bytes:
+    """Silence in the longest frames there are, 14 bytes each and three more for each channel more (RFC 9639)."""
+    length = 65_535
+    frames = seconds * rate_hz // length
+    described = rate_hz << 44 | (channels - 1) << 41 | 15 << 36 | frames * length
+    about = struct.pack(">HH", length, length) + bytes(6) + described.to_bytes(8, "big")
+    kind = bytes([0x70 | _FLAC_RATES[rate_hz], (channels - 1) << 4 | 8])  # a length of 16 bits follows; 16 bits a value
     out = [b"fLaC\x80\0\0\x22", about, bytes(16)]
     for number in range(frames):
-        head = b"\xff\xf8\x74\x08" + _utf8(number) + struct.pack(">H", length - 1)
-        frame = head + bytes([_crc(head, 8, 0x07)]) + b"\0\0\0"  # one constant for all of it
+        head = b"\xff\xf8" + kind + _utf8(number) + struct.pack(">H", length - 1)
+        frame = head + bytes([_crc(head, 8, 0x07)]) + b"\0\0\0" * channels  # one constant for all of it
         out.append(frame + _crc(frame, 16, 0x8005).to_bytes(2, "big"))
     return b"".join(out)
 

@@ -45,7 +45,7 @@ class Service:
     @property
     def address(self) -> tuple[str, int]:
         """Of the HTTP port."""
-        host, port = self.url.removeprefix("http://").split(":")
+        host, port = self.url.split("//")[1].split(":")
         return host, int(port)
 
     def peak_bytes(self) -> int:

@@ -1,5 +1,8 @@
 """python -m tests.soak [--minutes 30] [--small] [--out FILE]: good and hostile traffic, and what it leaves.
 
+By HTTP and gRPC come good and hostile files; live streams are whole, broken off, or of odd frames; and some clients
+leave in the middle of what they send or before they are answered.
+
 Fails where memory, descriptors or threads grow, or where an answer is none that is expected. The first quarter of the
 time is warm-up; after it memory may grow by 1 MB in 10,000 requests, and by 4 MiB whatever came. There are fewer
 permits than clients, so that some of everything is refused; who is waits as long as it is told to, as it should.
@@ -18,10 +21,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from socket import SHUT_WR
+from typing import Any
 
 import grpc
 import httpx
 import numpy as np
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
 
 from benchmarks.record import write
 from serving.proto.timbre.v1 import timbre_pb2 as pb
@@ -51,8 +58,12 @@ _NOISE_BYTES = 4 << 20  # of a resident set, whatever is done
 _FLOORS = 20  # parts of the time, each with its least memory: what one large body takes for a moment is no growth
 _PERMITS = 3  # of five clients
 _REFUSED, _RETRY_S = "overloaded", 1.0
-_CLOSED, _MUCH = "closed", 1 << 20
+_CLOSED, _LEFT, _MUCH = "closed", "left", 1 << 20
 _AUDIO = {"Content-Type": "audio/wav"}
+_SMALL = (truncated, flipped, lying_headers, not_for_us, polyglots)
+_LARGE = (long_in_little, tags, bombs)
+_RATE_HZ = 16_000
+_LIVE = frozenset({"session", "measurement", "utterance.start", "utterance.end"})
 _SPARE = 12  # descriptors and threads that come and go
 
 
@@ -134,14 +145,14 @@ class Soak:
                 client.get("/metrics")
 
     def _hostile(self) -> None:
-        self._send("hostile", (truncated, flipped, lying_headers, not_for_us, polyglots))
+        self._send("hostile", _SMALL)
 
     def _large(self) -> None:
         """What is large, or long, or becomes so: by a client of its own, since each takes a while."""
-        self._send("large", (long_in_little, tags, bombs))
+        self._send("large", _LARGE)
 
     def _send(self, kind: str, families: Sequence[Family]) -> None:
-        files: list[Hostile] = [hostile for family in families for hostile in family(sounds())]
+        files = _files(families)
         with httpx.Client(base_url=self._service.url, timeout=60) as client:
             for hostile in itertools.cycle(files):
                 if self._stop.is_set():
@@ -154,30 +165,71 @@ class Soak:
                 self._met(kind, came, allowed, hostile.name)
 
     def _grpc(self) -> None:
-        files = [*sounds().values(), b"nothing"]
+        good = [Hostile(name, data, frozenset({HEARD})) for name, data in sounds().items()]
+        hostile = _files(_SMALL)
+        files = [file for pair in zip(itertools.cycle(good), hostile, strict=False) for file in pair]
         with grpc.insecure_channel(self._service.grpc) as channel:
-            for data in itertools.cycle(files):
+            for file in itertools.cycle(files):
                 if self._stop.is_set():
                     return
                 try:
-                    TimbreStub(channel).Predict(pb.PredictRequest(audio=data), timeout=60)
+                    TimbreStub(channel).Predict(pb.PredictRequest(audio=file.data), timeout=60)
                     came = HEARD
                 except grpc.RpcError as error:
                     came = code_of(error)
-                self._met("grpc", came, frozenset({"unsupported_audio" if data == b"nothing" else HEARD}))
+                self._met("grpc", came, file.outcomes, file.name)
 
     def _live(self) -> None:
-        clip = clip_of(voice(4.0), 16_000)
+        clip = clip_of(voice(4.0), _RATE_HZ)
         frames = [clip.pcm[place : place + 3200] for place in range(0, len(clip.pcm), 3200)]
-        while not self._stop.is_set():
-            told = [message["type"] for message in websocket(self._service, frames, 16_000)]
-            self._met("live", told[0], frozenset({"session"}))
+        for talk in itertools.cycle((self._listen, self._send_an_odd_frame, self._leave)):
+            if self._stop.is_set():
+                return
+            talk(frames)
+
+    def _listen(self, frames: list[bytes]) -> None:
+        for message in websocket(self._service, frames, _RATE_HZ):
+            self._met("live", _told(message), _LIVE)
+
+    def _send_an_odd_frame(self, frames: list[bytes]) -> None:
+        with self._talking() as socket:
+            for frame in (*frames[: len(frames) // 2], b"odd"):
+                socket.send(frame)
+            messages: list[dict[str, Any]] = []
+            with contextlib.suppress(ConnectionClosed):
+                messages += map(json.loads, socket)
+        self._met("live", _told(messages[-1]), frozenset({"invalid_frame"}))
+
+    def _leave(self, frames: list[bytes]) -> None:
+        with self._talking() as socket:
+            for frame in frames[: len(frames) // 2]:
+                socket.send(frame)
+            socket.socket.shutdown(SHUT_WR)
+        self._met("live", _LEFT, frozenset({_LEFT}))
+
+    def _talking(self) -> ClientConnection:
+        return connect(f"{self._service.url.replace('http', 'ws', 1)}/v1/listen?rate_hz={_RATE_HZ}")
 
     def _vanish(self) -> None:
-        while not self._stop.is_set():
+        """In the middle of a body, and before the answer to a whole one."""
+        clip = sounds()["wav"]
+        head = b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Type: audio/wav\r\nContent-Length: %d\r\n\r\n" % len(clip)
+        for size in itertools.cycle((len(clip) // 2, len(clip))):
+            if self._stop.is_set():
+                return
             with self._service.connect() as connection:
-                connection.sendall(b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: 99999\r\n\r\nRIFF")
+                connection.sendall(head + clip[:size])
+            self._met("vanish", _LEFT, frozenset({_LEFT}))
             time.sleep(0.05)
+
+
+def _told(message: dict[str, Any]) -> str:
+    """The type of a live message; the code word of an error."""
+    return str(message["error"]["code"] if message["type"] == "error" else message["type"])
+
+
+def _files(families: Sequence[Family]) -> list[Hostile]:
+    return [hostile for family in families for hostile in family(sounds())]
 
 
 def _outcome(answer: httpx.Response) -> str:

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from benchmarks.bench import Bench, Json
 from benchmarks.loops import closed_loop, open_loop
+from benchmarks.rounds import in_turn, told
 from benchmarks.target import MULTIPART
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 _FEW = (8, 32)  # of the other transports: enough to know what their rates are shares of
 P99_MS = 50.0
 _PROBES = 5
-_LOAD_S, _PROBE_S = 1.5, 2.5
+_LOAD_S, _WARM_S, _PROBE_S = 0.5, 0.3, 2.0
 
 
 def measure(bench: Bench) -> Json:
-    """Requests per second of every transport, and the highest Poisson rate whose p99 is within P99_MS."""
+    """Requests per second of every transport, and the highest Poisson rate whose p99 is within P99_MS.
+
+    Every number of clients of every transport is asked in turn, round after round.
+    """
+    ways = bench.service().transports(bench.data)
+    rounds = in_turn(
+        {
+            (name, clients): partial(closed_loop, way, clients, bench.seconds(_LOAD_S), _WARM_S)
+            for name, way in ways.items()
+            for clients in (CLIENTS if name == MULTIPART else _FEW)
+        },
+        bench.rounds,
+    )
     found: Json = {}
-    for name, way in bench.service().transports(bench.data).items():
-        loads = []
-        for clients in CLIENTS if name == MULTIPART else _FEW:
-            loads.append(closed_loop(way, clients, bench.seconds(_LOAD_S)).to_json())
-            bench.say(f"{name}, {clients} clients: {loads[-1]['per_second']:.0f}/s, p99 {loads[-1]['p99_ms']:.1f} ms")
+    for name in ways:
+        loads = [told(loads) for (transport, _), loads in rounds.items() if transport == name]
+        for load in loads:
+            low, high = load["spread"]
+            bench.say(f"{name}, {load['clients']} clients: {load['per_second']:.0f}/s ({low:.0f} to {high:.0f})")
         found[name] = {"loads": loads, **quoted(loads)}
     probes: list[Json] = []
 
@@ -38,7 +52,7 @@ def measure(bench: Bench) -> Json:
 
 
 def quoted(loads: list[Json]) -> Json:
-    """The most that was answered; as a capacity only where the load generator was not what limited it."""
+    """The most that was answered, medians of rounds; as a capacity only where the load generator was not the limit."""
     best = max(loads, key=lambda load: float(load["per_second"]))
     reason = best["generator"]["bottleneck"]
     return {
@@ -52,8 +66,9 @@ def quoted(loads: list[Json]) -> Json:
 def highest_rate(at: Callable[[float], Json], most: float, probes: int = 0) -> Json:
     """By halving: the highest probed rate that is held, 0 where none is; and why it is not quoted, where it is not.
 
-    A probe that fails is repeated, since a stall of the machine is not the service's: two of three decide. Where the
-    next higher rate failed for the load generator's sake, what the service holds is not known, and not quoted.
+    Two of three probes of a rate decide, either way: a stall of the machine is not the service's, nor is one quiet
+    moment. Where the next higher rate failed for the load generator's sake, what the service holds is not known, and
+    not quoted.
 
     Args:
         at: an open loop at a rate.
@@ -75,8 +90,8 @@ _SLOW = "its p99 is too high, or requests failed"
 
 def _two_of_three(at: Callable[[float], Json], rate: float) -> str:
     """Why a rate is not held; empty where it is."""
-    whys = [_why_not(at(rate))]
-    while any(whys) and max(whys.count(""), len(whys) - whys.count("")) < 2:
+    whys: list[str] = []
+    while max(whys.count(""), len(whys) - whys.count("")) < 2:
         whys.append(_why_not(at(rate)))
     failed = [why for why in whys if why]
     return next((why for why in failed if why != _SLOW), _SLOW) if len(failed) > 1 else ""

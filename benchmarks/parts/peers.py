@@ -5,7 +5,9 @@ The clip is one that no server has to resample, 3 s at 16 kHz, so that designs a
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from statistics import median
@@ -16,21 +18,26 @@ from benchmarks.load import OK, Transport
 from benchmarks.loops import closed_loop, one_by_one, open_loop
 from benchmarks.peers import PEERS, Peer
 from benchmarks.process import Server
+from benchmarks.rounds import spread
 from benchmarks.sounds import wav
 from benchmarks.target import NotHereError
 
 CLIENTS = {"alone": 1, "closed": 8, "crowd": 32}
 """Of the closed loops, by their names in the results."""
 
+LOADS = (*CLIENTS, "open")
+"""All that a round has."""
+
 SECONDS, RATE_HZ = 3.0, 16_000
 """The clip that is sent."""
 
 RATE = 40.0
-"""Of the open loop, requests per second: about two thirds of what the slowest one, classic, answers on two cores;
-enough for a p99 of each round.
+"""Of the open loop, requests per second: what the slowest one, classic, still answers on two cores, and enough for a
+p99 of each round.
 """
-_LOAD_S, _SAME_S, _CHOICE_S = 1.2, 3.0, 0.7
+_LOAD_S, _SAME_S, _CHOICE_S = 1.0, 3.0, 0.7
 _ANSWER_S = 60.0
+_ERROR = re.compile(r"[\w.]+(Error|Exception|Timeout)\b")
 
 FIGURES = {
     "per_second": ("closed", "per_second"),
@@ -124,13 +131,14 @@ def _once(bench: Bench, peer: Peer, turn: int, choice: str) -> Json:
         before = server.cpu_s()
         loops = {name: closed_loop(way, clients, bench.seconds(_LOAD_S)) for name, clients in CLIENTS.items()}
         cpu_ms = (server.cpu_s() - before) / max(1, sum(loop.all_requests for loop in loops.values())) * 1e3
-        same = open_loop(way, RATE, bench.seconds_at(RATE, _SAME_S), bench.seed + turn)
+        loops["open"] = open_loop(way, RATE, bench.seconds_at(RATE, _SAME_S), bench.seed + turn)
+        told = {name: loop.to_json() for name, loop in loops.items()}
         return {
             "ready_s": ready_s,
-            **{name: loop.to_json() for name, loop in loops.items()},
-            "open": same.to_json(),
+            **told,
             "server_cpu_ms": round(cpu_ms, 2),
             "resident_mb": server.resident_mb(),
+            "log": server.printed() if any(load["errors"] for load in told.values()) else "",
         }
 
 
@@ -161,13 +169,14 @@ def summary(rounds: dict[str, list[Json]]) -> Json:
             "rounds": len(pairs),
             "figures": {measure: _figure(theirs, measure) for measure in FIGURES},
             "ratios": {measure: _ratio(pairs, measure) for measure in FIGURES}
-            | {"memory": spread([one["resident_mb"] / other["resident_mb"] for one, other in pairs])},
+            | {"memory": spread([one["resident_mb"] / other["resident_mb"] for one, other in pairs], 3)},
             "left_out": {},
             "not_quoted": {},
             "resident_mb": median(one["resident_mb"] for one in theirs),
             "server_cpu_ms": median(one["server_cpu_ms"] for one in theirs),
             "ready_s": median(one["ready_s"] for one in theirs),
-            "errors": sum(one[kind]["errors"] for one in theirs for kind in (*CLIENTS, "open")),
+            "errors": sum(one[kind]["errors"] for one in theirs for kind in LOADS),
+            "failures": failures(theirs),
         }
         for measure in FIGURES:
             whys = [why for pair in pairs if (why := _limit(pair, measure))]
@@ -175,6 +184,28 @@ def summary(rounds: dict[str, list[Json]]) -> Json:
             if whys:
                 lines[name][told][measure] = f"{len(whys)} of {len(pairs)} rounds: {whys[0]}"
     return lines
+
+
+def failures(theirs: Sequence[Json]) -> Json:
+    """How many requests of a server's rounds ended in each way that is no good answer, and what explains the first.
+
+    ``said`` is what the client was told, ``logged`` the last error in what the server had printed by then.
+    """
+    counts: Counter[str] = Counter()
+    said: dict[str, str] = {}
+    logged: dict[str, str] = {}
+    for one in theirs:
+        for load in (one[kind] for kind in LOADS):
+            for outcome in load["outcomes"].keys() - {OK}:
+                counts[outcome] += load["outcomes"][outcome]
+                said.setdefault(outcome, load["said"].get(outcome, ""))
+                logged.setdefault(outcome, last_error(one["log"]))
+    return {name: {"requests": n, "said": said[name], "logged": logged[name]} for name, n in counts.items()}
+
+
+def last_error(log: str) -> str:
+    """The last line of a log that names an exception, as Python prints one; empty where none does."""
+    return next((line for line in reversed(log.splitlines()) if _ERROR.match(line)), "")
 
 
 def _figure(theirs: Sequence[Json], measure: str) -> float | None:
@@ -193,7 +224,7 @@ def _ratio(pairs: Sequence[tuple[Json, Json]], measure: str) -> list[float] | No
     """Theirs to ours, of the rounds that can be quoted; None where they are not most of them."""
     kind, key = FIGURES[measure]
     kept = [one[kind][key] / ours[kind][key] for one, ours in pairs if not _limit([one, ours], measure)]
-    return spread(kept) if 2 * len(kept) > len(pairs) else None
+    return spread(kept, 3) if 2 * len(kept) > len(pairs) else None
 
 
 def _limit(once: Sequence[Json], measure: str) -> str:
@@ -202,8 +233,3 @@ def _limit(once: Sequence[Json], measure: str) -> str:
     fewest = min(one[kind]["outcomes"].get(OK, 0) for one in once)
     late = next(filter(None, (one[kind]["generator"]["bottleneck"] for one in once)), "")
     return late or (f"{fewest} good answers are too few" if fewest < FEWEST.get(key, 1) else "")
-
-
-def spread(ratios: Sequence[float]) -> list[float]:
-    """Median, lowest, highest."""
-    return [round(value, 3) for value in (median(ratios), min(ratios), max(ratios))]

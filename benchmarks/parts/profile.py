@@ -1,11 +1,18 @@
-"""Where a request's time goes: py-spy's samples of the running service under load, by part of the way."""
+"""Where a request's processor time goes: what each thread of the running service took, shared out by py-spy's samples.
+
+py-spy sees where a thread is and not whether it has a core: a thread that is ready and waits for one is sampled like
+one that runs. So samples only share out what the kernel says that their own thread took.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.bench import Bench, Json
@@ -38,9 +45,13 @@ PARTS = (
     ("other", ("serving/",)),  # what of ours is no row's, before an outer frame of the event loop claims it
 )
 
+NATIVE = "threads and processes without Python"
+"""What took processor time and was in no line of Python: gRPC's own threads, those that ended, processes beside."""
 
 # A thread whose innermost frame this is waits for work; py-spy takes the wait of a busy machine's thread for work.
 _IDLE = ("_worker (concurrent/futures/thread.py",)
+_THREAD = re.compile(r"thread \((\d+)\)(?:: (?P<name>.*))?")  # by the kernel's number; the frame that --threads adds
+_NUMBER = re.compile(r"[-_ ]?\d+$")
 
 
 def measure(bench: Bench) -> Json:
@@ -60,37 +71,71 @@ def measure(bench: Bench) -> Json:
         spy = subprocess.Popen(
             [
                 *(str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw", "--output", str(raw)),
-                *("--rate", str(_RATE_HZ), "--duration", str(seconds), "--pid", str(server.process.pid)),
+                *("--rate", str(_RATE_HZ), "--duration", str(seconds), "--pid", str(server.process.pid), "--threads"),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        before = server.cpu_s()
+        whole_s, before = server.cpu_s(), threads_s(server.process.pid)
         load = closed_loop(bench.multipart(), _CLIENTS, seconds)
-        cpu_ms = (server.cpu_s() - before) / max(1, load.all_requests) * 1e3
+        whole_s, after = server.cpu_s() - whole_s, threads_s(server.process.pid)
         printed = spy.communicate(timeout=120)[0].decode(errors="replace")
         if spy.returncode or not raw.exists():
             raise NotHereError(f"py-spy needs ptrace: {printed.strip().splitlines()[-1]}")
         samples = by_part(raw.read_text())
-    counted = samples.total()
-    shares = {name: samples[name] / counted for name, _ in PARTS}
+        names = thread_names(raw.read_text())
+    took_s = {thread: taken - before.get(thread, 0.0) for thread, taken in after.items()}
+    groups_s: dict[str, float] = defaultdict(float)
+    for thread, taken in took_s.items():
+        groups_s[names.get(thread, NATIVE)] += taken
+    each_ms = 1e3 / max(1, load.all_requests)
     return {
         "load": load.to_json(),
-        "samples": counted,
-        "server_cpu_ms_per_request": round(cpu_ms, 3),
-        "shares": {name: round(share, 4) for name, share in shares.items()},
+        "samples": sum(counted.total() for counted in samples.values()),
+        "server_cpu_ms_per_request": round(whole_s * each_ms, 3),
+        "shares": {name: round(took / whole_s, 4) for name, took in shared_out(whole_s, took_s, samples).items()},
+        "threads_ms": {name: round(taken * each_ms, 3) for name, taken in groups_s.items() if taken},
     }
 
 
-def by_part(raw: str) -> Counter[str]:
-    """py-spy's raw lines ("frame;frame;frame count", outermost first) by :data:`PARTS`; idle threads are left out."""
-    counted: Counter[str] = Counter()
+def threads_s(pid: int) -> dict[int, float]:
+    """Processor time of each thread of a process, seconds, by its number."""
+    taken = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
+            taken[int(task.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime
+    return taken
+
+
+def shared_out(whole_s: float, took_s: dict[int, float], samples: dict[int, Counter[str]]) -> dict[str, float]:
+    """Processor time by part, seconds: each thread's own by its own samples, and what no sample was of as NATIVE."""
+    parts = dict.fromkeys((*dict(PARTS), NATIVE), 0.0)
+    for thread, counted in samples.items():
+        for name, n in counted.items():
+            parts[name] += took_s.get(thread, 0.0) * n / counted.total()
+    parts[NATIVE] = max(0.0, whole_s - sum(parts.values()))
+    return parts
+
+
+def by_part(raw: str) -> dict[int, Counter[str]]:
+    """py-spy's raw lines ("thread;frame;frame count", outermost first) of each thread by :data:`PARTS`.
+
+    Idle threads are left out.
+    """
+    threads: dict[int, Counter[str]] = defaultdict(Counter)
     for line in raw.splitlines():
         stack, _, count = line.rpartition(" ")
-        frames = stack.split(";")
-        if not any(place in frames[-1] for place in _IDLE):
-            counted[_part(frames)] += int(count)
-    return counted
+        thread, *frames = stack.split(";")
+        if (told := _THREAD.match(thread)) and frames and not any(place in frames[-1] for place in _IDLE):
+            threads[int(told[1])][_part(frames)] += int(count)
+    return dict(threads)
+
+
+def thread_names(raw: str) -> dict[int, str]:
+    """What Python calls the threads, without the number that tells those of one pool apart."""
+    found = (_THREAD.match(line.split(";")[0]) for line in raw.splitlines())
+    return {int(told[1]): _NUMBER.sub("", told["name"] or "unnamed") for told in found if told}
 
 
 def _part(stack: list[str]) -> str:

@@ -1,8 +1,9 @@
 """One to four replicas with one core each: behind HAProxy where there are cores for them, and simulated beside it.
 
-The simulation knows how long one replica takes for one request when nobody else asks (measured), sends Poisson arrivals
-to the replicas in turn as HAProxy's roundrobin does, and lets each answer in order, one at a time. It leaves out what
-batching saves and what sockets cost, so it is shown beside the measured ones wherever both exist.
+The simulation knows how long one replica takes for one request when nobody else asks (measured, each after a pause:
+one that follows another closely takes less), sends Poisson arrivals to the replicas in turn as HAProxy's roundrobin
+does, and lets each answer in order, one at a time. It leaves out what batching saves, and what sockets, a proxy and a
+busy machine cost, so it is shown beside the measured ones wherever both exist.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ from benchmarks.transports import multipart
 
 REPLICAS = (1, 2, 3, 4)
 ARRIVALS = 20_000
-_LOAD_S, _PROBE_S = 1.5, 2.0
+_PAUSE_S = 0.05
+_ASKED = 80
+"""Requests of which the service times are drawn."""
+_PROBE_S, _RATES = 2.0, 3
+_ENOUGH = 200
+"""Arrivals of a probe: of 100 the p99 is one request."""
 
 _CONFIG = """
 defaults
@@ -53,23 +59,24 @@ def measure(bench: Bench) -> Json:
     cores = sorted(os.sched_getaffinity(0))
     with bench.started({cores[0]}) as target, bound_to(set(cores[1:])):
         way = target.transports(bench.data)[MULTIPART]
-        service_s = np.array(one_by_one(way, bench.seconds(_LOAD_S), least=20).latencies_s)
-        memory_mb = target.resident_mb()
+        asked = max(20, round(_ASKED * min(1.0, bench.scale)))
+        service_s = np.array(one_by_one(way, 0.0, least=asked, pause_s=_PAUSE_S).latencies_s)
     bench.say(f"one replica on one core: {service_s.mean() * 1e3:.1f} ms a request")
     found = []
     for number in REPLICAS:
-        line = {"replicas": number, "simulated": simulated(service_s, number, bench.seed), "measured": None}
+        line: Json = {"replicas": number, "simulated": simulated(service_s, number, bench.seed), "measured": None}
         line["why_not_measured"] = why_not(number, len(cores))
         if not line["why_not_measured"]:
-            line["measured"] = measured(bench, cores[:number], set(cores[number:]))
+            most = 1.5 * (line["simulated"]["rate"] or line["simulated"]["capacity"])
+            line["measured"] = measured(bench, cores[:number], set(cores[number:]), most)
         bench.say(_told(line))
         found.append(line)
     return {
         "arrivals": "Poisson",
         "balance": "round robin",
         "p99_ms": P99_MS,
+        "pause_ms": _PAUSE_S * 1e3,
         "service_ms": [round(float(value) * 1e3, 3) for value in service_s],
-        "resident_mb": memory_mb,
         "replicas": found,
     }
 
@@ -126,8 +133,12 @@ def response_s(
     return found
 
 
-def measured(bench: Bench, cores: Sequence[int], others: set[int]) -> Json:
-    """Real replicas, each on one core, behind HAProxy; it and the load generator have the other cores."""
+def measured(bench: Bench, cores: Sequence[int], others: set[int], most: float) -> Json:
+    """Real replicas, each on one core, behind HAProxy; it and the load generator have the other cores.
+
+    Args:
+        most: higher a rate is not looked for.
+    """
     probes: list[Json] = []
     with ExitStack() as stack:
         ports = [stack.enter_context(timbre({core})).port for core in cores]
@@ -136,12 +147,12 @@ def measured(bench: Bench, cores: Sequence[int], others: set[int]) -> Json:
         way: Transport = multipart(url, bench.data)
 
         def at(rate: float) -> Json:
-            seconds = bench.seconds_at(rate, _PROBE_S)
+            seconds = max(bench.seconds(_PROBE_S), min(1.0, bench.scale) * _ENOUGH / rate)
             probes.append(open_loop(way, rate, seconds, bench.seed + len(probes)).to_json())
             return probes[-1]
 
-        alone = one_by_one(way, bench.seconds(0.5), least=20)
-        held = highest_rate(at, len(cores) * len(alone.latencies_s) / alone.seconds * 1.5)
+        one_by_one(way, 0.0, least=len(bench.data) * len(cores))  # what is loaded late is loaded
+        held = highest_rate(at, most, _RATES)
     return {**held, "probes": probes}
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
+from statistics import median
 
 from benchmarks.bench import Bench, Json
 from benchmarks.loops import closed_loop, open_loop
 from benchmarks.peers import EXPORTED
+from benchmarks.rounds import in_turn, spread, told
 from benchmarks.target import MULTIPART, NotHereError, Samples, Target, change, total
 from benchmarks.transports import get, multipart
 from serving import audio
@@ -19,7 +22,7 @@ from serving.session import Session
 
 STAGES = ("decode", "queue", "batch", "inference")
 _SHARE = 0.5  # of capacity: busy, and not yet a queue
-_LOAD_S, _FLOOR_S, _ROOF_S = 3.0, 1.0, 3.0
+_LOAD_S, _FLOOR_S, _ROOF_S, _WARM_S = 3.0, 0.5, 0.8, 0.4
 _FLOOR_CLIENTS = (1, 8)
 
 
@@ -27,20 +30,52 @@ def measure(bench: Bench) -> Json:
     """Stages at half of capacity, floor, roof, and how much of the roof is reached."""
     target = bench.service()
     load, stages_ms, no_stages = staged(target, bench)
-    floors = [closed_loop(get(target.url, "/livez"), n, bench.seconds(_FLOOR_S)).to_json() for n in _FLOOR_CLIENTS]
+    way, seconds = get(target.url, "/livez"), bench.seconds(_FLOOR_S)
+    rounds = in_turn({n: partial(closed_loop, way, n, seconds, _WARM_S) for n in _FLOOR_CLIENTS}, bench.rounds)
+    floors = [told(loads) for loads in rounds.values()]
     bench.say(f"floor: {floors[-1]['per_second']:.0f}/s, p50 {floors[0]['p50_ms']:.2f} ms alone")
     found: Json = {"load": load, "stages_ms": stages_ms, "no_stages": no_stages, "floor": floors}
     if bench.url:
         return found | {"roof": None, "achieved": None, "not_quoted": ""}  # its cores are not these
-    highest = bench.highest()
-    bench.stop()
-    above = roof(bench.data, bench.seconds(_ROOF_S))
-    achieved = highest.per_second / above["per_second"]
-    bench.say(f"roof: {above['per_second']:.0f}/s, of which {highest.not_quoted or f'{achieved:.0%}'} are reached")
-    return found | {
-        "roof": above,
-        "achieved": None if highest.not_quoted else round(achieved, 3),
-        "not_quoted": highest.not_quoted,
+    return found | below_the_roof(bench)
+
+
+def below_the_roof(bench: Bench) -> Json:
+    """Service and roof in turn, round after round: what share of the roof the service reaches, of the same moment.
+
+    The service is asked by as many clients as capacity was found with; while the roof is measured it is idle.
+    """
+    way, clients, seconds = bench.multipart(), bench.highest().clients, bench.seconds(_ROOF_S)
+    loads, roofs = [], []
+    for _ in range(bench.rounds):
+        loads.append(closed_loop(way, clients, seconds, _WARM_S))
+        roofs.append(roof(bench.data, seconds))
+    shares = [load.per_second / above["per_second"] for load, above in zip(loads, roofs, strict=True)]
+    middle, lowest, highest = spread(shares, 3)
+    served, above_all = told(loads), _middle(roofs)
+    not_quoted = served["generator"]["bottleneck"]
+    bench.say(
+        f"roof: {above_all['per_second']:.0f}/s, of which "
+        f"{not_quoted or f'{middle:.0%} ({lowest:.0%} to {highest:.0%})'} are reached"
+    )
+    return {
+        "roof": above_all,
+        "served": served,
+        "achieved": None if not_quoted else middle,
+        "achieved_spread": None if not_quoted else [lowest, highest],
+        "not_quoted": not_quoted,
+    }
+
+
+def _middle(roofs: Sequence[Json]) -> Json:
+    """Medians of several."""
+    middle, lowest, highest = spread([one["per_second"] for one in roofs])
+    return {
+        **roofs[0],
+        "requests": sum(one["requests"] for one in roofs),
+        "per_second": middle,
+        "spread": [lowest, highest],
+        **{key: round(median(one[key] for one in roofs), 3) for key in ("decode_ms", "inference_ms")},
     }
 
 
@@ -75,9 +110,10 @@ def mean_ms(counted: Samples, stage: str) -> float:
 
 
 def roof(clips: Sequence[bytes], seconds: float) -> Json:
-    """Decode, cut, infer and nothing else, in as many threads as the machine has lanes: no server can do more.
+    """Decode, cut, infer and nothing else, in as many threads as the machine has lanes.
 
-    One clip is one pass, on the runtime that the service would choose.
+    One clip is one pass, on the runtime that the service would choose: what a server spends beside is nothing here, and
+    what it saves by taking several clips into one pass is not in it.
     """
     runtime = choose_runtime("auto", 0, 0)
     session = served_session(runtime)

@@ -151,3 +151,12 @@ WHY_BETTER: dict[tuple[str, str], str] = {
     ("mlserver_onnx", "p99"): _MORE_PROCESSES,
 }
 """Why a peer is better than this service in a measure, for README; a run that finds another case has to say why."""
+
+WHY_FAILED: dict[tuple[str, str], str] = {
+    ("bentoml_plain", "http_500"): (
+        "its gateway changes its session with the model service after every 100 calls and closes the old one under the "
+        "calls that are still out on it; none fails where `runner_connection.max_requests` is a million, which its "
+        "documentation's examples do not set"
+    ),
+}
+"""Why requests of a peer end in a way that is no good answer, where that was found out."""

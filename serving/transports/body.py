@@ -31,6 +31,7 @@ _ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # and how
 _MULTIPART = "multipart/form-data"
 _MULTIPART_OVERHEAD_BYTES = 1 << 16  # boundaries, headers and small text fields around the file
 _MAX_PARTS = 32
+_MAX_TYPE_CHARACTERS = 1024  # the time to read a type grows with the square of what it is long
 _PIECE = 1 << 16
 _HOW = (
     f"Send the audio as multipart field `{FIELD}` (curl -F {FIELD}=@clip.wav) or as the raw body with its audio type."
@@ -137,7 +138,12 @@ def _joined(pieces: list[bytes], take: Take) -> bytes:
 
 
 async def _read(request: Request, max_bytes: int, take: Take) -> Upload:
-    media_type, options = parse_options_header(request.headers.get("content-type"))
+    content_type = request.headers.get("content-type", "")
+    if len(content_type) > _MAX_TYPE_CHARACTERS:
+        raise UnsupportedMediaType(
+            f"The content type has {len(content_type)} characters; {_MAX_TYPE_CHARACTERS} are read. {_HOW}"
+        )
+    media_type, options = parse_options_header(content_type)
     kind = media_type.decode("latin-1").lower()
     multipart = kind == _MULTIPART
     if kind and not multipart and kind not in _RAW_TYPES and not kind.startswith("audio/"):

@@ -22,7 +22,7 @@ from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreServicer, add_TimbreSe
 from serving.schemas import Prediction
 from serving.transports.faults import fault
 from serving.transports.fields import Came, unpacker
-from serving.transports.rpc import Context, refuse, refusing, traceparent, until_stopped, waits_s
+from serving.transports.rpc import ID, Context, refuse, refusing, traceparent, until_stopped, waits_s
 
 SERVICE = "timbre.v1.Timbre"
 TRANSPORT = "grpc"
@@ -33,7 +33,7 @@ _MOST_FIELDS = 64  # of a message with all that is in it; a clip with every opti
 
 T = TypeVar("T")
 
-VERSION, VARIANT, ID = "x-model-version", "x-timbre-variant", "x-request-id"
+VERSION, VARIANT = "x-model-version", "x-timbre-variant"
 
 
 class GrpcTransport(TimbreServicer):
@@ -101,7 +101,7 @@ class GrpcTransport(TimbreServicer):
                     raise asyncio.CancelledError from error
             await refuse(context, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told that it is ours
-            await refuse(context, fault(error))
+            await refuse(context, fault(error, traceparent(context)))
 
     @refusing
     async def Models(self, _: pb.ModelsRequest, __: Context) -> pb.ModelsResponse:

@@ -29,6 +29,7 @@ from serving.tracing import PARENT
 from serving.transports.admission import Admission
 from serving.transports.asgi import place_of, unless_gone
 from serving.transports.body import read_upload, read_whole
+from serving.transports.faults import Faults
 from serving.transports.openapi import (
     PREDICT_BODY,
     PREDICT_PARAMETERS,
@@ -163,6 +164,7 @@ class HttpTransport:
             exception_handlers=HANDLERS,
         )
         app.add_middleware(Admission, lifecycle=self._lifecycle)
+        app.add_middleware(Faults)  # the last added hears of what all others fail at
         app.add_api_route(
             PREDICT,
             self.predict,

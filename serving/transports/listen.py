@@ -19,6 +19,7 @@ from serving.parts import Parts
 from serving.schemas import ErrorDetail
 from serving.tracing import PARENT
 from serving.transports.admission import credential_of, foreign, is_foreign
+from serving.transports.faults import fault
 
 TRANSPORT = "websocket"
 """This transport's name in the metrics."""
@@ -61,9 +62,8 @@ class ListenTransport:
             pass
         except RequestError as error:
             await _refuse(socket, error)
-        except Exception:
-            await _refuse(socket, InternalError("The service failed on this stream; its log says why."))
-            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told that it is ours
+            await _refuse(socket, fault(error, socket.headers.get(PARENT)))
 
 
 def _admit(socket: WebSocket, parts: Parts) -> None:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from serving.errors import InternalError, MethodNotAllowed, NotFound, RequestError, TooLarge, UploadTimeout
+from serving.errors import MethodNotAllowed, NotFound, RequestError, TooLarge, UploadTimeout
 from serving.transports.asgi import Unread
 
 
@@ -77,15 +77,9 @@ async def _answer_nobody(_: Request, __: Exception) -> Response:
     return Response(status_code=400)
 
 
-async def _answer_fault(_: Request, __: Exception) -> Response:
-    """A fault of ours. The server logs the exception, which goes on its way after this answer."""
-    return refusal(InternalError("The service failed on this request; its log says why. Trying again may help."))
-
-
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     RequestError: _answer_refusal,
     HTTPException: _answer_framework,
     ClientDisconnect: _answer_nobody,
-    Exception: _answer_fault,
 }
 """By exception, for the application."""

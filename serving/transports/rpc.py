@@ -26,6 +26,8 @@ Asked = TypeVar("Asked")
 Answered = TypeVar("Answered")
 Method = Callable[[Servicer, Asked, Context], Awaitable[Answered]]
 
+ID = "x-request-id"
+"""Key of the metadata that name a request."""
 DOMAIN = "timbre"
 """Of the reasons in status details."""
 
@@ -37,7 +39,7 @@ async def refuse(context: Context, error: RequestError) -> NoReturn:
     """End a call with the status of a refusal.
 
     The message begins with the code word; the details have it as the reason of an ``ErrorInfo``, and a ``RetryInfo``
-    where the refusal says when to try again.
+    where the refusal says when to try again. A fault's id stands in the trailing metadata, too.
     """
     code, message = grpc.StatusCode[error.grpc_status], error.line
     status = status_pb2.Status(code=code.value[0], message=message)
@@ -47,7 +49,10 @@ async def refuse(context: Context, error: RequestError) -> NoReturn:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(round(1e3 * wait_s))
         _pack(status, error_details_pb2.RetryInfo(retry_delay=delay))
-    await context.abort(code, message, ((_DETAILS, status.SerializeToString()),))
+    trailing: list[tuple[str, str | bytes]] = [(_DETAILS, status.SerializeToString())]
+    if (request_id := error.details.get("request_id")) is not None:
+        trailing.append((ID, request_id))
+    await context.abort(code, message, tuple(trailing))
 
 
 def refusing(method: Method[Servicer, Asked, Answered]) -> Method[Servicer, Asked, Answered]:
@@ -60,7 +65,7 @@ def refusing(method: Method[Servicer, Asked, Answered]) -> Method[Servicer, Aske
         except RequestError as error:
             await refuse(context, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told that it is ours
-            await refuse(context, fault(error))
+            await refuse(context, fault(error, traceparent(context)))
 
     return refuses
 

@@ -23,13 +23,20 @@ def load(per_second: float, ms: float, **more: Any) -> Json:
     """What ``Load.to_json`` tells."""
     own = {"core_share": 0.05, "lag_p50_ms": 0.1, "lag_p99_ms": 0.4, "bottleneck": ""}
     latencies = {"mean_ms": ms, **Histogram([ms / 1e3] * 99 + [ms / 250]).to_json()}
-    counts = {"seconds": 2.0, "requests": 100, "errors": 0, "outcomes": {"ok": 100}}
+    counts = {
+        "spread": [0.9 * per_second, 1.1 * per_second],
+        "seconds": 2.0,
+        "requests": 100,
+        "errors": 0,
+        "outcomes": {"ok": 100},
+        "said": {},
+    }
     return {**counts, "per_second": per_second, **latencies, "generator": own, **more}
 
 
 def once(per_second: float, ms: float, memory: float) -> Json:
     """One round of one peer."""
-    figures = {"server_cpu_ms": 5.0, "resident_mb": memory, "ready_s": 2.0}
+    figures = {"server_cpu_ms": 5.0, "resident_mb": memory, "ready_s": 2.0, "log": ""}
     loops = {"alone": load(per_second / 2, ms, clients=1), "closed": load(per_second, 30.0, clients=8)}
     loops["crowd"] = load(per_second, 90.0, clients=32)
     return {**figures, **loops, "open": load(40.0, ms, rate=40.0)}
@@ -51,6 +58,7 @@ def results() -> Json:
     stages = {"decode": 2.0, "queue": 1.0, "batch": 0.0, "inference": 6.0, "pipeline": 0.5, "around": 2.5}
     cost: Json = {"p50_ms": 9.0, "p99_ms": 12.0, "mean_ms": 9.5, "server_cpu_ms": 8.0, "times_real_time": 300.0}
     cost |= {"bytes": 96_044, "requests": 50, "errors": 0, "stages_ms": stages, "no_stages": ""}
+    cost |= {"generator": load(100, 9.0)["generator"], "server_cpu_spread": [7.0, 9.5]}
     batches = {"device": "cpu", "setting": "as it is", "mean_windows": 2.5, "windows": {"1": 3, "4": 9}, "reasons": {}}
     held = {"rate": 100.0, "capacity": 125.0, "p99_ms": 48.0, "arrivals": 20_000}
     return {
@@ -79,9 +87,14 @@ def results() -> Json:
                     for s, cpu_ms in ((1.0, 4.0), (3.0, 8.0), (60.0, 120.0))
                 ],
                 "rates": [{"rate_hz": r, **cost} for r in (8_000, 48_000)],
+                "clips": {**cost, "server_cpu_ms": 10.0},
                 "line": {"fixed_ms": 4.0, "ms_per_second_of_speech": 2.0},
             },
-            "profile": {"server_cpu_ms_per_request": 6.0, "shares": {"decoding": 0.25, "other": 0.75}},
+            "profile": {
+                "server_cpu_ms_per_request": 6.0,
+                "shares": {"decoding": 0.25, "other": 0.75},
+                "threads_ms": {"MainThread": 4.5, "decode": 1.5},
+            },
             "size": {
                 "memory": {
                     "idle_mb": 180.0,
@@ -96,8 +109,15 @@ def results() -> Json:
                 "stages_ms": stages,
                 "no_stages": "",
                 "floor": [load(2000, 0.4, clients=1)],
-                "roof": {"per_second": 250.0, "decode_ms": 2.0, "inference_ms": 6.0},
+                "roof": {
+                    "device": "cpu",
+                    "per_second": 250.0,
+                    "spread": [240.0, 260.0],
+                    "decode_ms": 2.0,
+                    "inference_ms": 6.0,
+                },
                 "achieved": 0.8,
+                "achieved_spread": [0.75, 0.83],
                 "not_quoted": "",
             },
             "batching": {"loads": [{**batches, **load(200, 30.0, clients=8)}], "no_cuda": "no CUDA: no device"},
@@ -105,8 +125,8 @@ def results() -> Json:
                 "arrivals": "Poisson",
                 "balance": "round robin",
                 "p99_ms": 50.0,
+                "pause_ms": 50.0,
                 "service_ms": [8.0, 8.0],
-                "resident_mb": 190.0,
                 "replicas": [
                     {
                         "replicas": 1,
@@ -140,6 +160,7 @@ def results() -> Json:
                 "rate": 40.0,
                 "missing": {"mlserver_onnx": "it did not install: no wheel"},
                 "what": {},
+                "settings": {"classic": {"taken": "one thread"}},
                 "rounds": rounds,
                 "summary": summary(rounds),
             },

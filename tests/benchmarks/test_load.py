@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from benchmarks.histogram import Histogram
 from benchmarks.load import BROKEN, OK, UNANSWERED, Load, bottleneck
 from benchmarks.loops import arrivals, closed_loop, one_by_one, open_loop, poisson
+from benchmarks.rounds import in_turn, told
 from benchmarks.sounds import wav
 from benchmarks.transports import Http, get, multipart, oip_json, raw
 from tests.benchmarks.servers import Answering, answering
@@ -36,6 +37,7 @@ class Takes:
     opened: int = 0
     closed: bool = False
     sent_at: float = 0.0
+    said: str = ""
 
     async def connect(self) -> Takes:
         self.opened += 1
@@ -78,6 +80,8 @@ def test_what_is_no_answer_is_an_error(server: Answering, trouble: str, outcome:
     for found in (closed_loop(way, 3, 0.5, warm_s=0.1), open_loop(way, 60, 0.5, seed=2, warm_s=0.1)):
         told = found.to_json()
         assert told["errors"] == found.outcomes[outcome] > 0
+        assert told["said"][outcome]  # what came with the first one, so that it can be explained
+        assert trouble == "drop" or told["said"][outcome] == "heard"
         assert told["per_second"] == pytest.approx(found.outcomes[OK] / found.seconds, abs=0.1)
 
 
@@ -166,9 +170,9 @@ def test_an_open_loop_has_as_many_connections_as_requests_are_under_way() -> Non
     ],
 )
 def test_the_verdict_on_the_generator(core_share: float, lag_ms: float, answer_ms: float, word: str) -> None:
-    told = bottleneck(core_share, lag_ms, answer_ms)
-    assert word in told
-    assert bool(told) == bool(word)
+    why = bottleneck(core_share, lag_ms, answer_ms)
+    assert word in why
+    assert bool(why) == bool(word)
 
 
 def test_one_client_asks_as_often_as_it_is_told_at_least() -> None:
@@ -225,3 +229,26 @@ def test_an_https_address_is_asked_at_its_own_port(monkeypatch: pytest.MonkeyPat
         with pytest.raises(OSError, match="nobody"):
             asyncio.run(Http(url, [b""]).connect())
     assert asked == [("somewhere", 443, True), ("somewhere", 80, False)]
+
+
+def test_rounds_go_forwards_and_backwards_and_are_told_as_one() -> None:
+    asked: list[str] = []
+    loads = {"a": [100, 300, 200], "b": [10, 20, 30]}
+
+    def asking(name: str) -> Callable[[], Load]:
+        def ask() -> Load:
+            asked.append(name)
+            load = Load(0.5, clients=8, own_cpu_s=0.1, lags_s=[0.001])
+            for _ in range(round(loads[name][asked.count(name) - 1] * 0.5)):
+                load.count(OK, 0.01 * asked.count(name))
+            return load
+
+        return ask
+
+    found = in_turn({name: asking(name) for name in loads}, rounds=3)
+    assert asked == ["a", "b", "b", "a", "a", "b"]
+    whole = told(found["a"])
+    assert (whole["per_second"], whole["spread"]) == (200, [100, 300])
+    assert (whole["requests"], whole["seconds"], whole["clients"]) == (300, 1.5, 8)
+    assert whole["p50_ms"] == pytest.approx(20, rel=0.01)  # of all 300, not of a round
+    assert whole["generator"]["core_share"] == pytest.approx(0.2)

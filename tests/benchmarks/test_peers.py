@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 
 from benchmarks.bench import Bench
 from benchmarks.clips import clips
+from benchmarks.load import OK
+from benchmarks.loops import closed_loop
 from benchmarks.parts import peers as module
-from benchmarks.peers import PEERS, WHY_BETTER, Peer, environments, timbre
-from benchmarks.process import Server
+from benchmarks.peers import PEERS, WHY_BETTER, WHY_FAILED, Peer, environments, timbre
+from benchmarks.process import Server, clean_environment, free_port, serving
 from benchmarks.sounds import wav
-from benchmarks.tables import MEASURES
+from benchmarks.tables import MEASURES, failed
 from benchmarks.target import NotHereError
 from benchmarks.transports import Http, multipart
 from tests.benchmarks.servers import answering
@@ -146,6 +149,82 @@ def test_the_settings_that_are_best_for_a_peer_are_found_out() -> None:
         assert told["per_second"]["slow"][kind] < told["per_second"]["quick"][kind]
     assert started == [{"SLOW": "1"}, {"SLOW": ""}]
     assert module.chosen_settings(Bench(), Peer("fails", broken, multipart, choices={"any": {}})) == {}
+
+
+FAILING = """
+import http.server, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version, asked = "HTTP/1.1", 0
+
+    def do_GET(self):
+        self.tell(200, b"ready")
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        Handler.asked += 1
+        if Handler.asked % 3:
+            return self.tell(200, b"heard")
+        print("Traceback\\n  File \\"/home/of/somebody/site-packages/rooms.py\\"\\nrooms.FullError: nowhere to sit")
+        sys.stdout.flush()
+        self.tell(500, b"please see the log")
+
+    def tell(self, status, text):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_why_requests_fail_is_kept_and_told() -> None:
+    """A server that fails a third of what it is asked, and prints why: what it said and what it printed are there."""
+
+    @contextmanager
+    def start() -> Iterator[Server]:
+        port = free_port()
+        with serving([sys.executable, "-c", FAILING, str(port)], port, clean_environment()) as server:
+            yield server
+
+    once = module._once(Bench(scale=0.1), Peer("fails", start, multipart), 0, "")
+    assert once["closed"]["said"] == {"http_500": "please see the log"}
+    assert once["log"].endswith('  File "site-packages/rooms.py"\nrooms.FullError: nowhere to sit\n')
+    line = module.summary({"fails": [once]})["fails"]
+    assert line["failures"]["http_500"] == {
+        "requests": line["errors"],
+        "said": "please see the log",
+        "logged": "rooms.FullError: nowhere to sit",
+    }
+    (told,) = failed({"fails": line})
+    assert told == (
+        f"{line['errors']} of fails's requests ended as http_500, it said `please see the log`, "
+        "its log `rooms.FullError: nowhere to sit`."
+    )
+
+
+def test_plain_bentoml_fails_for_the_reason_that_is_told() -> None:
+    """With a session that is not changed after 100 calls the same program, under the same load, fails nothing."""
+    peer = PEERS["bentoml_plain"]
+    if reason := peer.why_missing():
+        pytest.skip(f"bentoml_plain is not installed: {reason}")
+    kept = {"BENTOML_CONFIG_OPTIONS": "services.Model.runner_connection.max_requests=1000000"}
+    loads = {}
+    for name, settings in (("as documented", {}), ("kept", kept)):
+        with peer.start(**settings) as server:
+            way = peer.ask(server.url, [wav(module.SECONDS, module.RATE_HZ)])
+            module.answering(way, server)
+            loads[name] = closed_loop(way, module.CLIENTS["crowd"], 4.0)
+            printed = server.printed()
+        assert loads[name].all_requests > 101, "too slow a machine to see the session change"
+        assert ("aiohttp" in module.last_error(printed)) == (name == "as documented")
+    assert set(loads["as documented"].said) == {"http_500"}
+    assert loads["kept"].outcomes.keys() == {OK}
+    assert ("bentoml_plain", "http_500") in WHY_FAILED
 
 
 def test_a_server_that_answers_no_request_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

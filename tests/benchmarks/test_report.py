@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from benchmarks import report as module
 from benchmarks.__main__ import app
 from benchmarks.check import NotComparableError, check, ratios
+from benchmarks.load import quoted
 from benchmarks.parts.peers import summary
-from benchmarks.plots import plot, plot_soak
+from benchmarks.plots import _PLOTS, plot, plot_soak
 from benchmarks.pods import capacity_md, memory_mib, pods
 from benchmarks.report import block, for_readme, into_readme, report, shown, whole
-from benchmarks.tables import better, peers_section, peers_table
+from benchmarks.tables import batching_section, better, peers_section, peers_table
 from tests.benchmarks.made import load, once, results
 
 Json = dict[str, Any]
@@ -54,7 +58,8 @@ def test_readme_has_fewer_columns_a_plot_and_how_long_it_took() -> None:
     text = for_readme(found, PLACE)
     assert "in 5.5 minutes. [All tables](benchmarks/results/day-machine.md)" in text
     assert "](benchmarks/results/day-machine-peers.png)" in text
-    assert "0.25 (0.25 to 0.25) |\n" in text
+    ratio = "{:.2f} ({:.2f} to {:.2f})".format(*found["parts"]["peers"]["summary"]["classic"]["ratios"]["p99"])
+    assert f"| 0.25 (0.25 to 0.25) | {ratio} |\n" in text
     assert "of a core" not in text
     assert all(len(line) < 180 for line in text.splitlines() if line.startswith("|"))
     assert "Measured on Some Processor" in text
@@ -71,10 +76,36 @@ def test_a_peer_that_did_not_start_is_told_and_the_rest_is_measured() -> None:
 
 def test_where_a_peer_is_better_is_said_and_why() -> None:
     found = results()
-    assert better(found["parts"]["peers"]["summary"]) == [("fastapi_onnx", "memory", 0.55)]
+    assert better(found["parts"]["peers"]["summary"]) == [("fastapi_onnx", "memory", [0.55, 0.55, 0.55])]
     text = for_readme(found, PLACE)
-    assert "fastapi_onnx is better in memory (0.55 of ours): it loads one model" in text
+    assert "fastapi_onnx is better in memory, 0.55 (0.55 to 0.55) of ours: it loads one model" in text
+    assert "told apart" not in text
     assert "mlserver_onnx was not measured: it did not install: no wheel" in text
+
+
+def test_what_the_rounds_do_not_tell_apart_is_said_with_its_spread_and_the_reason() -> None:
+    """Better in two rounds of three is no more decided than worse in two of three; the reason is given all the same."""
+    rounds = {
+        "timbre": [once(200, 8.0, 200), once(200, 8.0, 200), once(200, 8.0, 200)],
+        "fastapi_onnx": [once(220, 16.0, 200), once(150, 4.0, 200), once(210, 12.0, 200)],
+        "classic": [once(50, 30.0, 500), once(60, 33.0, 500), once(55, 30.0, 500)],
+    }
+    part = {**results()["parts"]["peers"], "summary": summary(rounds)}
+    assert [(name, measure) for name, measure, _ in better(part["summary"])] == [
+        ("fastapi_onnx", "per_second"),
+        ("fastapi_onnx", "crowd"),
+    ]
+    for text in (peers_section(part), peers_section(part, short=True)):
+        assert (
+            "\nfastapi_onnx has the better median, but is not told apart, in requests/s, 1.05 (0.75 to 1.10) of ours; "
+            "requests/s of the crowd, 1.05 (0.75 to 1.10) of ours: it does less for a request" in text
+        )
+        (rest,) = [line for line in text.splitlines() if line.startswith("Not told apart either")]
+        assert "p99 of fastapi_onnx, 1.50 (0.50 to 2.00) of ours" in rest
+        assert "memory of fastapi_onnx, 1.00 (1.00 to 1.00) of ours" in rest
+        assert "classic" not in rest
+        assert " | 1.05 (0.75 to 1.10) | " in text
+        assert " | 1.50 (0.50 to 2.00) |" in text
 
 
 def test_a_capacity_is_not_quoted_where_the_generator_was_the_bottleneck() -> None:
@@ -111,17 +142,22 @@ def test_what_the_generator_limited_is_no_ratio_either() -> None:
     assert {name for name, value in lines["fast"]["figures"].items() if value is None} == {"alone", "p50", "p99"}
     assert lines["timbre"]["figures"]["per_second"] is None
     assert lines["timbre"]["figures"]["p99"] is not None
-    assert better(lines) == [("fast", "crowd", 2.0)]
+    assert better(lines) == [("fast", "crowd", [2.0, 2.0, 2.0])]
     assert "| timbre | - | 200 |" in peers_table(lines)
 
 
 def test_a_percentile_of_too_few_requests_is_kept_and_not_quoted() -> None:
     found = results()
     few, many = found["parts"]["latency"]["loads"]
-    few["requests"], many["requests"] = 99, 1000
+    few["outcomes"], many["outcomes"] = {"ok": 98, "unanswered": 1, "http_429": 1}, {"ok": 1000}
+    many["requests"] = 1000
     text = for_readme(found, PLACE)
-    assert "| 20 | 9.0 | 9.0 | - | - | 99 |" in text
+    assert "| 20 | 9.0 | 9.0 | - | - | 100 |" in text  # the refused one is in no percentile
     assert f"| 180 | 9.0 | 9.0 | {many['p99_ms']:.1f} | {many['p999_ms']:.1f} | 1000 |" in text
+    many["requests"] = 999
+    text = for_readme(found, PLACE)
+    assert "p99.9 ms" not in text
+    assert "No load had enough requests for a p99.9: the histograms of `make benchmark-soak`" in text
     rounds = {"timbre": [once(200, 8.0, 200)], "few": [once(100, 8.0, 200)]}
     rounds["few"][0]["open"]["outcomes"] = {"ok": 99}
     assert summary(rounds)["few"]["ratios"]["p99"] is None
@@ -134,16 +170,17 @@ def test_everything_is_in_the_tables_and_what_was_left_out_is_named() -> None:
     text = whole(found)
     for part in (
         "| HTTP multipart | 90% | 180 |",
-        "| HTTP multipart | 8 | 200 |",
+        "| HTTP multipart | 8 | 200 (180 to 220) |",
         "| inference | 6.00 | 50% |",
-        "the service reaches 80% of that",
+        "the service reaches 80% of it (75% to 83%)",
         "1: 3, 4: 9",
         "Not on CUDA: no CUDA: no device",
         "| cold | 3.00 | 90 |",
         "200 MB after 10000 requests, +0.01 MB for 1,000 more",
         "4.0 ms and 2.00 ms per second of speech",
-        "| 1 | 100 | 90 |",
-        "| 2 | 100 | too few cores |",
+        "| 1 | 100 | 90 | 0.90 |",
+        "| 2 | 100 | too few cores | - |",
+        "0.90 of what is simulated was measured: what is simulated only is an upper bound",
         "5% of a core, 0.4 ms late",
         "2.5 times as fast",
         "| 2 | int8 | 1.5 | 1 | 3.00 | 3.00 |",
@@ -152,6 +189,37 @@ def test_everything_is_in_the_tables_and_what_was_left_out_is_named() -> None:
         "Left out: py-spy may not.",
     ):
         assert part in text, part
+
+
+def test_a_sweep_that_never_waited_says_so() -> None:
+    found = results()
+    assert "No batch waited for company" in whole(found)
+    found["parts"]["batching"]["loads"][0]["reasons"] = {"idle": 5, "waited": 3}
+    assert "| 1: 3, 4: 9 | 3 |" in whole(found)
+    assert "No batch waited for company" not in whole(found)
+
+
+def test_what_was_refused_is_said() -> None:
+    found = results()
+    assert "Refused" not in for_readme(found, PLACE)
+    found["parts"]["latency"]["loads"][1]["outcomes"] = {"ok": 31, "http_429": 69}
+    assert "more than was held: 69 of 100 over HTTP multipart at 180 requests/s." in for_readme(found, PLACE)
+
+
+def test_what_the_generator_limited_is_said_of_clips_too() -> None:
+    found = results()
+    assert "of the load generator than" not in whole(found)
+    found["parts"]["growth"]["lengths"][0]["generator"]["bottleneck"] = "it was late"
+    assert "say more of the load generator than of the service: it was late." in whole(found)
+
+
+def test_a_cold_start_that_is_no_slower_is_said_to_be() -> None:
+    found = results()
+    start = found["parts"]["size"]["start"]
+    start += [{**start[0], "cache": "warm", "ready_s": ready_s} for ready_s in (2.5, 2.9)]
+    assert "shows no difference" not in whole(found)
+    start[0]["ready_s"] = 2.8
+    assert "reading from disk shows no difference" in whole(found)
 
 
 def test_every_part_is_drawn(tmp_path: Path) -> None:
@@ -189,14 +257,33 @@ def test_pods_by_hand() -> None:
     assert pods(500, 90) == 9
     assert memory_mib(190.0) == 320
     page = capacity_md(results())
+    for pod, held, how in (
+        ("1 core", "90.0", "behind HAProxy; 0.90 of the simulated 100.0"),
+        ("2 cores", "150.0", "beside its load generator on the same cores"),
+    ):  # both have the memory of the service that has answered ten thousand
+        assert f"| {pod} | {held} | {how} | 200 MB | 1.5 x 200 MB = 320 MiB |" in page
+    assert "memory after 10000 requests" in page
     assert "ceil(500 / 63.0) + 1 = 9" in page
     assert "ceil(500 / 105.0) + 1 = 6" in page
-    assert "| 1 s | 4.0 ms | 5.0 ms | 4.0 / 8.0 = 0.50 | 90.0 / 0.50 = 180.0 | 150.0 / 0.50 = 300.0 |" in page
-    minute = "90.0 / 15.00 = 6.0 (p99 above) | 150.0 / 15.00 = 10.0 (p99 above) |"
-    assert f"| 60 s | 120.0 ms | 121.0 ms | 120.0 / 8.0 = 15.00 | {minute}" in page
+    second = "4.0 / 10.0 = 0.40 | 90.0 / 0.40 = 225.0 | 150.0 / 0.40 = 375.0 |"
+    assert f"| 1 s | 4.0 ms (7.0 to 9.5) | 5.0 ms | {second}" in page
+    minute = "90.0 / 12.00 = 7.5 (p99 above) | 150.0 / 12.00 = 12.5 (p99 above) |"
+    assert f"| 60 s | 120.0 ms (7.0 to 9.5) | 121.0 ms | 120.0 / 10.0 = 12.00 | {minute}" in page
     found = results()
     del found["parts"]["replicas"]
     assert "Not worked out: replicas was not measured." in capacity_md(found)
+
+
+def test_no_pod_has_a_higher_rate_of_longer_clips() -> None:
+    """Even where a noisy moment made one second cost more than three."""
+    found = results()
+    for one, cpu_ms in zip(found["parts"]["growth"]["lengths"], (6.2, 5.4, 20.0), strict=True):
+        one["server_cpu_ms"] = cpu_ms
+    rates = [
+        float(rate) for rate in re.findall(r"\| \d+ s \|.* = ([\d.]+)(?: \(p99 above\))? \|\n", capacity_md(found))
+    ]
+    assert rates == sorted(rates, reverse=True)
+    assert rates == [241.9, 241.9, 75.0]
 
 
 def test_a_rate_that_nothing_holds_makes_no_pods() -> None:
@@ -214,9 +301,10 @@ def changed(**factors: float) -> Json:
     for name, factor in factors.items():
         if name == "classic":
             ratio = parts["peers"]["summary"]["classic"]["ratios"]["per_second"]
-            ratio[0] = ratio[0] / factor
+            ratio[:] = [theirs / factor for theirs in ratio]
         elif name == "achieved":
             parts["stages"]["achieved"] *= factor
+            parts["stages"]["achieved_spread"] = [end * factor for end in parts["stages"]["achieved_spread"]]
         elif name == "machine":
             parts["stages"]["stages_ms"] = {stage: ms * factor for stage, ms in parts["stages"]["stages_ms"].items()}
             for key in ("decode_ms", "inference_ms"):
@@ -307,7 +395,36 @@ def test_what_is_not_quoted_is_not_compared(tmp_path: Path, spoil: Callable[[Jso
     assert CliRunner().invoke(app, ["check", str(before), str(after)]).exit_code == 2
 
 
-@pytest.mark.parametrize("what", ["clips", "model", "scale"])
+def spread_out(found: Json, factor: float, low: float, high: float) -> Json:
+    """The same, the classic's ratio and what is reached of the roof so many times as good, with these ends (times)."""
+    ratio = found["parts"]["peers"]["summary"]["classic"]["ratios"]["per_second"]
+    ratio[:] = [ratio[0] / factor, ratio[0] / (factor * high), ratio[0] / (factor * low)]
+    stages = found["parts"]["stages"]
+    stages["achieved"] *= factor
+    stages["achieved_spread"] = [stages["achieved"] * low, stages["achieved"] * high]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("factor", "low", "high", "worse"),
+    [
+        (1.0, 0.7, 1.4, False),  # the same
+        (0.7, 0.7, 1.4, False),  # a third less, and rounds that reach into one another: chance may have done it
+        (0.7, 0.9, 1.1, True),  # the same, and the best round after is below the worst before
+        (0.9, 0.98, 1.02, False),  # apart, and within the tolerance
+        (2.0, 0.98, 1.02, False),  # apart, and better
+    ],
+)
+def test_a_loss_that_the_rounds_do_not_tell_from_chance_is_none(
+    tmp_path: Path, factor: float, low: float, high: float, worse: bool
+) -> None:
+    before = written(tmp_path / "a.json", spread_out(results(), 1.0, low, high))
+    table, found = check(before, written(tmp_path / "b.json", spread_out(results(), factor, low, high)))
+    assert found == (["requests/s, to classic's", "requests/s, to the roof's"] if worse else [])
+    assert f"| requests/s, to the roof's | 0.800 ({0.8 * low:.3f} to {0.8 * high:.3f}) |" in table
+
+
+@pytest.mark.parametrize("what", ["clips", "model", "scale", "the setting", "the roof's device"])
 def test_runs_that_were_not_asked_the_same_are_not_compared(tmp_path: Path, what: str) -> None:
     other = results()
     other["settings"]["scale"] = 5.0 if what == "scale" else 1.0
@@ -315,6 +432,10 @@ def test_runs_that_were_not_asked_the_same_are_not_compared(tmp_path: Path, what
         other["clips"][0]["sha256"] = "d" * 64
     if what == "model":
         other["model"]["version"] = "3"
+    if what == "the setting":
+        other["parts"]["peers"]["settings"]["classic"]["taken"] = "torch's own threads"
+    if what == "the roof's device":
+        other["parts"]["stages"]["roof"]["device"] = "cuda"
     before, after = written(tmp_path / "a.json", results()), written(tmp_path / "b.json", other)
     with pytest.raises(NotComparableError, match=f"differ in {what}"):
         check(before, after)
@@ -327,6 +448,25 @@ def test_the_guard_never_compares_a_time() -> None:
     """Everything twice as slow, the classic peer too: no ratio changes."""
     slow = changed(machine=2.0)
     assert [one.value for one in ratios(slow)] == pytest.approx([one.value for one in ratios(results())])
+
+
+def test_a_p99_of_too_few_is_drawn_nowhere() -> None:
+    """What was refused is in no percentile, and so does not make a p99 of what was answered."""
+    few = load(100, 9.0, clients=8, outcomes={"ok": 60, "unanswered": 39, "http_429": 400}, requests=499)
+    more = load(100, 9.0, clients=16, outcomes={"ok": 61, "unanswered": 39, "http_429": 400}, requests=500)
+    assert [quoted(one, "p99_ms") for one in (few, more)] == [None, more["p99_ms"]]
+    assert quoted(few, "p50_ms") == few["p50_ms"]
+    part = results()["parts"]["batching"]
+    part["loads"] = [{**part["loads"][0], **one} for one in (few, more)]
+    assert [line.split(" | ")[5] for line in batching_section(part).splitlines() if "as it is" in line] == [
+        "-",
+        f"{more['p99_ms']:.1f}",
+    ]
+    figure = Figure()
+    draw = _PLOTS["batching"][2]
+    draw(part, figure)
+    (line,) = figure.axes[1].lines
+    assert np.isnan(line.get_ydata()).tolist() == [True, False]
 
 
 def test_a_soak_is_drawn(tmp_path: Path) -> None:

@@ -144,6 +144,12 @@ def test_where_a_peer_is_better_readme_says_why() -> None:
         assert (name, measure) in WHY_BETTER, f"say in WHY_BETTER why {name} is better in {measure}"
 
 
+def test_what_failed_of_a_peer_readme_tells() -> None:
+    for name, line in json.loads(_shown().read_text())["parts"]["peers"]["summary"].items():
+        told = [int(n) for n in re.findall(rf"^(\d+) of {name}'s requests ended as ", README, re.MULTILINE)]
+        assert sum(told) == line.get("errors", 0), name
+
+
 def test_every_linked_file_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):

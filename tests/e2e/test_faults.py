@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import onnx
@@ -22,11 +27,23 @@ import pytest
 from serving.errors import InvalidFeedback
 from serving.feedback import Feedback, Seen
 from serving.metrics import Metrics
+from serving.proto.timbre.v1 import timbre_pb2 as pb
+from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 from tests.conftest import ROOT
 from tests.e2e.test_load import codes, send
 from tests.hostile import sounds
 from tests.models import copy_versions, rewrite
-from tests.service import Service, environment, free_port, metric, running, start_process, until, wait_until_ready
+from tests.service import (
+    Service,
+    children,
+    environment,
+    free_port,
+    metric,
+    running,
+    start_process,
+    until,
+    wait_until_ready,
+)
 from tests.sounds import encode, voice
 
 WAV = encode(voice(1.0), 16_000)
@@ -109,18 +126,57 @@ def test_who_makes_the_runtime_throw_fails_alone(models: Path, tmp_path: Path) -
         running(tmp_path / "log.txt", models=models, max_batch=16) as service,
         httpx.Client(base_url=service.url, timeout=60) as client,
     ):
-        outcomes: list[int] = []
-        threads = [threading.Thread(target=lambda: outcomes.append(ask(service, LOUD).status_code)) for _ in range(4)]
+        outcomes: list[httpx.Response] = []
+        threads = [threading.Thread(target=lambda: outcomes.append(ask(service, LOUD))) for _ in range(4)]
         for thread in threads:
             thread.start()
         assert codes(send(service.url, 16, WAV, repeat=3)) == {"ok": 48}
         for thread in threads:
             thread.join()
-        assert outcomes == [500] * 4
+        assert [answer.status_code for answer in outcomes] == [500] * 4
         assert metric(client, "timbre_requests_total", code="internal") == 4
         assert "Gather" in service.log.read_text() or "indices" in service.log.read_text()
+        assert all(f"Request {answer.headers['X-Request-ID']} failed" in service.log.read_text() for answer in outcomes)
         assert until(lambda: client.get("/readyz").status_code == 200)
         assert metric(client, "timbre_inflight") == 0
+
+
+def faults(service: Service, trace: dict[str, str]) -> Iterator[str]:
+    """The ids that the clients of each transport get of a fault."""
+    answer = httpx.post(f"{service.url}/predict", content=LOUD, headers={"Content-Type": "audio/wav", **trace})
+    assert answer.json()["error"]["request_id"] == answer.headers["X-Request-ID"]
+    yield answer.headers["X-Request-ID"]
+    data = [base64.b64encode(LOUD).decode()]
+    infer = {"inputs": [{"name": "audio", "datatype": "BYTES", "shape": [1], "data": data}]}
+    answer = httpx.post(f"{service.url}/v2/models/timbre/infer", json=infer, headers=trace)
+    assert answer.headers["X-Request-ID"] in answer.json()["error"]
+    yield answer.headers["X-Request-ID"]
+    with grpc.insecure_channel(service.grpc) as channel, pytest.raises(grpc.RpcError) as error:
+        TimbreStub(channel).Predict(pb.PredictRequest(audio=LOUD), timeout=60, metadata=tuple(trace.items()))
+    assert error.value.code() is grpc.StatusCode.INTERNAL
+    call: Any = error.value  # its types know no pairs
+    told = dict(call.trailing_metadata())["x-request-id"]
+    assert told in call.details()
+    yield told
+
+
+def test_a_client_finds_its_fault_in_the_log(models: Path, tmp_path: Path) -> None:
+    """By the id that it got, which is its trace's where it has brought one that is one."""
+    rewrite(models / "2", fails_when_loud)
+    route(models, "2")
+    trace, name = "0af7651916cd43dd8448eb211c80319c", "traceparent"
+    with running(tmp_path / "log.txt", models=models, log="json") as service:
+        none, of_ours, traced = [
+            list(faults(service, sent))
+            for sent in ({}, {name: f"00-{trace}-x"}, {name: f"00-{trace}-b7ad6b7169203331-01"})
+        ]
+    lines = [json.loads(line) for line in service.log.read_text().splitlines()]
+    logged = [line["request_id"] for line in lines if "request_id" in line]
+    assert logged == [*none, *of_ours, *traced]
+    assert traced == [trace] * 3
+    assert len({*none, *of_ours, trace}) == 7
+    for line in lines:
+        assert ("exception" in line) == ("request_id" in line)  # once, and of nothing else
 
 
 @contextlib.contextmanager
@@ -147,8 +203,45 @@ def test_a_full_disk_is_not_missed(tmp_path: Path) -> None:
     with started(tmp_path / "log.txt", [], nothing_may_be_written) as service:
         for data, status in ((WAV, 200), (b"\xff\xfb\x90\xc4" * 500, 415), (encode(voice(70.0), 16_000, "FLAC"), 200)):
             assert ask(service, data).status_code == status
-        assert httpx.get(f"{service.url}/metrics").status_code == 200
+        with httpx.Client(base_url=service.url) as client:
+            assert metric(client, "timbre_requests_total", code="ok") == 2
+            assert metric(client, "timbre_requests_total", code="unsupported_audio") == 1
         assert service.stop() in (0, 120)  # the last words had no place to go to; Python's own status for that
+
+
+def fill_up(file: Path) -> None:
+    """All that a disk has left."""
+    with file.open("wb", buffering=0) as out, contextlib.suppress(OSError):
+        while out.write(bytes(1 << 12)):
+            pass
+
+
+def test_workers_go_on_counting_on_a_full_disk_and_a_new_one_says_what_it_lacks(tmp_path: Path) -> None:
+    """They count in files; the disk is one of memory, which only they have."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f'mount -t tmpfs -o size=16m tmpfs {disk} && exec "$@"'
+    if shutil.which("unshare") is None or not may(["unshare", "--mount", "sh", "-c", mount, "sh", "true"]):
+        pytest.skip("needs the right to give one process a file system of its own, which is not given here")
+    prefix = ["unshare", "--mount", "sh", "-c", mount, "sh", "env", f"TMPDIR={disk}"]
+    with (
+        started(tmp_path / "log.txt", prefix, workers="2") as service,
+        httpx.Client(base_url=service.url, timeout=60) as client,
+    ):
+        assert until(lambda: service.log.read_text().count("answers at") == 2, 60)
+        full = Path(f"/proc/{service.process.pid}/root{disk}/full")
+        fill_up(full)
+        for _ in range(8):  # each over a connection of its own, so that both have their share
+            for data, status in ((WAV, 200), (b"nothing", 415), (sounds()["m4a"], 200)):
+                assert ask(service, data).status_code == status
+        assert metric(client, "timbre_requests_total", code="ok") == 16
+        assert "died" not in service.log.read_text()
+        os.kill(children(service.process.pid)[0], signal.SIGKILL)
+        assert until(lambda: "has no room for the 5 MiB in which a worker counts" in service.log.read_text(), 60)
+        assert until(lambda: ask(service).status_code == 200)
+        full.unlink()
+        assert until(lambda: service.log.read_text().count("answers at") == 3, 90)
+        assert metric(client, "timbre_requests_total", code="ok") >= 17  # those of the dead one are not lost
 
 
 def may(command: list[str]) -> bool:
@@ -231,6 +324,7 @@ def test_400_megabytes_are_enough_for_whatever_may_be_sent(little_memory: list[s
 ALONE = """
 import fcntl, json, os, socket, struct, sys
 from pathlib import Path
+from typing import Any
 with socket.socket() as probe:  # ifconfig lo up
     fcntl.ioctl(probe, 0x8914, struct.pack("16sh14x", b"lo", 0x41))
 import httpx
@@ -270,3 +364,37 @@ def test_a_clock_that_jumps_spoils_no_answer(monkeypatch: pytest.MonkeyPatch) ->
         else:
             with pytest.raises(InvalidFeedback):
                 feedback.take(request_id, "calm", ("calm",))
+
+
+def test_nobody_notices_that_the_clock_of_a_running_service_jumps(tmp_path: Path) -> None:
+    """The wall clock, an hour and a day both ways, by libfaketime; the other one never does."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip("needs Debian's faketime, which is not on this machine")
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    faked = {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": clock, "FAKETIME_NO_CACHE": 1}
+    prefix = ["env", *(f"{name}={value}" for name, value in faked.items()), "FAKETIME_DONT_FAKE_MONOTONIC=1"]
+    with (
+        started(tmp_path / "log.txt", prefix) as service,
+        httpx.Client(base_url=service.url, timeout=60) as client,
+    ):
+
+        def jumped(hours: int) -> bool:
+            there = f"{datetime.now(UTC) + timedelta(hours=hours):%a, %d %b %Y %H}"
+            return client.get("/livez").headers["date"].startswith(there)
+
+        for hours in (0, 1, -1, 24, -24, 0):
+            clock.write_text(f"{hours:+}h")
+            assert until(lambda hours=hours: jumped(hours))  # type: ignore[misc]
+            begun = time.monotonic()
+            answer = ask(service)
+            told = {"request_id": answer.headers["X-Request-ID"], "emotion": answer.json()["emotion"]}
+            assert client.post("/feedback", json=told).json()["counted"]
+            assert codes(send(service.url, 4, WAV, repeat=2)) == {"ok": 8}
+            assert metric(client, "timbre_stage_seconds_sum", stage="total") >= 0
+            assert client.get("/readyz").status_code == 200
+            assert time.monotonic() - begun < 60
+        assert metric(client, "timbre_requests_total", code="ok") == 6 * 9
+        assert metric(client, "timbre_stage_seconds_sum", stage="total") < 6 * 60
+        assert "Traceback" not in service.log.read_text()

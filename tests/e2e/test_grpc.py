@@ -229,7 +229,7 @@ def test_streams_that_say_nothing_are_ended(impatient: Service) -> None:
     clip = pb.PredictRequest(audio=WAV)
     with grpc.insecure_channel(impatient.grpc) as channel:
         infer = GRPCInferenceServiceStub(channel).ModelStreamInfer
-        calls = [
+        calls: list[Any] = [
             TimbreStub(channel).PredictMany.future(then_nothing()),
             TimbreStub(channel).PredictMany.future(then_nothing(clip)),
             infer(then_nothing()),

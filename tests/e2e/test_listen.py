@@ -391,6 +391,20 @@ def test_a_slow_reader_of_a_socket_is_dropped(talkative: Service, spoken: dict[i
     assert not sender.is_alive()
 
 
+@pytest.mark.alone
+def test_who_pings_a_socket_and_reads_no_pongs_is_dropped(talkative: Service) -> None:
+    before, ping, sent = talkative.peak_bytes(), b"\x89\xfd" + bytes(4) + bytes(125), 0
+    with sockets.socket() as raw, contextlib.suppress(ConnectionError):
+        raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+        raw.settimeout(30)
+        raw.connect(talkative.address)
+        raw.sendall(HANDSHAKE)
+        for sent in range(500):  # noqa: B007 - looked at when it is over
+            raw.sendall(ping * 1000)
+    assert sent < 499
+    assert talkative.peak_bytes() - before < 32 << 20
+
+
 def test_a_slow_reader_of_grpc_is_dropped(talkative: Service, spoken: dict[int, Clip]) -> None:
     frames = [pb.ListenRequest(frame=frame) for frame in frames_of(spoken[16_000])[15:35]]
     # Else the client's own library reads megabytes ahead.

@@ -41,4 +41,4 @@ def test_some_seconds_of_it_bring_what_is_expected(tmp_path: Path) -> None:
         seen = soak.run(12)
     assert soak.unexpected == []
     assert seen[-1].requests > 0
-    assert {kind.split()[0] for kind in soak.outcomes} == {"http", "hostile", "large", "grpc", "live"}
+    assert {kind.split()[0] for kind in soak.outcomes} == {"http", "hostile", "large", "grpc", "live", "vanish"}

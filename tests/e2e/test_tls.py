@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import ssl
 import subprocess
@@ -43,7 +44,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(log: Path, **settings: Path) -> Service:
+def start(log: Path, **settings: Path | float) -> Service:
     service = start_process(log, environment(port=free_port(), grpc_port=free_port(), drain_s=0, **settings))
     # Not asked over HTTP: it may want a certificate.
     assert until(lambda: "answers at https://" in log.read_text(), 60), log.read_text()
@@ -105,6 +106,22 @@ def test_files_that_a_command_cannot_use_are_wrong_usage(keys: Path, tmp_path: P
         for url in ("https://127.0.0.1:1", "grpcs://127.0.0.1:1"):
             result = timbre("predict", clip, "--url", url, *options)
             assert (result.exit_code, says in result.stderr) == (2, True), (options, result.stderr)
+
+
+def test_a_handshake_that_does_not_come_is_not_waited_for(keys: Path, tmp_path: Path) -> None:
+    """Nor one that breaks off; whoever asks meanwhile is answered."""
+    service = start(tmp_path / "log.txt", tls_cert=keys / "server.pem", tls_key=keys / "server.key", head_timeout_s=1)
+    try:
+        with service.connect() as nothing, service.connect() as begun:
+            begun.sendall(b"\x16\x03\x01\x02\x00\x01")  # a ClientHello of 512 bytes
+            answer = httpx.post(f"{service.url}/predict", files={"file": WAV}, verify=trusting(keys))
+            assert answer.status_code == 200
+            for line in (nothing, begun):  # each of which has a time limit of half the minute that is usual
+                with contextlib.suppress(ConnectionResetError):
+                    assert line.recv(1) == b""
+    finally:
+        assert service.stop() == 0
+    assert "Traceback" not in service.log.read_text()
 
 
 def test_both_ports_speak_tls_only(keys: Path, tmp_path: Path) -> None:

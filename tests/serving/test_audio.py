@@ -223,6 +223,17 @@ def test_exactly_the_longest_is_read() -> None:
         audio.decode(encode(voice(2.001), RATE_HZ), RATE_HZ, limits)
 
 
+@pytest.mark.parametrize(("rate_hz", "channels"), [(48_000, 4), (192_000, 1)])
+def test_with_more_values_a_second_the_longest_is_shorter(rate_hz: int, channels: int) -> None:
+    """It is work by the value: a file of few bytes shall not have eight times of it at eight channels."""
+    limits = audio.Limits(max_duration_s=2.0)
+    sound = np.tile(voice(1.01, rate_hz)[:, None], channels)
+    assert audio.decode(encode(sound[:rate_hz], rate_hz), RATE_HZ, limits).duration_s == 1.0
+    with pytest.raises(AudioTooLong, match=f"over 1 s, the most at {rate_hz} Hz with {channels} channels") as caught:
+        audio.decode(encode(sound, rate_hz), RATE_HZ, limits)
+    assert caught.value.details["max_duration_s"] == 1.0
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 32767.0, 1e30])
 @pytest.mark.parametrize("rate_hz", [16_000, 44_100])
 def test_bad_samples(bad: float, rate_hz: int) -> None:

@@ -154,6 +154,14 @@ def test_an_announced_length_over_the_limit_is_refused_unread(kind: str) -> None
         read([], content_type=kind, content_length="1000000")
 
 
+def test_a_long_type_is_refused_before_it_is_read() -> None:
+    """The library takes a second for this one."""
+    long = 'a;"' + ";" * 60_000
+    for kind, says in ((long, "60003 characters"), (long[:1024], "carries no audio"), (long[:1025], "1025 characters")):
+        with pytest.raises(UnsupportedMediaType, match=says):
+            read([], content_type=kind)
+
+
 def test_a_body_that_grows_over_the_limit_is_refused_while_it_comes() -> None:
     with pytest.raises(TooLarge):
         read([bytes(600), bytes(600)], ends=False, content_type="audio/wav")  # the third chunk never comes

@@ -137,6 +137,12 @@ def test_a_head_of_almost_as_much_is_taken() -> None:
     assert not line.closed
 
 
+def test_a_head_of_countless_headers_is_long_whatever_stands_in_them() -> None:
+    for count, status in ((13_000, b"200"), (20_000, b"431")):
+        line = talk(answer, [b"GET / HTTP/1.1\r\n" + b"a:\r\n" * count + b"\r\n"])
+        assert line.written.startswith(b"HTTP/1.1 " + status)
+
+
 def test_trailers_are_not_kept_and_not_taken_for_ever() -> None:
     ends = [CHUNKED + b"0\r\n", b"a: b\r\n" * 100, b"\r\n" + GET]
     line = talk(answer, ends)

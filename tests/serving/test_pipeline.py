@@ -48,10 +48,10 @@ def test_a_body_counts_for_as_long_as_a_decoder_has_it() -> None:
         return first, second
 
     async def ask() -> None:
-        with uploads.holding() as body:
+        with uploads.holding() as body, pipeline.holding() as held:
             body(60)
             with pytest.raises(DeadlineExceeded):
-                await pipeline.aside(decode, body)
+                await pipeline.aside(decode, held, body)
         assert counted() == (60, 30)
         may_end.set()
 

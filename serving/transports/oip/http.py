@@ -166,7 +166,7 @@ def _told(endpoint: Endpoint) -> Endpoint:
         except ClientDisconnect:
             raise  # nobody is there to be told
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told that it is ours
-            return _refused(request, fault(error))
+            return _refused(request, fault(error, request.headers.get(PARENT)))
 
     return told
 
