@@ -9,6 +9,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn, cast
@@ -114,7 +115,7 @@ def test_json_of_lists_and_objects_is_refused_before_it_is_read(unit: str) -> No
             http._checked(kind, body, lambda _: None)
 
     for kind in (http._InferIn, http._IndexIn):
-        _, took = taking(lambda kind=kind: refuse(kind))
+        _, took = taking(partial(refuse, kind))
         assert took < len(body)
 
 
