@@ -340,7 +340,7 @@ def plot(lines: list[Json], path: Path) -> None:
         place + 0.2,
         [line["test_uar"] for line in ordered],
         0.4,
-        xerr=[line["test_uar_sd"] for line in ordered],
+        xerr=[line["test_uar_sd"] if line["folds"] > 1 else np.nan for line in ordered],
         label="UAR, actors it never heard",
         color="#1f77b4",
     )
@@ -351,7 +351,7 @@ def plot(lines: list[Json], path: Path) -> None:
         label="accuracy, random split (same voices on both sides)",
         color="#c7c7c7",
     )
-    axes.set_yticks(place, [line["name"] for line in ordered])
+    axes.set_yticks(place, [line["name"] + _missing(line["folds"]).replace("; ", "\n") for line in ordered])
     axes.set(xlim=(0, 1), xlabel="score")
     axes.axvline(0.125, color="grey", linestyle=":", linewidth=1)
     above = axes.get_xaxis_transform()
