@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -57,9 +58,10 @@ def _drawn(load: Json, key: str) -> float:
 
 def _save(figure: Figure, results: Path, name: str) -> list[Path]:
     files = [results.with_name(f"{results.stem}-{name}.{kind}") for kind in ("png", "svg")]
-    for file in files:
-        # Without the date in it, the same numbers give the same file.
-        figure.savefig(file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else None)
+    # Without the date in it, and names that chance gives to its parts, the same numbers give the same file.
+    with rc_context({"svg.hashsalt": name}):
+        for file in files:
+            figure.savefig(file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else None)
     return files
 
 

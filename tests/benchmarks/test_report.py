@@ -471,5 +471,8 @@ def test_a_p99_of_too_few_is_drawn_nowhere() -> None:
 
 def test_a_soak_is_drawn(tmp_path: Path) -> None:
     windows = [{"until_s": 30.0 * n, "resident_mb": 200.0 + n, **load(100, 9.0, rate=100)} for n in range(1, 6)]
-    files = plot_soak(written(tmp_path / "soak.json", {"windows": windows}))
+    results = written(tmp_path / "soak.json", {"windows": windows})
+    files = plot_soak(results)
     assert [file.name for file in files] == ["soak-over-time.png", "soak-over-time.svg"]
+    before = [file.read_bytes() for file in files]
+    assert [file.read_bytes() for file in plot_soak(results)] == before  # the same numbers, the same files
