@@ -26,14 +26,16 @@ class Connection(Protocol):
     """One client's connection.
 
     Attributes:
-        closed: the server has said that it is.
         sent_at: when the last request had been handed over as a whole, by the event loop's clock.
         said: what the last answer said that was no good one, its first SAID characters.
     """
 
-    closed: bool
     sent_at: float
     said: str
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server has closed it, or said that it will."""
 
     async def ask(self, turn: int) -> str:
         """Send a request, wait for its answer; returns its outcome.

@@ -152,7 +152,7 @@ class _Pool:
         async with self._room:
             connection: Connection | None = None
             try:
-                connection = self._idle.pop() if self._idle else await self._transport.connect()
+                connection = await self._connection()
                 outcome = await connection.ask(turn)
                 said = connection.said
             except (OSError, asyncio.IncompleteReadError) as error:
@@ -166,6 +166,15 @@ class _Pool:
             elif connection:
                 await connection.close()
             return outcome, said
+
+    async def _connection(self) -> Connection:
+        """One that is idle, else a new one; not one that the server has closed meanwhile, as any client would look."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+            await connection.close()
+        return await self._transport.connect()
 
     async def close(self) -> None:
         for connection in self._idle:

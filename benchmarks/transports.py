@@ -52,9 +52,13 @@ class HttpConnection:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     requests: Sequence[bytes]
-    closed: bool = False
+    ended: bool = False
     sent_at: float = 0.0
     said: str = ""
+
+    @property
+    def closed(self) -> bool:
+        return self.ended or self.reader.at_eof()
 
     async def ask(self, turn: int) -> str:
         self.writer.write(self.requests[turn % len(self.requests)])
@@ -66,7 +70,7 @@ class HttpConnection:
         if not told:
             raise ConnectionError("The answer has no Content-Length; no other way to end one is read here.")
         body = await self.reader.readexactly(int(rest.split(b"\r\n", 1)[0]))
-        self.closed = b"connection: close" in head
+        self.ended = b"connection: close" in head
         status = int(head.split(b" ", 2)[1])
         if status == 200:
             return OK

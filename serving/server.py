@@ -35,6 +35,7 @@ from serving.transports.asgi import place_of
 
 _BACKLOG = 2048  # connections that the kernel holds until they are accepted; uvicorn's own number
 _MESSAGE_BYTES = 1 << 18  # of a WebSocket; the longest frame of live audio has 96 kB
+_IDLE_S = 75  # longer than balancers keep idle connections, 60 s mostly: the one that closes first loses no request
 _FINISH_S = 30  # what is in flight at a stop has so long; a client that does not send its body would hold us for ever
 
 
@@ -137,6 +138,7 @@ class _Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=_IDLE_S,
                 timeout_graceful_shutdown=_FINISH_S,
                 http=_http(settings.head_timeout_s, lifecycle),  # type: ignore[arg-type]  # called like the class, too
                 ws=_websocket,  # type: ignore[arg-type]  # called like the class that it makes one of
