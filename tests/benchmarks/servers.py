@@ -18,6 +18,7 @@ class Answering:
         trouble: what becomes of every fifth request: "refuse" or "drop"; "all": each is refused; nothing where None.
         takes_s: how long an answer takes.
         replicas: how many take turns at /metrics, as behind a balancer; each began at another time.
+        idle_s: after so long an idle connection is closed.
         stalls: (start, end) by ``time.monotonic``: meanwhile nothing is answered.
     """
 
@@ -28,6 +29,7 @@ class Answering:
     read: int = 0
     seen: int = 0
     bodies: list[bytes] = field(default_factory=list)
+    idle_s: float = 60.0
     stalls: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -42,6 +44,10 @@ def answering() -> Iterator[Answering]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            self.connection.settimeout(told.idle_s)
 
         def do_GET(self) -> None:
             told.read += self.path == "/metrics"

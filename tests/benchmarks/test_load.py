@@ -92,6 +92,14 @@ def test_nobody_there_is_told_as_broken_requests() -> None:
     assert told["outcomes"] == {BROKEN: told["requests"]}
 
 
+def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used_again(server: Answering) -> None:
+    server.idle_s = 0.2
+    due = [0.0, 0.6, 1.2]
+    with asyncio.Runner() as runner:
+        found = runner.run(arrivals(multipart(server.url, [CLIP]), due, Load(1.5, rate=2), warm_s=0.0))
+    assert found.outcomes == {OK: 3}
+
+
 def test_poisson_arrivals_are_poisson() -> None:
     due = poisson(100, 200, seed=0)
     gaps = np.diff(due)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
+from serving import server
 from serving.proto.inference import inference_pb2 as oip
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
@@ -189,6 +190,18 @@ def test_what_is_made_playable_and_not_taken_counts_no_longer_than_a_body_may_ta
         ask_for_wav(line, impatient.address)
         # Sooner than the twenty seconds after which a connection is cut off that takes nothing.
         assert until(lambda: metric(client, "timbre_decoded_bytes") == 0, 15)
+
+
+def test_an_idle_connection_is_kept_longer_than_a_balancer_keeps_it(impatient: Service) -> None:
+    """Six seconds stand for a minute: uvicorn's own limit is five."""
+    with httpx.Client(base_url=impatient.url, limits=httpx.Limits(keepalive_expiry=60)) as client:
+        with client.stream("GET", "/livez") as answer:
+            first = answer.extensions["network_stream"].get_extra_info("client_addr")
+            answer.read()
+        time.sleep(6)
+        with client.stream("GET", "/livez") as answer:
+            assert answer.extensions["network_stream"].get_extra_info("client_addr") == first
+    assert server._IDLE_S > 60  # of AWS' balancers; nginx and HAProxy close no later
 
 
 def test_requests_in_a_row_are_answered_in_their_order(impatient: Service) -> None:
