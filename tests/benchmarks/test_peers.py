@@ -131,6 +131,7 @@ def ended() -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.timed
 def test_the_settings_that_are_best_for_a_peer_are_found_out() -> None:
     """Two servers, one of which takes its time; the other's settings are those the peer is measured with."""
     started: list[dict[str, str]] = []
@@ -139,7 +140,7 @@ def test_the_settings_that_are_best_for_a_peer_are_found_out() -> None:
     def start(**settings: str) -> Iterator[Server]:
         started.append(settings)
         with answering() as server:
-            server.takes_s = 0.03 if settings["SLOW"] else 0.0
+            server.takes_s = 0.3 if settings["SLOW"] else 0.0  # 27 requests/s of eight clients at most
             yield Server(ended(), server.port, 1.0)
 
     peer = Peer("slow or not", start, multipart, choices={"slow": {"SLOW": "1"}, "quick": {"SLOW": ""}})
