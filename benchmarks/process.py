@@ -73,15 +73,17 @@ class Server:
 
     def cpu_s(self) -> float:
         """Processor time that it and its children have taken."""
-        ticks = 0
-        for pid in self._family(self.process.pid):
-            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            ticks += int(fields[11]) + int(fields[12])  # utime and stime of proc(5)
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return sum(taken_s(Path(f"/proc/{pid}")) for pid in self._family(self.process.pid))
 
     def _family(self, pid: int) -> list[int]:
         listed = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in _children(task)]
         return [pid, *(one for child in listed for one in self._family(child))]
+
+
+def taken_s(task: Path) -> float:
+    """Processor time of a process or a thread by its folder in /proc, seconds: utime and stime of proc_pid_stat(5)."""
+    fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _anonymous_kb(pid: int) -> int:

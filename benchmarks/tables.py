@@ -113,7 +113,8 @@ def spread_of(ratio: Iterable[float]) -> str:
 def ahead(lines: Json) -> list[str]:
     """Where a peer is better, or has the better median, and why; then all that the rounds do not tell apart."""
     cases: dict[tuple[str, str], list[str]] = {}
-    for name, measure, ratio in better(lines):
+    ahead_of_us = better(lines)
+    for name, measure, ratio in ahead_of_us:
         how = f"{name} has the better median, but is not told apart, in" if _level(ratio) else f"{name} is better in"
         case = (how, WHY_BETTER.get((name, measure), ""))
         cases.setdefault(case, []).append(f"{MEASURES[measure]}, {spread_of(ratio)} of ours")
@@ -121,7 +122,7 @@ def ahead(lines: Json) -> list[str]:
     ours = [
         f"{MEASURES[measure]} of {name}, {spread_of(ratio)} of ours"
         for name, measure, ratio in _ratios(lines)
-        if _level(ratio) and (name, measure, ratio) not in better(lines)
+        if _level(ratio) and (name, measure, ratio) not in ahead_of_us
     ]
     return told + ([f"Not told apart either, our median being no worse: {'; '.join(ours)}."] if ours else [])
 
@@ -163,21 +164,20 @@ def latency_table(part: Json, *, short: bool = False) -> str:
         "Latency at fixed rates (Poisson, from when a request was due); no p99 of fewer than "
         f"{FEWEST['p99_ms']} requests, no p99.9 of fewer than {FEWEST['p999_ms']}:\n\n"
     )
-    keys = ["p50_ms", "p90_ms", "p99_ms", "p999_ms"]
-    if all(percentile(load, keys[-1]) == _DASH for load in part["loads"]):
-        keys.pop()
     names = {"p50_ms": "p50 ms", "p90_ms": "p90 ms", "p99_ms": "p99 ms", "p999_ms": "p99.9 ms"}
-    headings = ["transport", "of capacity", "requests/s", *(names[key] for key in keys)]
+    if all(percentile(load, "p999_ms") == _DASH for load in part["loads"]):
+        del names["p999_ms"]
+    headings = ["transport", "of capacity", "requests/s", *names.values()]
     text += rows(
         [*headings, "requests", "errors", *([] if short else ["generator"])],
         (
             [load["transport"], _DASH if load["share_not_quoted"] else f"{load['share']:.0%}", f"{load['rate']:.0f}"]
-            + [percentile(load, key) for key in keys]
+            + [percentile(load, key) for key in names]
             + [load["requests"], load["errors"], *([] if short else [_generator(load)])]
             for load in part["loads"]
         ),
     )
-    if "p999_ms" not in keys:
+    if "p999_ms" not in names:
         text += "\nNo load had enough requests for a p99.9: the histograms of `make benchmark-soak`, merged, have.\n"
     text += _refused(part["loads"]) + _silent(part)
     for name, why in {load["transport"]: load["share_not_quoted"] for load in part["loads"]}.items():

@@ -6,7 +6,6 @@ one that runs. So samples only share out what the kernel says that their own thr
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.bench import Bench, Json
 from benchmarks.loops import closed_loop
+from benchmarks.process import taken_s
 from benchmarks.target import NotHereError
 
 _CLIENTS, _RATE_HZ, _LOAD_S = 8, 200, 6.0
@@ -103,8 +103,7 @@ def threads_s(pid: int) -> dict[int, float]:
     taken = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-            fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
-            taken[int(task.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime
+            taken[int(task.name)] = taken_s(task)
     return taken
 
 
