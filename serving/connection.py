@@ -21,6 +21,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from serving.errors import HeadTooLarge, Overloaded, RequestError, UploadTimeout
+from serving.settings import Settings
 from serving.transports.asgi import LINGER_BYTES, LINGER_S
 
 _HEAD_BYTES = 1 << 16
@@ -38,13 +39,23 @@ class _EnoughError(Exception):
     """Stops the parser in the middle of what has come."""
 
 
-def allow_descriptors() -> int:
+def _allow_descriptors() -> int:
     """Raise the limit of this process as far as it may; how many connections that leaves room for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     return _MOST if soft == resource.RLIM_INFINITY else max(1, min(_MOST, soft - _RESERVED_DESCRIPTORS))
+
+
+def room_for(settings: Settings) -> tuple[int, int]:
+    """Most connections at a time over HTTP and over gRPC, which share the descriptors of this process.
+
+    gRPC has what the settings say, half of the room at most; HTTP has the rest.
+    """
+    room = _allow_descriptors()
+    over_grpc = min(settings.grpc_connections, room // 2) if settings.grpc_port else 0
+    return room - over_grpc, over_grpc
 
 
 class BoundedHttp(HttpToolsProtocol):

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha.reflection import aio as reflection
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
+from serving.connection import room_for
 from serving.errors import AddressError, IdleTimeout, RequestError, Stopping
 from serving.lifecycle import Lifecycle
 from serving.settings import Settings
@@ -159,6 +160,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # As many as can be answered of either kind; what more a client begins waits at the client. Each may have a
         # whole message in memory before we hear of it, so that these are not added up.
         ("grpc.max_concurrent_streams", max(settings.max_inflight, settings.listen_streams)),
+        ("grpc.max_allowed_incoming_connections", room_for(settings)[1]),
         # A balancer before several replicas sees new connections only: old ones are asked to go, and may finish.
         ("grpc.max_connection_age_ms", age_ms),
         ("grpc.max_connection_age_grace_ms", round(1e3 * (settings.listen_max_s + settings.timeout_s))),

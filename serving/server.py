@@ -23,7 +23,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 
-from serving.connection import BoundedHttp, allow_descriptors
+from serving.connection import BoundedHttp, room_for
 from serving.errors import AddressError, TimbreError
 from serving.lifecycle import Lifecycle
 from serving.logs import log_to_stderr
@@ -140,7 +140,7 @@ class _Server(uvicorn.Server):
                 server_header=False,
                 timeout_keep_alive=_IDLE_S,
                 timeout_graceful_shutdown=_FINISH_S,
-                http=_http(settings.head_timeout_s, lifecycle),  # type: ignore[arg-type]  # called like the class, too
+                http=_http(settings, lifecycle),  # type: ignore[arg-type]  # called like the class, too
                 ws=_websocket,  # type: ignore[arg-type]  # called like the class that it makes one of
                 ws_max_size=_MESSAGE_BYTES,
             )
@@ -200,13 +200,14 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _http(head_s: float, lifecycle: Lifecycle) -> Callable[..., asyncio.Protocol]:
+def _http(settings: Settings, lifecycle: Lifecycle) -> Callable[..., asyncio.Protocol]:
     def full() -> None:
         if lifecycle.parts:
             lifecycle.parts.metrics.rejects.labels("connections").inc()
 
+    most, _ = room_for(settings)
     return functools.partial(
-        BoundedHttp, head_s=head_s, most=allow_descriptors(), full=full, early=early_refusals(lifecycle)
+        BoundedHttp, head_s=settings.head_timeout_s, most=most, full=full, early=early_refusals(lifecycle)
     )
 
 

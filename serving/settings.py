@@ -156,6 +156,9 @@ class Settings(BaseModel):
     listen_send_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
         5.0, description="Longest time for a live stream's client to take a message, seconds."
     )
+    grpc_connections: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        1000, description="Most gRPC connections at a time, half of what descriptors allow at most; more are closed."
+    )
     grpc_age_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = Field(
         300.0, description="Age at which gRPC clients are asked to reconnect, so that load spreads, seconds."
     )

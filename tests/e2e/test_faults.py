@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -184,7 +185,8 @@ def started(
     log: Path, prefix: list[str], limits: Callable[[], None] | None = None, **settings: str
 ) -> Iterator[Service]:
     """The service under another program, or with limits of its own."""
-    env = environment(port=free_port(), grpc_port=free_port(), drain_s=0, **settings)
+    usual = {"port": str(free_port()), "grpc_port": str(free_port()), "drain_s": "0"}
+    env = environment(**(usual | settings))
     service = start_process(log, env, prefix=prefix, limits=limits)
     try:
         wait_until_ready(service)
@@ -265,7 +267,7 @@ def few_descriptors() -> None:
 
 
 def test_with_256_descriptors_who_is_in_is_answered_and_the_rest_told(tmp_path: Path) -> None:
-    with started(tmp_path / "log.txt", [], few_descriptors, head_timeout_s="30") as service:
+    with started(tmp_path / "log.txt", [], few_descriptors, head_timeout_s="30", grpc_port="0") as service:
         with httpx.Client(base_url=service.url, timeout=60) as inside, contextlib.ExitStack() as stack:
             assert inside.post("/predict", files={"file": WAV}).status_code == 200
             crowd = [stack.enter_context(service.connect()) for _ in range(300)]
@@ -278,6 +280,17 @@ def test_with_256_descriptors_who_is_in_is_answered_and_the_rest_told(tmp_path: 
             assert 109 <= metric(inside, "timbre_rejects_total", reason="connections") <= 110
         assert until(lambda: ask(service).status_code == 200)
         assert ask(service, sounds()["m4a"]).status_code == 200
+        assert "Traceback" not in service.log.read_text()
+
+
+def test_of_256_descriptors_grpc_takes_half_at_most(tmp_path: Path) -> None:
+    with started(tmp_path / "log.txt", [], few_descriptors) as service:
+        host, port = service.grpc.split(":")
+        with contextlib.ExitStack() as stack:
+            for _ in range(300):
+                stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            assert ask(service).status_code == 200
+            assert ask(service, sounds()["m4a"]).status_code == 200
         assert "Traceback" not in service.log.read_text()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import threading
@@ -272,6 +273,29 @@ def test_overload_says_when_to_try_again(slow: Service) -> None:
             assert metric(client, "timbre_rejects_total", reason="permits") == 2
         for call in calls:
             call.cancel()
+
+
+def greeted(connection: socket.socket) -> bool:
+    """Whether gRPC speaks on it, which it does first; else it has been closed."""
+    connection.settimeout(60)
+    return bool(connection.recv(1))
+
+
+def test_connections_are_bounded_and_http_has_room_beside_them(tmp_path: Path) -> None:
+    few = 3
+
+    def connect() -> socket.socket:
+        host, port = service.grpc.split(":")
+        return stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+
+    with running(tmp_path / "log.txt", grpc_connections=few) as service, contextlib.ExitStack() as stack:
+        crowd = [connect() for _ in range(few)]
+        assert all(greeted(connection) for connection in crowd)
+        assert not greeted(connect())
+        assert httpx.post(f"{service.url}/predict", files={"file": WAV}, timeout=60).is_success
+        crowd[0].close()
+        with grpc.insecure_channel(service.grpc) as channel:
+            assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV), wait_for_ready=True, timeout=60).emotion
 
 
 def test_connections_are_asked_to_go(tmp_path: Path) -> None:
