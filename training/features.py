@@ -19,6 +19,7 @@ from training.spectrum import Frames, PowerSpectrogram
 # librosa.power_to_db: the floor of the power and the range kept below each clip's loudest point.
 _AMIN = 1e-10
 _TOP_DB = 80.0
+_DB = 10 / math.log(10)
 _DELTA_FRAMES = 9  # librosa.feature.delta's default width
 
 
@@ -39,7 +40,7 @@ class LogMel(nn.Module):
 
     def decibels(self, power: Tensor) -> Tensor:
         """Power spectrum (B, F, columns) -> (B, F, mel_bands)."""
-        decibel = 10.0 * torch.log10((power @ self.filters).clamp(min=_AMIN))
+        decibel = _DB * torch.log((power @ self.filters).clamp(min=_AMIN))
         return torch.maximum(decibel, decibel.amax(dim=(1, 2), keepdim=True) - _TOP_DB)
 
 
