@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Statistics(nn.Module):
 
     def __init__(self, features: str) -> None:
         super().__init__()
+        self.features = features
         self.front_end = FEATURES[features](AUDIO)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ def _joined(statistics: Statistics, pipeline: Any, columns: int) -> onnx.ModelPr
     import skl2onnx
     from skl2onnx.common.data_types import FloatTensorType
 
-    front = export_module(statistics, "statistics")
+    front = onnx.load_from_string(_front_end(statistics.features))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         back = skl2onnx.to_onnx(
@@ -77,6 +79,13 @@ def _joined(statistics: Statistics, pipeline: Any, columns: int) -> onnx.ModelPr
     _keep_probabilities(joined, pipeline.classes_)
     onnx.checker.check_model(joined)
     return joined
+
+
+@cache
+def _front_end(features: str) -> bytes:
+    """The statistics as an ONNX file: the same for all that is fitted on them, and it takes seconds to make."""
+    data: bytes = export_module(Statistics(features), "statistics").SerializeToString()
+    return data
 
 
 def _keep_probabilities(graph: onnx.ModelProto, classes: np.ndarray) -> None:

@@ -75,11 +75,15 @@ def measure(bench: Bench) -> Json:
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            bufsize=0,  # a line is read without what follows
         )
+        if spy.stdout is None:
+            raise NotHereError("py-spy does not say what it does")
+        begun = spy.stdout.readline()  # it says when it begins to sample, which takes it a while
         whole_s, before = server.cpu_s(), threads_s(server.process.pid)
         load = closed_loop(bench.multipart(), _CLIENTS, seconds)
         whole_s, after = server.cpu_s() - whole_s, threads_s(server.process.pid)
-        printed = spy.communicate(timeout=120)[0].decode(errors="replace")
+        printed = (begun + spy.communicate(timeout=120)[0]).decode(errors="replace")
         if spy.returncode or not raw.exists():
             raise NotHereError(f"py-spy needs ptrace: {printed.strip().splitlines()[-1]}")
         samples = by_part(raw.read_text())

@@ -118,18 +118,18 @@ def response_s(
 ) -> npt.NDArray[np.float64]:
     """How long each arrival waits and is served, seconds (arrivals,).
 
-    Poisson arrivals in turn to queues of one server each, service times drawn from the measured ones. A queue's waits
-    are Lindley's recursion, w' = max(0, w + service - gap).
+    Poisson arrivals in turn to queues of one server each, service times drawn from the measured ones. A server is free
+    again at f' = max(f, came) + took (Lindley's recursion), which is all that it has served until then and the longest
+    that it was ahead of its arrivals before: f' = sum(took) + max(came - sum of took before).
     """
     rng = np.random.default_rng(seed)
     came = np.cumsum(rng.exponential(1 / rate, arrivals))
     took = rng.choice(service_s, arrivals)
     found = np.empty(arrivals)
     for replica in range(replicas):
-        free_at = 0.0
-        for turn in range(replica, arrivals, replicas):
-            free_at = max(free_at, float(came[turn])) + float(took[turn])
-            found[turn] = free_at - came[turn]
+        its = slice(replica, None, replicas)
+        served = np.cumsum(took[its])
+        found[its] = served + np.maximum.accumulate(came[its] - (served - took[its])) - came[its]
     return found
 
 

@@ -21,6 +21,8 @@ REQUESTS = 10_000
 """After so many the memory has found its level; what it grows by from there is growth."""
 _MORE = 1_000
 _ROUNDS = 3
+CACHES = ("cold", "warm", "warm")
+"""What the kernel's cache is before each start."""
 _CLIENTS = 16
 _LOCKED = re.compile(r"^([A-Za-z0-9_.-]+)==", re.MULTILINE)
 
@@ -72,7 +74,7 @@ def starts(bench: Bench) -> list[Json]:
     bench.stop()
     found = []
     forget_files()
-    for cache in ("cold", "warm", "warm"):
+    for cache in CACHES:
         with timbre() as server:
             found.append(
                 {

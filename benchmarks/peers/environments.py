@@ -40,10 +40,11 @@ def install(name: str) -> str:
         return ""
     folder = FOLDER / name
     requirements = HERE / name / "requirements.txt"
-    pip = [str(python(name)), "-m", "pip", "install", "--quiet"]
+    # Ours installs into it: a pip of its own takes longer to make than most of what it would install.
+    pip = [sys.executable, "-m", "pip", "--python", str(python(name)), "install", "--quiet"]
     # torch comes first and by itself: which build of it (CPU, CUDA) is the machine's choice and not locked.
     torch = _TORCH.findall((HERE / name / "requirements.in").read_text())
-    steps = [[sys.executable, "-m", "venv", "--clear", str(folder)]]
+    steps = [[sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)]]
     steps += [[*pip, "-c", str(requirements), *torch]] if torch else []
     steps += [[*pip, "--no-deps", "-r", str(requirements)]]
     for step in steps:

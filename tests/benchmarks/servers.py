@@ -15,11 +15,11 @@ class Answering:
     """A running server.
 
     Attributes:
-        trouble: what becomes of every fifth request: "refuse" or "drop"; "all": each is refused; nothing where None.
+        trouble: what becomes of every second request: "refuse" or "drop"; "all": each is refused; nothing where None.
         takes_s: how long an answer takes.
         replicas: how many take turns at /metrics, as behind a balancer; each began at another time.
-        idle_s: after so long an idle connection is closed.
-        stalls: (start, end) by ``time.monotonic``: meanwhile nothing is answered.
+        closes: after an answer the connection is closed, and the answer says nothing of it.
+        stall: (request, seconds): from when so many have come nothing is answered for so long.
     """
 
     port: int = 0
@@ -29,8 +29,9 @@ class Answering:
     read: int = 0
     seen: int = 0
     bodies: list[bytes] = field(default_factory=list)
-    idle_s: float = 60.0
-    stalls: tuple[float, float] = (0.0, 0.0)
+    closes: bool = False
+    stall: tuple[int, float] = (0, 0.0)
+    stalled_until: float = 0.0
 
     @property
     def url(self) -> str:
@@ -45,10 +46,6 @@ def answering() -> Iterator[Answering]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def setup(self) -> None:
-            super().setup()
-            self.connection.settimeout(told.idle_s)
-
         def do_GET(self) -> None:
             told.read += self.path == "/metrics"
             started = f"process_start_time_seconds {told.read % told.replicas}\n"
@@ -58,16 +55,17 @@ def answering() -> Iterator[Answering]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             told.bodies.append(body)
             told.seen += 1
-            start, end = told.stalls
-            if start <= (now := time.monotonic()) < end:
-                time.sleep(end - now)
-            time.sleep(told.takes_s)
-            fifth = told.seen % 5 == 0
-            if told.trouble == "drop" and fifth:
+            number = told.seen
+            if number == told.stall[0]:
+                told.stalled_until = time.monotonic() + told.stall[1]
+            time.sleep(max(0.0, told.stalled_until - time.monotonic()) + told.takes_s)
+            second = number % 2 == 0
+            if told.trouble == "drop" and second:
                 self.close_connection = True
                 return
-            refused = told.trouble == "all" or (told.trouble == "refuse" and fifth)
+            refused = told.trouble == "all" or (told.trouble == "refuse" and second)
             self._answer(429 if refused else 200, b"heard")
+            self.close_connection |= told.closes
 
         def _answer(self, status: int, text: bytes) -> None:
             self.send_response(status)
@@ -78,7 +76,10 @@ def answering() -> Iterator[Answering]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Patient(ThreadingHTTPServer):
+        request_queue_size = 128  # or the kernel turns away who comes while nobody takes connections up
+
+    server = Patient(("127.0.0.1", 0), Handler)
     told.port = server.server_address[1]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

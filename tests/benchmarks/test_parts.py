@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +41,7 @@ from benchmarks.target import MULTIPART, OIP, RAW, RPC, NotHereError, Target, ch
 from benchmarks.transports import multipart
 from serving import audio, settings
 from serving.runtime import Runtime
+from serving.session import Session
 from tests.benchmarks.made import load, quiet
 from tests.benchmarks.servers import answering
 from tests.conftest import ROOT, SERVED
@@ -50,14 +52,15 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running(tmp_path_factory.mktemp("benchmarks") / "log.txt") as found:
+    """With room for all that is due while the machine stands still: what is measured here is no refusal."""
+    with running(tmp_path_factory.mktemp("benchmarks") / "log.txt", max_inflight=1000) as found:
         yield found
 
 
 @pytest.fixture
 def there(service: Service) -> Bench:
     """A bench that measures a service which runs already."""
-    return quiet(url=service.url, grpc=service.grpc)
+    return quiet(url=service.url, grpc=service.grpc, rounds=2)
 
 
 def test_clips_are_made_where_there_are_none(tmp_path: Path) -> None:
@@ -73,7 +76,7 @@ def test_clips_are_made_where_there_are_none(tmp_path: Path) -> None:
 def test_capacity_and_latency_of_a_running_service(there: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "CLIENTS", (1, 2))
     monkeypatch.setattr(capacity, "_FEW", (2,))
-    monkeypatch.setattr(capacity, "_PROBES", 2)
+    monkeypatch.setattr(capacity, "_PROBES", 1)
     monkeypatch.setattr(latency, "SHARES", (0.75,))
     found = capacity.measure(there)
     assert list(found["transports"]) == [MULTIPART, RAW, RPC, OIP]
@@ -82,7 +85,6 @@ def test_capacity_and_latency_of_a_running_service(there: Bench, monkeypatch: py
         assert all(each["errors"] == 0 for each in one["loads"])
     assert len(found["held"]["probes"]) > 0
     there.found["capacity"] = found
-    there.scale = 0.5
     loads = latency.measure(there)["loads"]
     assert [one["transport"] for one in loads] == [MULTIPART, RAW, RPC, OIP]
     for one in loads:
@@ -100,13 +102,13 @@ def test_stages_and_growth_of_a_running_service(there: Bench, monkeypatch: pytes
     assert told["floor"][0]["p50_ms"] < told["load"]["p50_ms"]
     grown = growth.measure(there)
     short, long = grown["lengths"]
-    assert short["mean_ms"] < long["mean_ms"]
+    assert short["p50_ms"] < long["p50_ms"]
     assert short["server_cpu_ms"] < long["server_cpu_ms"]
     for one in (short, long, grown["clips"]):
         low, high = one["server_cpu_spread"]
         assert 0 < low <= one["server_cpu_ms"] <= high
         assert one["generator"]["core_share"] > 0
-    assert grown["clips"]["requests"] >= 3 * len(there.sent)
+    assert grown["clips"]["requests"] >= there.rounds * len(there.sent)
     assert {one["rate_hz"] for one in grown["rates"]} == {8_000, 48_000}
 
 
@@ -129,7 +131,8 @@ def test_memory_of_a_running_service(there: Bench) -> None:
 
 
 def test_whatever_the_service_reads_is_forgotten_for_a_cold_start() -> None:
-    files = {path.resolve() for path in size.read_by_the_service()}
+    resolved = cache(Path.resolve)  # folders only: there are tens of thousands of files
+    files = {resolved(path.parent) / path.name for path in size.read_by_the_service()}
     for module in (np, json, settings):  # a package, the standard library, the service
         assert Path(str(module.__file__)).resolve() in files
     assert (ROOT / "exported" / SERVED / "model.onnx") in files
@@ -200,15 +203,17 @@ def test_what_a_soak_comes_to_by_hand() -> None:
     assert told["requests"] == 2000
 
 
+@pytest.mark.timed  # samples that come by the clock share out processor time
 def test_a_service_of_its_own_tells_roof_profile_and_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(size, "forget_files", lambda: None)  # it would slow down every other test
-    bench = quiet(scale=0.02)
+    monkeypatch.setattr(size, "CACHES", ("cold", "warm"))
+    bench = quiet(scale=0.02, rounds=2)
     try:
         try:
             profiled = profile.measure(bench)
             assert sum(profiled["shares"].values()) == pytest.approx(1, abs=0.01)
             network = profiled["shares"]["network and front end (ONNX Runtime)"]
-            assert network * profiled["server_cpu_ms_per_request"] > 0.5 * _network_cpu_ms(bench)
+            assert network * profiled["server_cpu_ms_per_request"] > 0.5 * _least_network_cpu_ms(bench)
             assert {"MainThread", "decode", f"version-{SERVED}"} <= profiled["threads_ms"].keys()
         except NotHereError as reason:
             assert "ptrace" in str(reason)  # noqa: PT017 - a machine may forbid it, and then says so
@@ -217,7 +222,7 @@ def test_a_service_of_its_own_tells_roof_profile_and_start(monkeypatch: pytest.M
     finally:
         bench.stop()
     assert memory["memory"]["idle_mb"] > 50
-    assert [one["cache"] for one in memory["start"]] == ["cold", "warm", "warm"]
+    assert [one["cache"] for one in memory["start"]] == ["cold", "warm"]
     assert told["roof"]["per_second"] > 0
     low, high = told["achieved_spread"]
     assert 0 < low <= told["achieved"] <= high
@@ -225,51 +230,68 @@ def test_a_service_of_its_own_tells_roof_profile_and_start(monkeypatch: pytest.M
     assert min(told["roof"]["decode_ms"], told["roof"]["inference_ms"]) > 0
 
 
-def _network_cpu_ms(bench: Bench) -> float:
-    """Processor time of a clip's windows in the network alone, in this thread."""
+def _least_network_cpu_ms(bench: Bench) -> float:
+    """Processor time of a clip's windows in the network alone, in this thread, where nobody disturbs it."""
     session = stages.served_session(Runtime("cpu", lanes=1, threads=1, batch_windows=4))
     try:
         spec = session.metadata.windows
         heard = [audio.windows(audio.decode(data, spec.rate_hz).samples, spec)[:] for data in bench.data]
-        began = time.thread_time()
-        for windows in heard * 5:
-            session.run(windows)
-        return (time.thread_time() - began) / (5 * len(heard)) * 1e3
+        return float(np.mean([min(_cpu_ms(session, windows) for _ in range(5)) for windows in heard]))
     finally:
         session.close()
 
 
-def test_without_batching_every_pass_has_one_window() -> None:
-    bench = quiet()
-    with bench.started(max_batch=1, max_wait_ms=0) as target:
-        alone = batching.batched([batching.loaded(target, bench, clients=4) for _ in range(2)])
-    assert alone["mean_windows"] == 1.0
-    assert alone["windows"].keys() == {"1"}
-    assert alone["errors"] == 0
+def _cpu_ms(session: Session, windows: audio.Samples) -> float:
+    began = time.thread_time()
+    session.run(windows)
+    return (time.thread_time() - began) * 1e3
 
 
 def test_batching_is_measured_with_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "CLIENTS", (1, 4))
     monkeypatch.setattr(batching, "SETTINGS", {name: batching.SETTINGS[name] for name in ("as it is", "off")})
-    found = batching.measure(quiet())
+    found = batching.measure(quiet(rounds=2))
     cpu = [(one["setting"], one["clients"]) for one in found["loads"] if one["device"] == "cpu"]
     assert cpu == [("as it is", 1), ("as it is", 4), ("off", 1), ("off", 4)]
     assert all(one["errors"] == 0 < one["requests"] for one in found["loads"])
     assert all(one["spread"][0] <= one["per_second"] <= one["spread"][1] for one in found["loads"])
+    for alone in (one for one in found["loads"] if one["setting"] == "off"):
+        assert alone["mean_windows"] == 1.0
+        assert alone["windows"].keys() == {"1"}
     assert bool(found["no_cuda"]) == ({one["device"] for one in found["loads"]} == {"cpu"})
     assert "| cpu | off | 4 |" in batching_section(found)
 
 
 def test_replicas_are_measured_and_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is asked alone may use its core only; those behind HAProxy have a test of their own."""
+    every = os.sched_getaffinity(0)
+    cores = sorted(every)
+    started = Bench.started
+    measured_with: list[tuple[Any, ...]] = []
+
+    @contextmanager
+    def watched(bench: Bench, bound: set[int], /, **settings: object) -> Iterator[Target]:
+        with started(bench, bound, **settings) as target:
+            assert target.server is not None
+            assert os.sched_getaffinity(target.server.process.pid) == bound == {cores[0]}
+            yield target
+
+    def one_measured(_: Bench, *told: Any) -> Json:
+        measured_with.append(told)
+        return {"rate": 7.0, "not_quoted": "", "probes": []}
+
+    monkeypatch.setattr(Bench, "started", watched)
+    monkeypatch.setattr(replicas, "measured", one_measured)
     monkeypatch.setattr(replicas, "REPLICAS", (1, 99))
     monkeypatch.setattr(capacity, "P99_MS", 5_000.0)  # held by a busy machine too
-    monkeypatch.setattr(capacity, "_PROBES", 1)
     found = replicas.measure(quiet())
+    assert os.sched_getaffinity(0) == every
     one, many = found["replicas"]
     assert one["simulated"]["rate"] < many["simulated"]["rate"] <= 99 / np.mean(found["service_ms"]) * 1e3 + 1
-    cores = len(os.sched_getaffinity(0))
-    assert one["why_not_measured"] == why_not(1, cores)
+    assert one["why_not_measured"] == why_not(1, len(cores))
     assert bool(one["measured"]) == (not one["why_not_measured"])
+    most = 1.5 * one["simulated"]["rate"]
+    assert measured_with == ([] if one["why_not_measured"] else [(cores[:1], set(cores[1:]), most)])
     assert "need 100 cores" in many["why_not_measured"]
     assert many["measured"] is None
     assert "| 99 |" in replicas_section(found)
@@ -407,16 +429,6 @@ def test_a_real_replica_behind_haproxy_has_one_core(monkeypatch: pytest.MonkeyPa
     assert found["probes"][0]["requests"] > 0
 
 
-def test_a_bound_process_may_use_its_core_only() -> None:
-    core = max(os.sched_getaffinity(0))
-    bench = quiet()
-    before = os.sched_getaffinity(0)
-    with bench.started({core}, grpc_port=0) as target:
-        assert target.server is not None
-        assert os.sched_getaffinity(target.server.process.pid) == {core}
-    assert os.sched_getaffinity(0) == before
-
-
 def test_workers_that_outlive_their_server_are_stopped_too() -> None:
     code = (
         "import http.server, subprocess, sys\n"
@@ -426,7 +438,7 @@ def test_workers_that_outlive_their_server_are_stopped_too() -> None:
     port = free_port()
     with serving([sys.executable, "-c", code, str(port)], port, dict(os.environ), ready="/") as server:
         (worker,) = children(server.process.pid)
-    assert until(lambda: not Path(f"/proc/{worker}").exists() or "\nState:\tZ" in _status(worker), 10)
+    assert until(lambda: not Path(f"/proc/{worker}").exists() or "\nState:\tZ" in _status(worker), 60)
 
 
 def _status(pid: int) -> str:
@@ -444,7 +456,7 @@ def test_transports_that_do_not_answer_are_left_out(
     monkeypatch.setattr(capacity, "_FEW", (1,))
     monkeypatch.setattr(capacity, "_PROBES", 1)
     monkeypatch.setattr(latency, "SHARES", (0.5,))
-    bench = quiet(url=service.url, grpc=grpc)
+    bench = quiet(url=service.url, grpc=grpc, rounds=1)
     bench.found["capacity"] = found = capacity.measure(bench)
     loads = latency.measure(bench)
     assert found["transports"].keys() == {load["transport"] for load in loads["loads"]} == {MULTIPART, RAW}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -58,10 +59,14 @@ def expected() -> dict[str, Any]:
         return ask(PEERS["timbre"], server.url)
 
 
-@pytest.mark.parametrize("name", OURS)
+def installed(name: str) -> pytest.MarkDecorator:
+    """Asked before anything is started for it."""
+    reason = PEERS[name].why_missing()
+    return pytest.mark.skipif(bool(reason), reason=f"{name} is not installed: {reason}")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=installed(name)) for name in OURS])
 def test_a_peer_with_our_file_hears_what_we_hear(name: str, expected: dict[str, Any]) -> None:
-    if reason := PEERS[name].why_missing():
-        pytest.skip(f"{name} is not installed: {reason}")
     with PEERS[name].start() as server:
         told = ask(PEERS[name], server.url)
         assert server.resident_mb() > 50
@@ -70,9 +75,8 @@ def test_a_peer_with_our_file_hears_what_we_hear(name: str, expected: dict[str, 
     assert told["all_emotions"] == pytest.approx(expected["all_emotions"], abs=1e-3)
 
 
+@installed("classic")
 def test_the_classic_design_answers_with_the_same_emotions(expected: dict[str, Any]) -> None:
-    if reason := PEERS["classic"].why_missing():
-        pytest.skip(f"classic is not installed: {reason}")
     with PEERS["classic"].start() as server:
         told = ask(PEERS["classic"], server.url)
     assert told["all_emotions"].keys() == expected["all_emotions"].keys()
@@ -95,14 +99,57 @@ def test_why_a_peer_is_better_is_said_of_peers_and_measures_that_there_are() -> 
     assert {measure for _, measure in WHY_BETTER} <= MEASURES.keys()
 
 
+PROGRAM = """
+import http.server, sys
+
+fails = len(sys.argv) > 2
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version, asked = "HTTP/1.1", 0
+
+    def do_GET(self):
+        self.tell(200, b"ready")
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        Handler.asked += 1
+        if Handler.asked % 3 or not fails:
+            return self.tell(200, b"heard")
+        print("Traceback\\n  File \\"/home/of/somebody/site-packages/rooms.py\\"\\nrooms.FullError: nowhere to sit")
+        sys.stdout.flush()
+        self.tell(500, b"please see the log")
+
+    def tell(self, status, text):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        pass
+
+http.server.ThreadingHTTPServer.request_queue_size = 128
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+"""A server that hears nothing, and with one argument more fails every third request and prints why."""
+
+
+@contextmanager
+def small(*arguments: str) -> Iterator[Server]:
+    """One that is there at once."""
+    port = free_port()
+    with serving([sys.executable, "-c", PROGRAM, str(port), *arguments], port, clean_environment()) as server:
+        yield server
+
+
 def broken() -> Any:
     raise RuntimeError("no module named torch")
 
 
 def test_peers_are_measured_in_turn_and_one_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    again = Peer("the same again", timbre, multipart)
+    first, again = Peer("one", small, multipart), Peer("the same again", small, multipart)
     gone = Peer("nowhere", timbre, multipart, why_missing=lambda: "run something first")
-    mine = {"timbre": PEERS["timbre"], "again": again, "broken": Peer("fails", broken, multipart), "gone": gone}
+    mine = {"timbre": first, "again": again, "broken": Peer("fails", broken, multipart), "gone": gone}
     monkeypatch.setattr(module, "PEERS", mine)
     said: list[str] = []
     found = module.measure(Bench(scale=0.15, rounds=1, sent=clips()[:2], say=said.append))
@@ -152,47 +199,9 @@ def test_the_settings_that_are_best_for_a_peer_are_found_out() -> None:
     assert module.chosen_settings(Bench(), Peer("fails", broken, multipart, choices={"any": {}})) == {}
 
 
-FAILING = """
-import http.server, sys
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version, asked = "HTTP/1.1", 0
-
-    def do_GET(self):
-        self.tell(200, b"ready")
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        Handler.asked += 1
-        if Handler.asked % 3:
-            return self.tell(200, b"heard")
-        print("Traceback\\n  File \\"/home/of/somebody/site-packages/rooms.py\\"\\nrooms.FullError: nowhere to sit")
-        sys.stdout.flush()
-        self.tell(500, b"please see the log")
-
-    def tell(self, status, text):
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_):
-        pass
-
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
-"""
-
-
 def test_why_requests_fail_is_kept_and_told() -> None:
     """A server that fails a third of what it is asked, and prints why: what it said and what it printed are there."""
-
-    @contextmanager
-    def start() -> Iterator[Server]:
-        port = free_port()
-        with serving([sys.executable, "-c", FAILING, str(port)], port, clean_environment()) as server:
-            yield server
-
-    once = module._once(Bench(scale=0.1), Peer("fails", start, multipart), 0, "")
+    once = module._once(Bench(scale=0.1), Peer("fails", partial(small, "fails"), multipart), 0, "")
     assert once["closed"]["said"] == {"http_500": "please see the log"}
     assert once["log"].endswith('  File "site-packages/rooms.py"\nrooms.FullError: nowhere to sit\n')
     line = module.summary({"fails": [once]})["fails"]
@@ -208,11 +217,10 @@ def test_why_requests_fail_is_kept_and_told() -> None:
     )
 
 
+@installed("bentoml_plain")
 def test_plain_bentoml_fails_for_the_reason_that_is_told() -> None:
     """With a session that is not changed after 100 calls the same program, under the same load, fails nothing."""
     peer = PEERS["bentoml_plain"]
-    if reason := peer.why_missing():
-        pytest.skip(f"bentoml_plain is not installed: {reason}")
     kept = {"BENTOML_CONFIG_OPTIONS": "services.Model.runner_connection.max_requests=1000000"}
     loads = {}
     for name, settings in (("as documented", {}), ("kept", kept)):

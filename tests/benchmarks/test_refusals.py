@@ -12,8 +12,9 @@ from benchmarks.record import FOLDER
 from benchmarks.refusals import CROWDS, PERMITS, refusals, refused, splits, summary, table
 
 
+@pytest.mark.timed  # processor times of one load and of another are compared
 def test_a_crowd_is_refused_and_both_sides_are_measured(tmp_path: Path) -> None:
-    results = refusals(tmp_path, rounds=1, seconds=1.5)
+    results = refusals(tmp_path, rounds=1, seconds=0.5)
     assert results["cases"].keys() == splits().keys()
     for case in results["cases"].values():
         (once,) = case["rounds"]

@@ -1,7 +1,8 @@
-"""python -m tests.fuzz TARGET [SECONDS] [SEED]: look for input that breaks a target, guided by coverage (atheris).
+"""python -m tests.fuzz TARGET [SECONDS] [SEED] [RUNS]: look for input that breaks a target.
 
-What was found lies in ``build/fuzz``, the corpus too, which a later run goes on from. Coverage is that of our own
-Python and of the libraries' that it calls; C code below is fed, not watched: its wheels are not built for that.
+It is guided by coverage (atheris): that of our own Python and of the libraries' that it calls; C code below is fed, not
+watched: its wheels are not built for that. What was found lies in ``build/fuzz``, the corpus too, which a later run
+goes on from.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ _MOST_BYTES = 8192
 _ONE_S = 20  # no input may take longer
 
 
-def main(name: str, seconds: str = "600", seed: str = "1") -> None:
-    """Until the time is over, or something is found: the process ends with another status than 0."""
+def main(name: str, seconds: str = "600", seed: str = "1", runs: str = "-1") -> None:
+    """Until the time is over, or so much input was tried; or something is found: the status is another than 0."""
     corpus = _FOLDER / name
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(seeds(name)):
@@ -28,6 +29,7 @@ def main(name: str, seconds: str = "600", seed: str = "1") -> None:
     options = [
         f"-max_total_time={seconds}",
         f"-seed={seed}",
+        f"-runs={runs}",
         f"-max_len={_MOST_BYTES}",
         f"-timeout={_ONE_S}",
         "-rss_limit_mb=2048",

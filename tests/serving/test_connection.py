@@ -211,7 +211,7 @@ def test_who_is_refused_and_does_not_read_is_left() -> None:
 
 
 def read_by(
-    client: Callable[[socket.socket], Coroutine[Any, Any, int]], most_bytes: int, *, closes: bool = False
+    client: Callable[[socket.socket, ServerState], Coroutine[Any, Any, int]], most_bytes: int, *, closes: bool = False
 ) -> tuple[int, bool]:
     """What a client with a small buffer makes of an answer, and whether its connection is still there afterwards."""
 
@@ -230,7 +230,7 @@ def read_by(
             line.connect(server.sockets[0].getsockname())
             line.setblocking(False)
             line.sendall(GET)
-            read = await client(line)
+            read = await client(line, state)
             there = bool(state.connections)
         server.close()
         return read, there
@@ -244,8 +244,11 @@ def test_who_reads_no_answer_is_let_go(monkeypatch: pytest.MonkeyPatch, more_byt
     """Of an answer that stops us from writing, and of one that is written as a whole and not on its way."""
     monkeypatch.setattr(connection, "_READ_S", 0.2)
 
-    async def sits(_: socket.socket) -> int:
-        await asyncio.sleep(1.5)
+    async def sits(_: socket.socket, state: ServerState) -> int:
+        async with asyncio.timeout(60):
+            for wanted in (True, False):  # it is taken up, and let go
+                while bool(state.connections) is not wanted:  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0.01)
         return 0
 
     assert read_by(sits, 100_000 + more_bytes, closes=closes) == (0, False)
@@ -255,7 +258,7 @@ def test_who_reads_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(connection, "_READ_S", 0.5)
     size = 1 << 20
 
-    async def slowly(line: socket.socket) -> int:
+    async def slowly(line: socket.socket, _: ServerState) -> int:
         read = 0
         while read < size:
             read += len(await asyncio.get_running_loop().sock_recv(line, 1 << 14))

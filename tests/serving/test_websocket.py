@@ -79,10 +79,13 @@ def left_by(app: Any, client: Client, ping_s: float | None = None) -> bool:
             line.connect(server.sockets[0].getsockname())
             line.setblocking(False)
             line.sendall(HANDSHAKE)
+            async with asyncio.timeout(60):
+                while not state.connections:  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0.01)
             await asyncio.sleep(0.5)
             assert ping_s or state.connections
             await client(line, state)
-            for _ in range(200):
+            for _ in range(1200):
                 await asyncio.sleep(0.05)
                 if not state.connections:
                     break
