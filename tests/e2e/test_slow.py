@@ -351,25 +351,24 @@ def quickest_s(url: str) -> float:
         return time.perf_counter() - begun
 
     with httpx.Client(base_url=url, timeout=60) as session:
-        return min(one(session) for _ in range(10))
+        return min(one(session) for _ in range(5))
 
 
 @pytest.mark.alone
-def test_five_times_as_much_as_can_be_answered_for_a_minute(tmp_path: Path) -> None:
+def test_five_times_as_much_as_can_be_answered_for_a_while(tmp_path: Path) -> None:
     """With a model that costs far more than asking does: the load comes from the same cores."""
     models = copy_versions(tmp_path, "2", change=costly(20))
     with running(tmp_path / "log.txt", models=models, max_inflight=8) as service:
         load(service.url, 1, clients=8)
-        _, before = load(service.url, 8, clients=8)
+        _, before = load(service.url, 4, clients=8)
         alone_s = quickest_s(service.url)
-        found, goodput = load(service.url, 60, a_second=5 * before)
-        time.sleep(2)
-        assert quickest_s(service.url) < 1.5 * alone_s
-        after, normal = load(service.url, 8, clients=8)
-        if normal <= 0.7 * before:  # the machine may have had other work
-            after, normal = load(service.url, 8, clients=8)
+        found, goodput = load(service.url, 15, a_second=5 * before)
+        assert until(lambda: quickest_s(service.url) < 1.5 * alone_s, 8)  # nothing is left of the crowd, or soon
         assert set(found) == {200, 429}
         assert found[429] > found[200]
+        after, normal = load(service.url, 4, clients=8)
+        if normal <= 0.7 * before:  # the machine may have had other work
+            after, normal = load(service.url, 8, clients=8)
         assert set(after) == {200}
         assert normal > 0.7 * before
         # What the machine can has two measurements, since it may have had other work meanwhile.
