@@ -192,6 +192,21 @@ def test_what_is_made_playable_and_not_taken_counts_no_longer_than_a_body_may_ta
         assert until(lambda: metric(client, "timbre_decoded_bytes") == 0, 15)
 
 
+def test_a_slow_body_has_its_time_and_then_gives_its_room_back(impatient: Service) -> None:
+    with httpx.Client(base_url=impatient.url) as client, impatient.connect() as slow:
+        begun = time.monotonic()
+        slow.sendall(HEAD + WAV[:20_000])
+        came = 0.0
+        while time.monotonic() < begun + 1:
+            came = max(came, metric(client, "timbre_upload_bytes"))
+        answer = rest_of(slow)
+        assert time.monotonic() >= begun + 2
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"upload_timeout" in answer
+        assert came in (0, 20_000)  # nothing where this machine stood still
+        assert until(lambda: metric(client, "timbre_upload_bytes") == 0)
+
+
 def test_an_idle_connection_is_kept_longer_than_a_balancer_keeps_it(impatient: Service) -> None:
     """Six seconds stand for a minute: uvicorn's own limit is five."""
     with httpx.Client(base_url=impatient.url, limits=httpx.Limits(keepalive_expiry=60)) as client:
