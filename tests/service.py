@@ -56,7 +56,7 @@ class Service:
     def stop(self) -> int:
         """SIGTERM, then the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 def free_port() -> int:
@@ -151,8 +151,8 @@ def metric(client: httpx.Client, name: str, **labels: str) -> float:
     )
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Whether it comes true in time."""
+def until(condition: Callable[[], bool], seconds: float = 60) -> bool:
+    """Whether it comes true in time, which is long: a machine that does much else may stand still for seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():

@@ -12,6 +12,16 @@ from tests.sounds import speech
 from tests.transports import Clip, clip_of
 
 
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """Where no test says otherwise, httpx gives up after five seconds: a busy machine may stand still for so long."""
+    usual = httpx._config.DEFAULT_TIMEOUT_CONFIG  # the very object that stands in the signatures of httpx
+    with pytest.MonkeyPatch.context() as patch:
+        for what in ("connect", "read", "write", "pool"):
+            patch.setattr(usual, what, 60.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service with the committed models and default settings, on a free port."""

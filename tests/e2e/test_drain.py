@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,14 +21,14 @@ from tests.steady import Steady
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy, which is not on this machine")
 
 WAV = encode(voice(1.0), 16_000)
-ROUNDS = 10
+ROUNDS = 4
 NAMES = ("one", "two")
 PROXY = """
 defaults
     mode http
-    timeout connect 2s
-    timeout client 30s
-    timeout server 30s
+    timeout connect 30s
+    timeout client 60s
+    timeout server 60s
     timeout check 30s
     # No retry hides a fault, and connections to replicas are kept as a gateway keeps them.
     retries 0
@@ -54,18 +53,18 @@ def load(url: str) -> Iterator[Steady]:
         client.post("/predict", content=WAV, headers={"Content-Type": "audio/wav"}).raise_for_status()
 
     with ExitStack() as connections:
-        clients = [connections.enter_context(httpx.Client(base_url=url, timeout=30)) for _ in range(4)]
+        clients = [connections.enter_context(httpx.Client(base_url=url, timeout=60)) for _ in range(4)]
         with Steady([partial(ask, client) for client in clients]) as asking:
             yield asking
 
 
-@pytest.mark.alone
-def test_ten_replicas_stop_and_not_one_request_fails(tmp_path: Path) -> None:
+def test_replicas_stop_in_turn_and_not_one_request_fails(tmp_path: Path) -> None:
+    """The balancer asks five times a second, and has as long to hear of it as settings.py gives it."""
     ports = [free_port(), free_port()]
 
     def start(index: int, turn: int) -> Service:
         log = tmp_path / f"replica-{index}-{turn}.txt"
-        service = start_process(log, environment(port=ports[index], drain_s=1))
+        service = start_process(log, environment(port=ports[index]))
         wait_until_ready(service)
         return service
 
@@ -84,31 +83,35 @@ def test_ten_replicas_stop_and_not_one_request_fails(tmp_path: Path) -> None:
     finally:
         proxy.close()
         for replica in replicas:
-            replica.process.terminate()
-            replica.process.wait(30)
+            replica.process.send_signal(signal.SIGINT)  # which waits for no balancer
+        for replica in replicas:
+            replica.process.wait(60)
     assert asking.failed == []
     assert asking.answered.total() > 100
 
 
 def test_while_it_drains_it_is_not_ready_and_answers(tmp_path: Path) -> None:
-    with running(tmp_path / "log.txt", drain_s=2) as service, httpx.Client(base_url=service.url) as client:
+    """For a minute, which a second signal ends; that it ends by itself, the replicas above show."""
+    with running(tmp_path / "log.txt", drain_s=60) as service, httpx.Client(base_url=service.url) as client:
         assert "connection" not in client.get("/health").headers
         service.process.terminate()
-        end = time.monotonic() + 10
-        while (ready := httpx.get(f"{service.url}/readyz")).is_success:
-            assert time.monotonic() < end
+        assert until(lambda: not httpx.get(f"{service.url}/readyz").is_success)
+        ready = httpx.get(f"{service.url}/readyz")
         assert (ready.status_code, ready.json()["error"]["code"]) == (503, "stopping")
         assert httpx.get(f"{service.url}/livez").is_success
-        time.sleep(1.1)  # the server takes new headers over once a second
+        # The server takes new headers over once a second.
+        assert until(lambda: httpx.get(f"{service.url}/livez").headers.get("connection") == "close")
         answer = client.post("/predict", content=WAV, headers={"Content-Type": "audio/wav"})
         assert answer.is_success
         assert answer.headers["connection"] == "close"
-        assert service.process.wait(20) == 0
+        assert service.process.poll() is None
+        service.process.terminate()
+        assert service.process.wait(60) == 0
         with pytest.raises(OSError, match="refused"):
-            socket.create_connection(("127.0.0.1", int(service.url.rsplit(":", 1)[1])), timeout=2)
+            service.connect()
 
 
 def test_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     with running(tmp_path / "log.txt", drain_s=60) as service:
         service.process.send_signal(signal.SIGINT)
-        assert service.process.wait(20) == 0
+        assert service.process.wait(30) == 0  # half as long as after SIGTERM

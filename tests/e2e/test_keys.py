@@ -108,7 +108,7 @@ def test_health_and_metrics_may_want_a_key_too(file: Path, tmp_path: Path) -> No
     env = environment(port=free_port(), grpc_port=free_port(), drain_s=0, api_keys_file=file, api_keys_exempt="")
     service = start_process(tmp_path / "log.txt", env)
     try:
-        assert until(lambda: "answers at" in service.log.read_text(), 60)
+        assert until(lambda: "answers at" in service.log.read_text(), 180)
         for path in ("/health", "/livez", "/readyz", "/metrics"):
             assert httpx.get(f"{service.url}{path}").status_code == 401
         assert httpx.get(f"{service.url}/readyz", headers=bearer(HEARS)).status_code == 200
@@ -225,13 +225,14 @@ def test_the_log_is_json_and_holds_no_key_and_no_file_name(locked: Service) -> N
     assert not any(secret in text for secret in (HEARS, SEES, SLOW, hashed(HEARS), "secret-name"))
 
 
-def test_what_c_libraries_print_does_not_fill_the_log(tmp_path: Path) -> None:
+def test_what_c_libraries_print_does_not_fill_the_log(service: Service) -> None:
     spoiled = encode(voice(1.0), 16_000, "MP3")
     files = [spoiled[:200] + bytes([n]) * 40 + spoiled[240 + n :] for n in range(60)]
-    with running(tmp_path / "log.txt") as service, httpx.Client(base_url=service.url) as client:
+    before = len(service.log.read_text().splitlines())
+    with httpx.Client(base_url=service.url) as client:
         for data in files:
             client.post("/predict", files={"file": data})
-        assert len(service.log.read_text().splitlines()) < 20
+    assert len(service.log.read_text().splitlines()) - before < 15
 
 
 def test_a_file_of_keys_that_is_none_is_told_at_start(tmp_path: Path) -> None:
@@ -242,11 +243,10 @@ def test_a_file_of_keys_that_is_none_is_told_at_start(tmp_path: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
-def test_a_door_that_stands_open_is_told(tmp_path: Path, file: Path) -> None:
-    with running(tmp_path / "open.txt", host="127.0.0.1") as service:
-        assert "Everybody" not in service.log.read_text()
-    with running(tmp_path / "all.txt", host="0.0.0.0") as service:  # noqa: S104 - what is warned of
-        assert until(lambda: "Everybody who reaches 0.0.0.0 may ask everything" in service.log.read_text())
+def test_a_door_that_stands_open_is_told(tmp_path: Path, service: Service) -> None:
+    assert "Everybody" not in service.log.read_text()  # it is reached from this machine alone
+    with running(tmp_path / "all.txt", host="0.0.0.0") as wide:  # noqa: S104 - what is warned of
+        assert until(lambda: "Everybody who reaches 0.0.0.0 may ask everything" in wide.log.read_text())
 
 
 def test_pages_have_headers_that_keep_browsers_from_mistakes(service: Service) -> None:

@@ -142,22 +142,24 @@ def busy_s() -> float:
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
-@lines
 @pytest.mark.alone
-def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int, Clip], line: type[Line]) -> None:
+def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int, Clip]) -> None:
     """Twenty voices in step and in real time: 150 ms from the frame to the measurement, for 19 of 20 measurements.
+
+    Half of them come over either transport, and each half is held to it.
 
     Where others use this machine meanwhile, so much longer as they leave less of its cores, and twice as long at most:
     with less than half of them nothing is measured. It may try again, since they come and go.
     """
 
     async def everyone() -> list[Paced]:
-        return await asyncio.gather(*(paced(line, service, spoken[16_000]) for _ in range(20)))
+        return await asyncio.gather(*(paced(line, service, spoken[16_000]) for line in over))
 
     def taken_s() -> tuple[float, float, float]:
         ours_s = Server(service.process, 0, 0.0).cpu_s() + time.process_time()
         return time.monotonic(), busy_s(), ours_s
 
+    over: list[type[Line]] = [SocketLine, GrpcLine] * 10
     cores = os.cpu_count() or 1
     measured = 0
     for _ in range(3):
@@ -165,11 +167,16 @@ def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int,
         told = asyncio.run(everyone())
         took_s, all_s, ours_s = (after - since for since, after in zip(before, taken_s(), strict=True))
         assert all(len([m for m in one.messages if m["type"] == "utterance.end"]) == 2 for one in told)
-        late = np.array([seconds for one in told for seconds in one.late])
-        assert len(late) >= 40
         left = 1 - (all_s - ours_s) / took_s / cores
-        slowest = np.quantile(late, 0.95)
-        print(f"after its frame: median {np.median(late):.3f} s, 95 % {slowest:.3f} s; {left:.0%} of the cores")
+        slowest = 0.0
+        for line in (SocketLine, GrpcLine):
+            late = np.array(
+                [seconds for its, one in zip(over, told, strict=True) if its is line for seconds in one.late]
+            )
+            assert len(late) >= 20
+            most = float(np.quantile(late, 0.95))
+            print(f"{line.__name__}: median {np.median(late):.3f} s, 95 % {most:.3f} s; {left:.0%} of the cores")
+            slowest = max(slowest, most)
         if slowest < 0.15 / min(max(left, _LEAST_LEFT), 1.0):
             return
         measured += left >= _LEAST_LEFT
@@ -280,15 +287,22 @@ def nothing(until_set: threading.Event) -> Iterator[pb.ListenRequest]:
 def test_a_grpc_stream_that_does_not_begin_counts_and_is_ended(strict: Service) -> None:
     silent = threading.Event()
     with grpc.insecure_channel(strict.grpc) as channel, httpx.Client(base_url=strict.url) as client:
-        calls = [TimbreStub(channel).Listen(nothing(silent)) for _ in range(2)]
-        assert until(lambda: metric(client, "timbre_streams", transport="grpc") == 2)
-        with pytest.raises(grpc.RpcError) as error:
-            list(TimbreStub(channel).Listen(nothing(silent)))
-        assert code_of(error.value) in ("overloaded", "idle_timeout")  # the latter where this machine is slow
-        for call in calls:
+
+        def end_of(call: Any) -> tuple[str, grpc.StatusCode]:
             with pytest.raises(grpc.RpcError) as error:
                 list(call)
-            assert (code_of(error.value), error.value.code()) == ("idle_timeout", grpc.StatusCode.DEADLINE_EXCEEDED)
+            return code_of(error.value), error.value.code()
+
+        def third_is_refused() -> bool:
+            """Of the others a second is left, which a busy machine may have let pass."""
+            calls = [TimbreStub(channel).Listen(nothing(silent)) for _ in range(2)]
+            counted = until(lambda: metric(client, "timbre_streams", transport="grpc") == 2, 2)
+            third = end_of(TimbreStub(channel).Listen(nothing(silent)))
+            for call in calls:
+                assert end_of(call) == ("idle_timeout", grpc.StatusCode.DEADLINE_EXCEEDED)
+            return counted and third[0] == "overloaded"
+
+        assert until(third_is_refused)
         silent.set()
         assert until(lambda: metric(client, "timbre_streams") == 0)
 
@@ -327,12 +341,16 @@ def keep_sending(socket: Any, frame: bytes) -> None:
 def test_too_many_streams_are_refused(strict: Service) -> None:
     with httpx.Client(base_url=strict.url) as client:
         before = metric(client, "timbre_rejects_total", reason="streams")
-    with connect(url(strict, rate_hz=16_000)) as first, connect(url(strict, rate_hz=16_000)) as second:
-        for socket in (first, second):
-            assert json.loads(socket.recv())["type"] == "session"
-        with connect(url(strict, rate_hz=16_000)) as third:
-            assert error_of(third) == "overloaded"
-            assert third.close_code == 1013
+
+    def third_is_refused() -> bool:
+        """Of the others a second is left, which a busy machine may have let pass."""
+        with connect(url(strict, rate_hz=16_000)) as first, connect(url(strict, rate_hz=16_000)) as second:
+            for socket in (first, second):
+                assert json.loads(socket.recv())["type"] == "session"
+            with connect(url(strict, rate_hz=16_000)) as third:
+                return (error_of(third), third.close_code) == ("overloaded", 1013)
+
+    assert until(third_is_refused)
     with httpx.Client(base_url=strict.url) as client:
         assert until(lambda: metric(client, "timbre_streams") == 0)
         assert metric(client, "timbre_rejects_total", reason="streams") - before == 1

@@ -192,6 +192,21 @@ def test_what_is_made_playable_and_not_taken_counts_no_longer_than_a_body_may_ta
         assert until(lambda: metric(client, "timbre_decoded_bytes") == 0, 15)
 
 
+def test_a_slow_body_has_its_time_and_then_gives_its_room_back(impatient: Service) -> None:
+    with httpx.Client(base_url=impatient.url) as client, impatient.connect() as slow:
+        begun = time.monotonic()
+        slow.sendall(HEAD + WAV[:20_000])
+        came = 0.0
+        while time.monotonic() < begun + 1:
+            came = max(came, metric(client, "timbre_upload_bytes"))
+        answer = rest_of(slow)
+        assert time.monotonic() >= begun + 2
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"upload_timeout" in answer
+        assert came in (0, 20_000)  # nothing where this machine stood still
+        assert until(lambda: metric(client, "timbre_upload_bytes") == 0)
+
+
 def test_an_idle_connection_is_kept_longer_than_a_balancer_keeps_it(impatient: Service) -> None:
     """Six seconds stand for a minute: uvicorn's own limit is five."""
     with httpx.Client(base_url=impatient.url, limits=httpx.Limits(keepalive_expiry=60)) as client:
@@ -351,25 +366,24 @@ def quickest_s(url: str) -> float:
         return time.perf_counter() - begun
 
     with httpx.Client(base_url=url, timeout=60) as session:
-        return min(one(session) for _ in range(10))
+        return min(one(session) for _ in range(5))
 
 
 @pytest.mark.alone
-def test_five_times_as_much_as_can_be_answered_for_a_minute(tmp_path: Path) -> None:
+def test_five_times_as_much_as_can_be_answered_for_a_while(tmp_path: Path) -> None:
     """With a model that costs far more than asking does: the load comes from the same cores."""
     models = copy_versions(tmp_path, "2", change=costly(20))
     with running(tmp_path / "log.txt", models=models, max_inflight=8) as service:
         load(service.url, 1, clients=8)
-        _, before = load(service.url, 8, clients=8)
+        _, before = load(service.url, 4, clients=8)
         alone_s = quickest_s(service.url)
-        found, goodput = load(service.url, 60, a_second=5 * before)
-        time.sleep(2)
-        assert quickest_s(service.url) < 1.5 * alone_s
-        after, normal = load(service.url, 8, clients=8)
-        if normal <= 0.7 * before:  # the machine may have had other work
-            after, normal = load(service.url, 8, clients=8)
+        found, goodput = load(service.url, 15, a_second=5 * before)
+        assert until(lambda: quickest_s(service.url) < 1.5 * alone_s, 8)  # nothing is left of the crowd, or soon
         assert set(found) == {200, 429}
         assert found[429] > found[200]
+        after, normal = load(service.url, 4, clients=8)
+        if normal <= 0.7 * before:  # the machine may have had other work
+            after, normal = load(service.url, 8, clients=8)
         assert set(after) == {200}
         assert normal > 0.7 * before
         # What the machine can has two measurements, since it may have had other work meanwhile.
