@@ -370,15 +370,16 @@ def quickest_s(url: str) -> float:
 
 
 @pytest.mark.alone
-def test_five_times_as_much_as_can_be_answered_for_a_while(tmp_path: Path) -> None:
+def test_five_times_as_much_as_can_be_answered_for_a_minute(tmp_path: Path) -> None:
     """With a model that costs far more than asking does: the load comes from the same cores."""
     models = copy_versions(tmp_path, "2", change=costly(20))
     with running(tmp_path / "log.txt", models=models, max_inflight=8) as service:
         load(service.url, 1, clients=8)
         _, before = load(service.url, 4, clients=8)
         alone_s = quickest_s(service.url)
-        found, goodput = load(service.url, 15, a_second=5 * before)
-        assert until(lambda: quickest_s(service.url) < 1.5 * alone_s, 8)  # nothing is left of the crowd, or soon
+        found, goodput = load(service.url, 60, a_second=5 * before)
+        time.sleep(2)
+        assert quickest_s(service.url) < 1.5 * alone_s
         assert set(found) == {200, 429}
         assert found[429] > found[200]
         after, normal = load(service.url, 4, clients=8)
