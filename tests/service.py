@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
 
@@ -47,6 +48,10 @@ class Service:
         """Of the HTTP port."""
         host, port = self.url.split("//")[1].split(":")
         return host, int(port)
+
+    def listen_url(self, **query: object) -> str:
+        """Where a live stream is opened."""
+        return f"{self.url.replace('http', 'ws', 1)}/v1/listen?{urlencode(query)}"
 
     def peak_bytes(self) -> int:
         """Most memory that the process has ever had."""

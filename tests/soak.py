@@ -208,7 +208,7 @@ class Soak:
         self._met("live", _LEFT, frozenset({_LEFT}))
 
     def _talking(self) -> ClientConnection:
-        return connect(f"{self._service.url.replace('http', 'ws', 1)}/v1/listen?rate_hz={_RATE_HZ}")
+        return connect(self._service.listen_url(rate_hz=_RATE_HZ))
 
     def _vanish(self) -> None:
         """In the middle of a body, and before the answer to a whole one."""

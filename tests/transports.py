@@ -8,7 +8,6 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
 
 import grpc
 import httpx
@@ -257,8 +256,7 @@ Talk = Callable[..., Iterator[dict[str, Any]]]
 
 def websocket(service: Service, frames: list[bytes], rate_hz: int, **options: float) -> Iterator[dict[str, Any]]:
     """The messages of a live stream, as JSON says them."""
-    query = urlencode({"rate_hz": rate_hz, **options})
-    with connect(f"{service.url.replace('http', 'ws', 1)}/v1/listen?{query}") as socket:
+    with connect(service.listen_url(rate_hz=rate_hz, **options)) as socket:
         for frame in frames:
             socket.send(frame)
         socket.send('{"type": "end"}')

@@ -226,14 +226,24 @@ def fill_up(file: Path) -> None:
             pass
 
 
+def unshared(*arguments: str, what: str) -> list[str]:
+    """A command that runs another one apart from this machine; the test is skipped where it may not."""
+    command = ["unshare", *arguments]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*command, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip(f"needs the right to {what}, which is not given here")
+    return command
+
+
 def test_workers_go_on_counting_on_a_full_disk_and_a_new_one_says_what_it_lacks(tmp_path: Path) -> None:
     """They count in files; the disk is one of memory, which only they have."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = f'mount -t tmpfs -o size=16m tmpfs {disk} && exec "$@"'
-    if shutil.which("unshare") is None or not may(["unshare", "--mount", "sh", "-c", mount, "sh", "true"]):
-        pytest.skip("needs the right to give one process a file system of its own, which is not given here")
-    prefix = ["unshare", "--mount", "sh", "-c", mount, "sh", "env", f"TMPDIR={disk}"]
+    own_disk = unshared("--mount", "sh", "-c", mount, "sh", what="give one process a file system of its own")
+    prefix = [*own_disk, "env", f"TMPDIR={disk}"]
     with (
         started(tmp_path / "log.txt", prefix, workers="2") as service,
         httpx.Client(base_url=service.url, timeout=60) as client,
@@ -254,14 +264,9 @@ def test_workers_go_on_counting_on_a_full_disk_and_a_new_one_says_what_it_lacks(
         assert metric(client, "timbre_requests_total", code="ok") >= 17  # those of the dead one are not lost
 
 
-def may(command: list[str]) -> bool:
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
 def test_a_file_system_that_may_only_be_read_is_enough(tmp_path: Path) -> None:
-    read_only = ["unshare", "--mount", "sh", "-c", 'mount -o remount,ro,bind / && exec "$@"', "sh"]
-    if shutil.which("unshare") is None or not may([*read_only, "true"]):
-        pytest.skip("needs the right to make a file system read-only for one process, which is not given here")
+    remount = 'mount -o remount,ro,bind / && exec "$@"'
+    read_only = unshared("--mount", "sh", "-c", remount, "sh", what="make a file system read-only for one process")
     with started(tmp_path / "log.txt", read_only) as service:
         assert ask(service).status_code == 200
         answer = ask(service)
@@ -358,9 +363,8 @@ with running(Path(sys.argv[1])) as service:
 
 
 def test_without_a_network_nothing_is_missing(tmp_path: Path) -> None:
-    if shutil.which("unshare") is None or not may(["unshare", "--net", "true"]):
-        pytest.skip("needs the right to take the network from one process, which is not given here")
-    command = ["unshare", "--net", sys.executable, "-c", ALONE, str(tmp_path / "log.txt")]
+    alone = unshared("--net", what="take the network from one process")
+    command = [*alone, sys.executable, "-c", ALONE, str(tmp_path / "log.txt")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == 200

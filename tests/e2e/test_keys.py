@@ -147,8 +147,7 @@ def test_grpc_wants_the_same(locked: Service) -> None:
 
 
 def first_message(service: Service, **how: Any) -> str:
-    url = service.url.replace("http", "ws", 1)
-    with connect(f"{url}/v1/listen?rate_hz=16000", **how) as socket:
+    with connect(service.listen_url(rate_hz=16_000), **how) as socket:
         return str(socket.recv())
 
 

@@ -45,11 +45,6 @@ def paced(line: type[Line], service: Service, clip: Clip, speed: float = 1.0) ->
     return converse(line, address, frames_of(clip), clip.rate_hz, speed=speed)
 
 
-def url(service: Service, **query: Any) -> str:
-    asked = "&".join(f"{name}={value}" for name, value in query.items())
-    return f"{service.url.replace('http', 'ws', 1)}/v1/listen?{asked}"
-
-
 @live
 def test_the_messages_of_a_conversation(service: Service, spoken: dict[int, Clip], talk: Talk) -> None:
     messages = list(talk(service, frames_of(spoken[16_000]), 16_000))
@@ -92,7 +87,7 @@ def ended(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_messages_are_those_of_the_schema_and_feedback_takes_the_id(service: Service, spoken: dict[int, Clip]) -> None:
-    with connect(url(service, rate_hz=16_000, min_confidence=1)) as socket:
+    with connect(service.listen_url(rate_hz=16_000, min_confidence=1)) as socket:
         for frame in frames_of(spoken[16_000]):
             socket.send(frame)
         socket.send('{"type": "end"}')
@@ -204,7 +199,7 @@ def test_twenty_streams_are_answered_in_time(service: Service, spoken: dict[int,
     ],
 )
 def test_what_is_refused_over_the_socket(service: Service, query: Any, frame: Any, code: str, closed: int) -> None:
-    with connect(url(service, **query)) as socket:
+    with connect(service.listen_url(**query)) as socket:
         if frame is not None:
             assert json.loads(socket.recv())["type"] == "session"
             socket.send(frame)
@@ -267,7 +262,7 @@ def then_nothing(until_set: threading.Event) -> Iterator[pb.ListenRequest]:
 
 
 def test_an_idle_stream_is_ended(strict: Service) -> None:
-    with connect(url(strict, rate_hz=16_000)) as socket:
+    with connect(strict.listen_url(rate_hz=16_000)) as socket:
         assert error_of(socket) == "idle_timeout"
     silent = threading.Event()
     with grpc.insecure_channel(strict.grpc) as channel:
@@ -308,7 +303,7 @@ def test_a_grpc_stream_that_does_not_begin_counts_and_is_ended(strict: Service) 
 
 
 def test_a_stream_has_a_longest_time(strict: Service) -> None:
-    with connect(url(strict, rate_hz=16_000)) as socket:
+    with connect(strict.listen_url(rate_hz=16_000)) as socket:
         sender = threading.Thread(target=keep_sending, args=(socket, bytes(3200)))
         sender.start()
         assert error_of(socket) == "stream_too_long"
@@ -344,10 +339,10 @@ def test_too_many_streams_are_refused(strict: Service) -> None:
 
     def third_is_refused() -> bool:
         """Of the others a second is left, which a busy machine may have let pass."""
-        with connect(url(strict, rate_hz=16_000)) as first, connect(url(strict, rate_hz=16_000)) as second:
+        with connect(strict.listen_url(rate_hz=16_000)) as first, connect(strict.listen_url(rate_hz=16_000)) as second:
             for socket in (first, second):
                 assert json.loads(socket.recv())["type"] == "session"
-            with connect(url(strict, rate_hz=16_000)) as third:
+            with connect(strict.listen_url(rate_hz=16_000)) as third:
                 return (error_of(third), third.close_code) == ("overloaded", 1013)
 
     assert until(third_is_refused)
@@ -439,7 +434,7 @@ def test_a_slow_reader_of_grpc_is_dropped(talkative: Service, spoken: dict[int, 
 
 def test_a_client_that_leaves_is_forgotten(strict: Service) -> None:
     with httpx.Client(base_url=strict.url) as client:
-        with connect(url(strict, rate_hz=16_000)) as socket:
+        with connect(strict.listen_url(rate_hz=16_000)) as socket:
             socket.recv()
             socket.socket.close()
         with grpc.insecure_channel(strict.grpc) as channel:
@@ -457,7 +452,7 @@ def test_a_stop_answers_what_was_begun_and_tells_every_stream(
         silent = threading.Event()
         call = TimbreStub(channel).Listen(then_nothing(silent))
         assert next(call).HasField("session")
-        with connect(url(service, rate_hz=16_000)) as socket:
+        with connect(service.listen_url(rate_hz=16_000)) as socket:
             for frame in frames_of(spoken[16_000])[:25]:  # into the first sentence
                 socket.send(frame)
             while json.loads(socket.recv())["type"] != "utterance.start":

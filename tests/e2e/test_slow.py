@@ -61,7 +61,7 @@ def rest_of(connection: socket.socket) -> bytes:
 
 def test_a_live_stream_is_no_head_that_does_not_come(impatient: Service) -> None:
     """It lasts longer than a head may take."""
-    with connect(f"{impatient.url.replace('http', 'ws', 1)}/v1/listen?rate_hz=16000") as stream:
+    with connect(impatient.listen_url(rate_hz=16_000)) as stream:
         for _ in range(20):
             stream.send(bytes(3200))
             time.sleep(0.1)
@@ -151,9 +151,8 @@ def test_clients_that_vanish_leave_nothing(impatient: Service) -> None:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     from websockets.sync.client import connect
 
-    url = impatient.url.replace("http", "ws", 1)
     for _ in range(5):
-        with connect(f"{url}/v1/listen?rate_hz=16000") as live:
+        with connect(impatient.listen_url(rate_hz=16_000)) as live:
             live.send(bytes(3200))
             live.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             live.socket.close()

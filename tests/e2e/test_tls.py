@@ -66,7 +66,7 @@ def channel(service: Service, keys: Path, client: str | None = None) -> grpc.Cha
 def ask_everywhere(service: Service, keys: Path, client: str | None = None) -> None:
     context = trusting(keys, client)
     assert httpx.post(f"{service.url}/predict", files={"file": WAV}, verify=context).json()["model_version"] == SERVED
-    with connect(f"{service.url.replace('http', 'ws')}/v1/listen?rate_hz=16000", ssl=context) as socket:
+    with connect(service.listen_url(rate_hz=16_000), ssl=context) as socket:
         assert '"session"' in socket.recv()
     with channel(service, keys, client) as secure:
         assert TimbreStub(secure).Predict(pb.PredictRequest(audio=WAV), timeout=60).model_version == SERVED

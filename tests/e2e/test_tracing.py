@@ -116,8 +116,7 @@ def test_every_transport_hands_the_callers_trace_over(tmp_path: Path, spoken: di
             f"{service.url}/v2/models/timbre/infer", json={"inputs": [audio]}, headers=header, timeout=30
         )
         assert answer.is_success
-        address = f"{service.url.replace('http', 'ws', 1)}/v1/listen?rate_hz=16000"
-        with connect(address, additional_headers=header) as socket:
+        with connect(service.listen_url(rate_hz=16_000), additional_headers=header) as socket:
             for frame in frames:
                 socket.send(frame)
             socket.send('{"type": "end"}')
