@@ -86,7 +86,8 @@ def test_what_the_bench_is_said_to_have_found_it_found() -> None:
     assert f"a UAR of {ours['test_uar']:.3f} ± {ours['test_uar_sd']:.3f} and" in flat
     assert f"a calibration error of {ours['ece_after']:.3f} over the clips" in flat
     assert f"statistics of features {svm['test_uar']:.3f} ± {svm['test_uar_sd']:.3f}." in flat
-    assert f"accuracies of {ours['random_accuracy']:.3f} and {svm['random_accuracy']:.3f}." in flat
+    assert f"accuracies of {ours['random_accuracy']:.3f} and {svm['random_accuracy']:.3f};" in flat
+    assert f"in seven classes, ours has {ours['joined_accuracy']:.3f}." in flat
 
 
 def test_how_long_an_epoch_takes_is_what_was_measured() -> None:
