@@ -1,4 +1,4 @@
-"""The spectrum's squares as two small matrix products: what every frozen front end begins with."""
+"""The power spectrogram as two small matrix products: what every frozen front end begins with."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Frames(nn.Module):
 
 
 class PowerSpectrogram(nn.Module):
-    """The short-time Fourier transform of frames, real and imaginary parts squared, (B, F, N) -> (B, F, columns).
+    """Squared magnitude of the short-time Fourier transform of frames, (B, F, N) -> (B, F, columns).
 
     The window is a periodic Hann, as in ``librosa.stft``.
 
@@ -57,9 +57,9 @@ class PowerSpectrogram(nn.Module):
         X[p + P q] = sum_b  e^(-2 pi i b (q / Q + p / N))  sum_a e^(-2 pi i a p / P)  x[Q a + b]
 
     that is, two small matrix products. The second has a matrix for each p, so that the twiddle factors are in it: to
-    multiply by them apart took as long as the product. The signal is real, so p = 0 .. P/2 is enough. Squares come in
-    the order (p, real or imaginary, q), some twice: the filter banks that follow are laid out to suit by
-    :meth:`columns`, so nothing is ever sorted, and they add real to imaginary.
+    multiply by them apart took as long as the product. The signal is real, so p = 0 .. P/2 is enough. Bins come in the
+    order (p, q), some twice: the filter banks that follow are laid out to suit by :meth:`columns`, so nothing is ever
+    sorted.
 
     Args:
         fft_samples: frame length N, no prime.
@@ -90,20 +90,18 @@ class PowerSpectrogram(nn.Module):
         self._constant("second", np.block([[cos, sin], [-sin, cos]]))  # (rows, 2Q, 2Q), on [re | im]
 
         bins = half[:, None] + self.p * b[None, :]
-        self._bin_of = np.minimum(bins, fft_samples - bins)  # (rows, Q)
+        self._bin_of = np.minimum(bins, fft_samples - bins).reshape(-1)
 
     def _constant(self, name: str, value: np.ndarray) -> None:
         self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
 
     def columns(self, filters: np.ndarray) -> Tensor:
         """A filter bank (bands, N/2 + 1) laid out for the spectrum's columns: float32 (columns, bands)."""
-        laid_out = filters.T[self._bin_of].astype(np.float32)  # (rows, Q, bands)
+        laid_out = filters.T[self._bin_of].astype(np.float32)
         # A bin that comes twice must count once.
         _, once = np.unique(self._bin_of, return_index=True)
-        twice = np.setdiff1d(np.arange(self._bin_of.size), once)
-        laid_out[np.unravel_index(twice, self._bin_of.shape)] = 0.0
-        both = np.stack([laid_out, laid_out], axis=1)  # for the real and for the imaginary part
-        return torch.from_numpy(both.reshape(-1, len(filters)))
+        laid_out[np.setdiff1d(np.arange(len(laid_out)), once)] = 0.0
+        return torch.from_numpy(laid_out)
 
     def forward(self, frames: Tensor) -> Tensor:
         batch, count = frames.shape[:2]
@@ -111,4 +109,5 @@ class PowerSpectrogram(nn.Module):
         partial = torch.matmul(self.first, grid).reshape(batch * count, self.rows, 2 * self.q)  # (BF, p, [re b | im b])
         # Each p by its own matrix; ONNX Runtime makes one step of the transposition and the product.
         spectrum = torch.matmul(partial.transpose(0, 1), self.second)  # (rows, BF, [re q | im q])
-        return (spectrum * spectrum).transpose(0, 1).reshape(batch, count, self.rows * 2 * self.q)
+        re, im = spectrum[..., : self.q], spectrum[..., self.q :]
+        return (re * re + im * im).transpose(0, 1).reshape(batch, count, self.rows * self.q)
