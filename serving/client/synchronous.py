@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Future
@@ -14,6 +13,7 @@ from typing import Any, Self, TypeVar
 from serving.client.answers import Message, Prediction
 from serving.client.asynchronous import AHEAD, AsyncClient, in_order
 from serving.client.clips import Array, ClipLike
+from serving.once import once
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ async def _close(messages: AsyncGenerator[Message, None]) -> None:
     await messages.aclose()
 
 
-@functools.cache
+@once
 def _loop() -> asyncio.AbstractEventLoop:
     """One loop for all clients: gRPC wants no second one in a process."""
     loop = asyncio.new_event_loop()
