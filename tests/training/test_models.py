@@ -14,6 +14,7 @@ from training.config import TrainConfig
 from training.export import export_graph
 from training.models import MODELS, USUAL_FEATURES
 from training.models.cnn import FixedAveragePool
+from training.models.residual import MeanOfFour
 from training.spec import AUDIO, LABELS
 
 PARAMETERS = {"cnn": 2.6e6, "cnn1d": 2.7e6, "transformer": 3.2e6, "residual": 0.52e6}
@@ -104,6 +105,12 @@ def test_fixed_pooling_is_adaptive_pooling(height: int, width: int) -> None:
     maps = torch.randn(2, 3, height, width)
     expected = nn.AdaptiveAvgPool2d((4, 4))(maps)
     torch.testing.assert_close(FixedAveragePool(4, 4)(maps), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 47), (33, 24), (7, 5), (2, 2)])
+def test_the_mean_of_four_is_that_of_torch_s_pooling_at_odd_edges_too(height: int, width: int) -> None:
+    maps = torch.randn(2, 3, height, width)
+    torch.testing.assert_close(MeanOfFour()(maps), nn.AvgPool2d(2, ceil_mode=True)(maps))
 
 
 @pytest.mark.parametrize("settings", [{}, {"level": True}, {"features": "stacked"}])

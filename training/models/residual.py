@@ -21,6 +21,19 @@ class _Excite(nn.Module):
         return maps * weights[:, :, None, None]
 
 
+class MeanOfFour(nn.Module):
+    """Mean of each 2 x 2 patch; at an odd edge, of what is there.
+
+    nn.AvgPool2d(2, ceil_mode=True) says the same, but takes ONNX Runtime's general kernel: a fifth of the network's time.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        odd_bands, odd_frames = (size % 2 for size in maps.shape[2:])
+        if odd_bands or odd_frames:
+            maps = nn.functional.pad(maps, (0, odd_frames, 0, odd_bands), mode="replicate")
+        return nn.functional.avg_pool2d(maps, 2)
+
+
 class _Block(nn.Module):
     """Two 3 x 3 convolutions around a shortcut (He et al. 2016, arXiv:1512.03385)."""
 
@@ -35,7 +48,7 @@ class _Block(nn.Module):
             nn.BatchNorm2d(after),
             _Excite(after),
         )
-        pool = nn.AvgPool2d(stride, stride, ceil_mode=True) if stride > 1 else nn.Identity()
+        pool = MeanOfFour() if stride == 2 else nn.Identity()
         fit = [nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after)] if before != after else []
         self.shortcut = nn.Sequential(pool, *fit)
 
