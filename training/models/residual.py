@@ -24,7 +24,7 @@ class _Excite(nn.Module):
 class MeanOfFour(nn.Module):
     """Mean of each 2 x 2 patch; at an odd edge, of what is there.
 
-    nn.AvgPool2d(2, ceil_mode=True) says the same, but takes ONNX Runtime's general kernel: a fifth of the network's time.
+    nn.AvgPool2d(2, ceil_mode=True) says the same, but by ONNX Runtime's general kernel: a fifth of all its time.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
