@@ -1,6 +1,6 @@
 """Every family on one bench: the same splits, the same loop, the same exam; a table and a bar chart of what came out.
 
-One row is a recipe; one cell is a row on one split: trained, exported, timed, examined. Cells are written as they end,
+One row is a recipe; one cell is a row on one split: trained, examined. Cells are written as they end,
 so that a comparison that stops goes on where it was, and each can be run alone.
 """
 
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from training.augment import AugmentConfig
 from training.calibrate import BINS, bin_of, reliability, softmax
+from training.classifier import Classifier
 from training.config import CLASSICAL, CompareConfig, TrainConfig
 from training.evaluate import decoded, examine, load_model
 from training.export import chosen_temperature, export_graph, used
@@ -136,6 +137,8 @@ def compare(config: CompareConfig) -> Path:
                 continue
             results["cells"][row.name][name] = _cell(config, row, name)
             _write(config.out, results)
+    if config.costs or not _costs_are_told(results):
+        results["costs"] = _costs(config, results)
     _write(config.out, results)
     plot(summary(results), config.out / "compare.png")
     (config.out / "compare.md").write_text(table(summary(results)))
@@ -193,16 +196,13 @@ def _cell(config: CompareConfig, row: Row, split: str) -> Json:
         for part in ("validation", "test")
         if parts.part(part)
     }
-    graph, parameters = _graph(run, row)
     kept = ("clips", "uar", "accuracy", "f1_macro")
     return {
         "settings": _settings(row, split),
         **{part: {key: scores[part][key] for key in kept} for part in scores},
         **({} if row.recipe.model in CLASSICAL else {"calibration": _calibration(config, row, split, run, parts)}),
         "train_s": round(seconds, 1),
-        "parameters": parameters,
-        "megabytes": round(len(graph) / 1e6, 2),
-        "ms": time_one_window(graph),
+        "parameters": None if row.recipe.model in CLASSICAL else load_classifier(run)[1].parameters_count,
         "provenance": provenance(settings.seed),
     }
 
@@ -232,26 +232,62 @@ def _calibration(config: CompareConfig, row: Row, split: str, run: Path, parts: 
     return found
 
 
-def _graph(run: Path, row: Row) -> tuple[bytes, int | None]:
-    """The run as an ONNX file, and its learned numbers where they can be counted."""
-    if row.recipe.model in CLASSICAL:
-        return (run / "checkpoints" / FITTED).read_bytes(), None
-    _, classifier = load_classifier(run)
-    return export_graph(classifier).SerializeToString(), classifier.parameters_count
+def _compared(results: Json) -> list[Row]:
+    """The rows that have a cell."""
+    return [row for row in ROWS if results["cells"].get(row.name)]
 
 
-def time_one_window(graph: bytes) -> float:
-    """Median milliseconds of one 3 s window in ONNX Runtime on one thread, preprocessing included."""
+def _costs_are_told(results: Json) -> bool:
+    told = {name: cost["graph"] for name, cost in results.get("costs", {}).get("rows", {}).items()}
+    return told == {row.name: _kind(row) for row in _compared(results)}
+
+
+def _kind(row: Row) -> str:
+    """Rows of one kind cost the same, whatever was learned how."""
+    return f"{row.recipe.model} on {row.recipe.features}"
+
+
+def _costs(config: CompareConfig, results: Json) -> Json:
+    """What a window takes by each row, in one session of all of them, and the file's size."""
+    rows = _compared(results)
+    one_of_each = {_kind(row): row for row in rows}
+    graphs = {kind: _graph(config, row, next(iter(results["cells"][row.name]))) for kind, row in one_of_each.items()}
+    ms = time_in_turn(graphs)
+    costs = {
+        row.name: {"graph": kind, "ms": round(ms[kind], 3), "megabytes": round(len(graphs[kind]) / 1e6, 2)}
+        for row in rows
+        for kind in [_kind(row)]
+    }
+    return {"rows": costs, "provenance": provenance()}
+
+
+def _graph(config: CompareConfig, row: Row, split: str) -> bytes:
+    """A row as an ONNX file: a network as it is made, which takes no other time once it has learned."""
+    told = dataclasses.replace(recipe(row, split), data=config.data, runs=config.runs, name=f"{row.name}-{split}")
+    if told.model in CLASSICAL:
+        return (_trained(told) / "checkpoints" / FITTED).read_bytes()
+    return export_graph(Classifier(told).eval()).SerializeToString()
+
+
+def time_in_turn(graphs: dict[str, bytes]) -> dict[str, float]:
+    """Median milliseconds of one 3 s window in ONNX Runtime on one thread, preprocessing included, of each graph.
+
+    They take turns: a machine that becomes slower does so for all of them.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    sessions = {
+        name: onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        for name, graph in graphs.items()
+    }
     window = 0.05 * torch.randn(1, AUDIO.window_samples, generator=torch.Generator().manual_seed(0)).numpy()
-    taken = []
+    taken: dict[str, list[float]] = {name: [] for name in graphs}
     for _ in range(_TIMED_RUNS):
-        started = time.perf_counter()
-        session.run([OUTPUT], {INPUT: window})
-        taken.append(time.perf_counter() - started)
-    return round(float(np.median(taken[_TIMED_RUNS // 10 :])) * 1e3, 3)
+        for name, session in sessions.items():
+            started = time.perf_counter()
+            session.run([OUTPUT], {INPUT: window})
+            taken[name].append(time.perf_counter() - started)
+    return {name: float(np.median(times[_TIMED_RUNS // 10 :])) * 1e3 for name, times in taken.items()}
 
 
 def summary(results: Json) -> list[Json]:
@@ -275,8 +311,8 @@ def summary(results: Json) -> list[Json]:
         for when in ("before", "after"):
             line[f"ece_{when}"] = _pooled_error([cell["calibration"][when] for cell in folds if "calibration" in cell])
         line["parameters"] = folds[0]["parameters"]
-        line["megabytes"] = folds[0]["megabytes"]
-        line["ms"] = float(np.median([cell["ms"] for cell in folds]))
+        cost = results.get("costs", {}).get("rows", {}).get(row.name, {})  # told once all cells are there
+        line["megabytes"], line["ms"] = cost.get("megabytes"), cost.get("ms")
         line["train_s"] = float(np.mean([cell["train_s"] for cell in folds]))
         lines.append(line)
     return lines
@@ -306,7 +342,7 @@ def table(lines: list[Json]) -> str:
         f"{_millions(line['parameters'])} | "
         f"{_mean(line, 'test_uar')} | {_mean(line, 'test_accuracy')} | "
         f"{_share(line['random_accuracy'])} | {_share(line[f'{JOINED}_accuracy'])} | "
-        f"{line['ms']:.2f} | {line['train_s'] / 60:.1f} min |\n"
+        f"{_milliseconds(line['ms'])} | {line['train_s'] / 60:.1f} min |\n"
         for line in sorted(lines, key=lambda line: -line.get("validation_uar", 1.0))
     )
     return head + body
@@ -319,6 +355,10 @@ def _mean(line: Json, score: str) -> str:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _missing(folds: int) -> str:

@@ -72,9 +72,12 @@ def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
         for split in splits:
             cell = results["cells"][row][split]
             assert 0 <= cell["test"]["uar"] <= 1
-            assert cell["ms"] > 0
             assert {"command", "commit", "machine", "seed"} <= cell["provenance"].keys()
     assert results["cells"]["residual"]["fold3"]["parameters"] == 520_660
+    costs = results["costs"]["rows"]
+    assert costs.keys() == {"residual", "residual_taught", "knn"}
+    assert costs["residual"] == costs["residual_taught"]  # one network, taught or not
+    assert all(cost["ms"] > 0 and cost["megabytes"] > 0 for cost in costs.values())
     assert results["cells"]["residual_taught"]["fold3"]["settings"]["taught_by"] == 1
     # It learned from the validation part too: nothing of it examines, and its temperature is the other's.
     assert "validation" not in results["cells"]["residual_taught"]["fold3"]
@@ -100,6 +103,7 @@ def test_a_row_whose_recipe_has_changed_is_run_again(config: CompareConfig, monk
     monkeypatch.setattr(compare_module, "ROWS", tuple(changed))
     results = json.loads(compare(only).read_text())
     assert results["cells"]["knn"]["fold3"]["settings"]["features"] == "mfcc"
+    assert results["costs"]["rows"]["knn"]["graph"] == "knn on mfcc"
     assert TrainConfig.load(config.runs / "knn-fold3").features == "mfcc"
 
 
@@ -115,8 +119,6 @@ def test_the_summary_is_over_actor_folds_and_sorted_by_validation() -> None:
             "validation": {"uar": validation, "accuracy": 0.5},
             "test": {"uar": test, "accuracy": 0.5},
             "parameters": 1_000_000,
-            "megabytes": 4.0,
-            "ms": 1.0,
             "train_s": 60.0,
         }
 
@@ -124,11 +126,13 @@ def test_the_summary_is_over_actor_folds_and_sorted_by_validation() -> None:
         "cnn": {"fold0": cell(0.6, 0.4), "fold1": cell(0.6, 0.6), "random": cell(0.9, 0.9)},
         "lstm": {"fold0": cell(0.7, 0.5)},
     }
-    lines = summary({"cells": cells})
+    costs = {"cnn": {"ms": 1.234, "megabytes": 4.0}}
+    lines = summary({"cells": cells, "costs": {"rows": costs}})
     cnn = next(line for line in lines if line["name"] == "cnn")
     assert cnn["test_uar"] == pytest.approx(0.5)
     assert cnn["test_uar_sd"] == pytest.approx(0.1414, abs=1e-3)
     assert table(lines).index("| lstm") < table(lines).index("| cnn")
+    assert "| 1.23 | 1.0 min |" in table(lines)
     assert SPLITS[-2:] == ("random", "joined")
 
 
