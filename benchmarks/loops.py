@@ -227,9 +227,7 @@ async def _client(transport: Transport, turn: int, load: Load, end: float, pause
     """
     loop = asyncio.get_running_loop()
     answered: list[_Answered] = []
-    tries = 0
-    while tries == 0 or loop.time() < end:
-        tries += 1
+    while True:
         try:
             connection = await transport.connect()
             try:
@@ -243,7 +241,8 @@ async def _client(transport: Transport, turn: int, load: Load, end: float, pause
             load.outcomes[BROKEN] += 1
             load.said.setdefault(BROKEN, str(error))
             await asyncio.sleep(0.05)
-    return answered
+        if loop.time() >= end:
+            return answered
 
 
 async def _ask_on(connection: Connection, turn: int, answered: list[_Answered], end: float, pause_s: float) -> None:

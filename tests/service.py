@@ -43,6 +43,11 @@ class Service:
         """A connection on which a test sends what no client library would."""
         return socket.create_connection(self.address, timeout=30)
 
+    def connect_grpc(self) -> socket.socket:
+        """The same to the gRPC port."""
+        host, port = self.grpc.split(":")
+        return socket.create_connection((host, int(port)), timeout=60)
+
     @property
     def address(self) -> tuple[str, int]:
         """Of the HTTP port."""

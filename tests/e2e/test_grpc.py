@@ -285,8 +285,7 @@ def test_connections_are_bounded_and_http_has_room_beside_them(tmp_path: Path) -
     few = 3
 
     def connect() -> socket.socket:
-        host, port = service.grpc.split(":")
-        return stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+        return stack.enter_context(service.connect_grpc())
 
     with running(tmp_path / "log.txt", grpc_connections=few) as service, contextlib.ExitStack() as stack:
         crowd = [connect() for _ in range(few)]
@@ -359,19 +358,17 @@ def frames_from(connection: socket.socket) -> Iterator[tuple[int, int, bytes]]:
 
 def test_a_quiet_connection_is_kept_and_a_dead_one_is_closed(tmp_path: Path) -> None:
     """It is asked whether it lives: who answers stays, who does not is let go."""
-    with running(tmp_path / "log.txt", grpc_ping_s=1) as service:
-        host, port = service.grpc.split(":")
-        with socket.create_connection((host, int(port)), timeout=30) as connection:
-            connection.sendall(PREFACE + frame(SETTINGS, 0))
-            pings = 0
-            for kind, flags, payload in frames_from(connection):
-                if kind == SETTINGS and not flags & ACK:
-                    connection.sendall(frame(SETTINGS, ACK))
-                if kind == PING and not flags & ACK:
-                    pings += 1
-                    if pings < 3:
-                        connection.sendall(frame(PING, ACK, payload))
-            assert pings == 3  # and then it was closed
+    with running(tmp_path / "log.txt", grpc_ping_s=1) as service, service.connect_grpc() as connection:
+        connection.sendall(PREFACE + frame(SETTINGS, 0))
+        pings = 0
+        for kind, flags, payload in frames_from(connection):
+            if kind == SETTINGS and not flags & ACK:
+                connection.sendall(frame(SETTINGS, ACK))
+            if kind == PING and not flags & ACK:
+                pings += 1
+                if pings < 3:
+                    connection.sendall(frame(PING, ACK, payload))
+        assert pings == 3  # and then it was closed
 
 
 def test_a_stop_is_told_at_once_and_finishes_what_is_in_flight(tmp_path: Path) -> None:

@@ -280,6 +280,7 @@ HELD_KEY = """slider => {
 }"""  # faster than the browser seeks
 
 
+@pytest.mark.timed
 def test_the_timeline_is_in_step_with_playback(visit: Visitor, service: Service, clips: list[Path]) -> None:
     (card,) = visit().choose(clips[0])
     expect(card.locator(".play")).to_be_enabled()
@@ -296,8 +297,8 @@ def test_the_timeline_is_in_step_with_playback(visit: Visitor, service: Service,
     before = left_of_playhead()
     slider.press(" ")
     expect(card.get_by_role("button", name="Pause")).to_be_visible()
-    # Nobody has moved it: a second was played, or more where the machine was slow to tell.
-    expect(slider).to_have_attribute("aria-valuenow", re.compile(r"^[5-9]\."))
+    # Nobody has moved it: a second was played.
+    expect(slider).to_have_attribute("aria-valuenow", re.compile(r"^5\."))
     slider.press(" ")
     expect(card.get_by_role("button", name="Play")).to_be_visible()
     now_s = float(slider.get_attribute("aria-valuenow") or 0)
