@@ -8,6 +8,11 @@ ARGS ?=
 # Which lock the service is installed from: serving, or serving-cuda where there is an NVIDIA GPU.
 SERVING ?= serving
 
+# uv, where this machine has it, installs in a fraction of the time that pip takes. It compiles as pip does: what is compiled
+# at the first import warns of what libraries have written, and takes memory that a fuzzer counts as ours.
+UV ?= $(shell command -v uv)
+install = $(if $(UV),$(UV) pip install --quiet --compile-bytecode --python $(1),$(1) -m pip install --quiet)
+
 .DEFAULT_GOAL := help
 .PHONY: help serve extras test fuzz soak licences lint format proto ui screenshots lock image image-cuda rollout-test benchmark \
 	benchmark-peers benchmark-soak benchmark-check data train evaluate compare export clean
@@ -19,7 +24,7 @@ serve: $(VENV)/.serving ## answer on http://localhost:3000 with the committed mo
 	@exec $(BIN)/python -m serving serve
 
 extras: $(VENV)/.serving ## install what single commands of `python -m serving` need beside: Parquet, Ray, pictures, microphone
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/extras.txt
+	$(call install,$(BIN)/python) --require-hashes -r requirements/extras.txt
 
 test: $(VENV)/.dev ## run every test, as many files at a time as there are cores, four at most
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -136,17 +141,17 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serving: requirements/$(SERVING).txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/$(SERVING).txt
+	$(call install,$(BIN)/python) --no-deps --require-hashes -r requirements/$(SERVING).txt
 	@touch $@
 
-# torch comes first and by its own: which build of it (CPU, CUDA) is the machine's choice and not locked.
+# torch comes first and by its own, by pip: which build of it (CPU, CUDA) is the machine's choice and not locked.
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.serving
 	$(BIN)/python -m pip install --quiet -c requirements/dev.txt $$(grep -o '^torch==[^ ]*' requirements/dev.in)
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements/dev.txt
+	$(call install,$(BIN)/python) --no-deps -r requirements/dev.txt
 	@touch $@
 
 # checkov, which wants other versions of what we want too.
 $(CHECKS)/.ready: requirements/checks.txt | $(VENV)/bin/python
 	$(BIN)/python -m venv $(CHECKS)
-	$(CHECKS)/bin/python -m pip install --quiet --require-hashes -r requirements/checks.txt
+	$(call install,$(CHECKS)/bin/python) --require-hashes -r requirements/checks.txt
 	@touch $@
