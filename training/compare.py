@@ -102,13 +102,14 @@ ROWS = (
     Row("random_forest", "classical baseline", TrainConfig(model="random_forest")),
     Row("svm", "classical baseline", TrainConfig(model="svm")),
     Row("knn", "classical baseline", TrainConfig(model="knn")),
-    Row("residual", "ours", _OURS, at_random=_LONGER),
+    Row("residual", "ours, without places of bands", _OURS, at_random=_LONGER),
+    Row("cnn_tdnn", "ours", dataclasses.replace(_OURS, model="cnn_tdnn"), at_random=_LONGER),
     Row(
-        "residual_taught",
+        "cnn_tdnn_taught",
         "ours, as exported",
-        dataclasses.replace(_OURS, whole=True),
+        dataclasses.replace(_OURS, model="cnn_tdnn", whole=True),
         teachers=2,
-        settled_by="residual",
+        settled_by="cnn_tdnn",
         at_random=_LONGER,
     ),
 )

@@ -11,6 +11,7 @@ from training.models.blueprint import Blueprint
 from training.models.cnn import ClassicCnn
 from training.models.cnn1d import Cnn1d
 from training.models.cnn_lstm import CnnLstm
+from training.models.cnn_tdnn import CnnTdnn
 from training.models.recurrent import Gru, Lstm, Rnn
 from training.models.residual import ResidualCnn
 from training.models.transformer import Transformer
@@ -26,6 +27,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "transformer": Transformer,
     "wav2vec2": Wav2Vec2,
     "residual": ResidualCnn,
+    "cnn_tdnn": CnnTdnn,
 }
 """Networks by the name they have on the command line; each is made from a :class:`Blueprint`."""
 
@@ -39,6 +41,7 @@ USUAL_FEATURES = {
     "transformer": "log_mel",
     "wav2vec2": "waveform",
     "residual": "log_mel",
+    "cnn_tdnn": "log_mel",
 }
 """What each is usually fed."""
 

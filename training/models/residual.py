@@ -1,74 +1,11 @@
-"""The best CNN: a small residual network with squeeze-and-excitation over log-mel, attentive statistics over time."""
+"""A small residual network with squeeze-and-excitation over log-mel, attentive statistics over time."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from training.models.blocks import AttentiveStatistics, ResidualBlock
 from training.models.blueprint import Blueprint
-
-
-class _Excite(nn.Module):
-    """Channels weighted by what the whole picture holds of them (Hu et al. 2018, arXiv:1709.01507)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        inner = max(8, channels // 8)
-        self.weigh = nn.Sequential(nn.Linear(channels, inner), nn.ReLU(), nn.Linear(inner, channels), nn.Sigmoid())
-
-    def forward(self, maps: Tensor) -> Tensor:
-        weights: Tensor = self.weigh(maps.mean(dim=(2, 3)))
-        return maps * weights[:, :, None, None]
-
-
-class MeanOfFour(nn.Module):
-    """Mean of each 2 x 2 patch; at an odd edge, of what is there.
-
-    nn.AvgPool2d(2, ceil_mode=True) says the same, but by ONNX Runtime's general kernel: a fifth of all its time.
-    """
-
-    def forward(self, maps: Tensor) -> Tensor:
-        odd_bands, odd_frames = (size % 2 for size in maps.shape[2:])
-        if odd_bands or odd_frames:
-            maps = nn.functional.pad(maps, (0, odd_frames, 0, odd_bands), mode="replicate")
-        return nn.functional.avg_pool2d(maps, 2)
-
-
-class _Block(nn.Module):
-    """Two 3 x 3 convolutions around a shortcut (He et al. 2016, arXiv:1512.03385)."""
-
-    def __init__(self, before: int, after: int, stride: int, dropout: float) -> None:
-        super().__init__()
-        self.straight = nn.Sequential(
-            nn.Conv2d(before, after, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(after),
-            nn.ReLU(),
-            nn.Dropout2d(dropout),
-            nn.Conv2d(after, after, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(after),
-            _Excite(after),
-        )
-        pool = MeanOfFour() if stride == 2 else nn.Identity()
-        fit = [nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after)] if before != after else []
-        self.shortcut = nn.Sequential(pool, *fit)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        together: Tensor = self.straight(maps) + self.shortcut(maps)
-        return together.relu()
-
-
-class _AttentiveStatistics(nn.Module):
-    """Mean and deviation over time, each channel by its own attention (Okabe et al. 2018, arXiv:1803.10963)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.attend = nn.Sequential(nn.Conv1d(channels, 64, 1), nn.Tanh(), nn.Conv1d(64, channels, 1))
-
-    def forward(self, steps: Tensor) -> Tensor:
-        weights = self.attend(steps).softmax(dim=2)
-        mean = (weights * steps).sum(dim=2)
-        variance = (weights * steps.square()).sum(dim=2) - mean.square()
-        return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=1)
 
 
 class ResidualCnn(nn.Module):
@@ -83,10 +20,10 @@ class ResidualCnn(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(1, first, 5, 2, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU())
         blocks, before = [], first
         for after, stride in zip(self.CHANNELS, self.STRIDES, strict=True):
-            blocks.append(_Block(before, after, stride, plan.dropout / 3))
+            blocks.append(ResidualBlock(before, after, stride, plan.dropout / 3))
             before = after
         self.blocks = nn.Sequential(*blocks)
-        self.pool = _AttentiveStatistics(before)
+        self.pool = AttentiveStatistics(before)
         self.head = nn.Sequential(
             nn.BatchNorm1d(2 * before), nn.Dropout(plan.dropout), nn.Linear(2 * before, plan.classes)
         )
