@@ -283,7 +283,7 @@ class CompareConfig:
 class PaceConfig:
     """Measure how long an epoch takes on this machine, and how much of it is waiting for clips."""
 
-    row: str = "residual"
+    row: str = "cnn_tdnn"
     """A row of the bench."""
     split: str = "fold3"
     """On which split."""

@@ -21,7 +21,7 @@ from training.models import MODELS
 def config(settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompareConfig:
     """Two short rows of the bench over the synthetic corpus."""
     few: dict[str, Any] = {"epochs": 1, "batch_size": 8, "corpora": ("ravdess",)}
-    short: dict[str, dict[str, Any]] = {"residual": few, "residual_taught": few, "knn": {}}
+    short: dict[str, dict[str, Any]] = {"cnn_tdnn": few, "cnn_tdnn_taught": few, "knn": {}}
     rows = [
         dataclasses.replace(
             row, recipe=dataclasses.replace(row.recipe, **short[row.name]), teachers=min(row.teachers, 1), at_random={}
@@ -65,30 +65,30 @@ def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
         return real(settings)
 
     monkeypatch.setattr(compare_module, "train", counting)
-    more = dataclasses.replace(config, rows=("residual", "knn"))
+    more = dataclasses.replace(config, rows=("cnn_tdnn", "knn"))
     results = json.loads(compare(more).read_text())
-    assert sorted(trained) == ["knn-random", "residual-random"]
-    for row, splits in {"residual": config.splits, "residual_taught": ("fold3",), "knn": config.splits}.items():
+    assert sorted(trained) == ["cnn_tdnn-random", "knn-random"]
+    for row, splits in {"cnn_tdnn": config.splits, "cnn_tdnn_taught": ("fold3",), "knn": config.splits}.items():
         for split in splits:
             cell = results["cells"][row][split]
             assert 0 <= cell["test"]["uar"] <= 1
             assert {"command", "commit", "machine", "seed"} <= cell["provenance"].keys()
-    assert results["cells"]["residual"]["fold3"]["parameters"] == 520_660
+    assert results["cells"]["cnn_tdnn"]["fold3"]["parameters"] == 1_141_256
     costs = results["costs"]["rows"]
-    assert costs.keys() == {"residual", "residual_taught", "knn"}
-    assert costs["residual"] == costs["residual_taught"]  # one network, taught or not
+    assert costs.keys() == {"cnn_tdnn", "cnn_tdnn_taught", "knn"}
+    assert costs["cnn_tdnn"] == costs["cnn_tdnn_taught"]  # one network, taught or not
     assert all(cost["ms"] > 0 and cost["megabytes"] > 0 for cost in costs.values())
-    assert results["cells"]["residual_taught"]["fold3"]["settings"]["taught_by"] == 1
+    assert results["cells"]["cnn_tdnn_taught"]["fold3"]["settings"]["taught_by"] == 1
     # It learned from the validation part too: nothing of it examines, and its temperature is the other's.
-    assert "validation" not in results["cells"]["residual_taught"]["fold3"]
+    assert "validation" not in results["cells"]["cnn_tdnn_taught"]["fold3"]
     temperatures = {
-        results["cells"][row]["fold3"]["calibration"]["temperature"] for row in ("residual", "residual_taught")
+        results["cells"][row]["fold3"]["calibration"]["temperature"] for row in ("cnn_tdnn", "cnn_tdnn_taught")
     }
     assert len(temperatures) == 1
     assert 0 <= results["summary"][-1]["ece_after"] <= 1
     assert results["summary"][0]["folds"] == 1
     text = (config.out / "compare.md").read_text()
-    assert "| residual (ours; 1 of 5 folds) | log_mel | 0.52 M |" in text
+    assert "| cnn_tdnn (ours; 1 of 5 folds) | log_mel | 1.14 M |" in text
     assert (config.out / "compare.png").stat().st_size > 10_000
     compare(more)
     assert len(trained) == 2
@@ -147,7 +147,7 @@ def test_the_error_of_all_folds_is_that_of_all_their_clips_together() -> None:
 
 
 def test_joined_is_ravdess_and_tess_at_random_in_seven_classes() -> None:
-    ours = next(row for row in ROWS if row.name == "residual")
+    ours = next(row for row in ROWS if row.name == "cnn_tdnn")
     joined, alone = (compare_module.recipe(ours, split) for split in ("joined", "random"))
     assert joined.merge_calm
     assert joined.corpora == ("ravdess", "ravdess_song", "tess")

@@ -1,10 +1,10 @@
-"""The best CNN: a residual stem over log-mel as over a picture, then dilated convolutions along time."""
+"""The best CNN: one convolution over log-mel as over a picture, then dilated ones along time."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from training.models.blocks import AttentiveStatistics, Excite, ResidualBlock
+from training.models.blocks import AttentiveStatistics, Excite
 from training.models.blueprint import Blueprint
 
 
@@ -29,7 +29,7 @@ class _DilatedBlock(nn.Module):
 
 
 class CnnTdnn(nn.Module):
-    """A 5 x 5 stem and a block that halve both axes; bands as channels, three blocks along time; attentive statistics.
+    """A 5 x 5 stem that halves both axes; bands as channels; three blocks along time; attentive statistics.
 
     After Thienpondt et al. 2021, arXiv:2104.02370: a picture's convolutions find the same form at any pitch, and what
     follows knows at which. A network that takes the mean over bands forgets it, and hears emotions of strangers worse.
@@ -45,15 +45,14 @@ class CnnTdnn(nn.Module):
             nn.Conv2d(1, few, 5, 2, 2, bias=False),
             nn.BatchNorm2d(few),
             nn.ReLU(),
-            ResidualBlock(few, few, 2, dropout),
         )
-        bands = -(-plan.bands // 4)
+        bands = -(-plan.bands // 2)
         self.join = nn.Sequential(nn.Conv1d(few * bands, many, 1, bias=False), nn.BatchNorm1d(many), nn.ReLU())
         self.blocks = nn.Sequential(*(_DilatedBlock(many, dilation, dropout) for dilation in self.DILATIONS))
         self.pool = AttentiveStatistics(many)
         self.head = nn.Sequential(nn.BatchNorm1d(2 * many), nn.Dropout(plan.dropout), nn.Linear(2 * many, plan.classes))
 
     def forward(self, features: Tensor) -> Tensor:
-        maps = self.picture(features[:, None])  # (B, 32, bands / 4, frames / 4)
+        maps = self.picture(features[:, None])  # (B, 32, bands / 2, frames / 2)
         logits: Tensor = self.head(self.pool(self.blocks(self.join(maps.flatten(1, 2)))))
         return logits
