@@ -73,7 +73,7 @@ def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
             cell = results["cells"][row][split]
             assert 0 <= cell["test"]["uar"] <= 1
             assert {"command", "commit", "machine", "seed"} <= cell["provenance"].keys()
-    assert results["cells"]["cnn_tdnn"]["fold3"]["parameters"] == 1_141_256
+    assert results["cells"]["cnn_tdnn"]["fold3"]["parameters"] == 699_504
     costs = results["costs"]["rows"]
     assert costs.keys() == {"cnn_tdnn", "cnn_tdnn_taught", "knn"}
     assert costs["cnn_tdnn"] == costs["cnn_tdnn_taught"]  # one network, taught or not
@@ -88,7 +88,7 @@ def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
     assert 0 <= results["summary"][-1]["ece_after"] <= 1
     assert results["summary"][0]["folds"] == 1
     text = (config.out / "compare.md").read_text()
-    assert "| cnn_tdnn (ours; 1 of 5 folds) | log_mel | 1.14 M |" in text
+    assert "| cnn_tdnn (ours; 1 of 5 folds) | log_mel | 0.70 M |" in text
     assert (config.out / "compare.png").stat().st_size > 10_000
     compare(more)
     assert len(trained) == 2

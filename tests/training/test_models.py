@@ -17,7 +17,7 @@ from training.models.blocks import MeanOfFour
 from training.models.cnn import FixedAveragePool
 from training.spec import AUDIO, LABELS
 
-PARAMETERS = {"cnn": 2.6e6, "cnn1d": 2.7e6, "transformer": 3.2e6, "residual": 0.52e6, "cnn_tdnn": 1.14e6}
+PARAMETERS = {"cnn": 2.6e6, "cnn1d": 2.7e6, "transformer": 3.2e6, "residual": 0.52e6, "cnn_tdnn": 0.70e6}
 
 
 def make(model: str, **settings: Any) -> Classifier:
