@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-import torch
 from matplotlib.figure import Figure
 
 from training.augment import AugmentConfig
@@ -27,16 +25,15 @@ from training.config import CLASSICAL, CompareConfig, TrainConfig
 from training.evaluate import decoded, examine, load_model
 from training.export import chosen_temperature, export_graph, used
 from training.folds import write_folds
-from training.graph import INPUT, OUTPUT, torch_model
+from training.graph import time_in_turn, torch_model
 from training.metrics import clip_probabilities
 from training.provenance import ROOT, provenance
-from training.spec import ACTOR_FOLDS, AUDIO
+from training.spec import ACTOR_FOLDS
 from training.splits import Split
 from training.train import FITTED, corpus_clips, load_classifier
 from training.train import train as train
 
 RESULTS = ROOT / "training" / "results"
-_TIMED_RUNS = 100
 
 Json = dict[str, Any]
 
@@ -255,7 +252,7 @@ def _costs(config: CompareConfig, results: Json) -> Json:
     graphs = {kind: _graph(config, row, next(iter(results["cells"][row.name]))) for kind, row in one_of_each.items()}
     ms = time_in_turn(graphs)
     costs = {
-        row.name: {"graph": kind, "ms": round(ms[kind], 3), "megabytes": round(len(graphs[kind]) / 1e6, 2)}
+        row.name: {"graph": kind, "ms": ms[kind], "megabytes": round(len(graphs[kind]) / 1e6, 2)}
         for row in rows
         for kind in [_kind(row)]
     }
@@ -268,27 +265,6 @@ def _graph(config: CompareConfig, row: Row, split: str) -> bytes:
     if told.model in CLASSICAL:
         return (_trained(told) / "checkpoints" / FITTED).read_bytes()
     return export_graph(Classifier(told).eval()).SerializeToString()
-
-
-def time_in_turn(graphs: dict[str, bytes]) -> dict[str, float]:
-    """Median milliseconds of one 3 s window in ONNX Runtime on one thread, preprocessing included, of each graph.
-
-    They take turns: a machine that becomes slower does so for all of them.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    sessions = {
-        name: onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        for name, graph in graphs.items()
-    }
-    window = 0.05 * torch.randn(1, AUDIO.window_samples, generator=torch.Generator().manual_seed(0)).numpy()
-    taken: dict[str, list[float]] = {name: [] for name in graphs}
-    for _ in range(_TIMED_RUNS):
-        for name, session in sessions.items():
-            started = time.perf_counter()
-            session.run([OUTPUT], {INPUT: window})
-            taken[name].append(time.perf_counter() - started)
-    return {name: float(np.median(times[_TIMED_RUNS // 10 :])) * 1e3 for name, times in taken.items()}
 
 
 def summary(results: Json) -> list[Json]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import nn
 from training.spec import AUDIO
 
 OPSET = 18
+_TIMED_RUNS = 200
 INPUT, OUTPUT = "waveform", "probabilities"
 """Names of an exported file's tensors."""
 
@@ -75,6 +78,27 @@ def torch_model(module: nn.Module) -> WindowModel:
         return rows
 
     return run
+
+
+def time_in_turn(graphs: dict[str, bytes]) -> dict[str, float]:
+    """Median ms of one window on one thread of ONNX Runtime, preprocessing included, of each graph.
+
+    They take turns, so that a moment at which the machine is slow meets all of them.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    sessions = {
+        name: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        for name, data in graphs.items()
+    }
+    window = (0.05 * np.random.default_rng(0).standard_normal((1, AUDIO.window_samples))).astype(np.float32)
+    taken: dict[str, list[float]] = {name: [] for name in graphs}
+    for _ in range(_TIMED_RUNS):
+        for name, session in sessions.items():
+            started = time.perf_counter()
+            session.run([OUTPUT], {INPUT: window})
+            taken[name].append(time.perf_counter() - started)
+    return {name: round(median(times[_TIMED_RUNS // 10 :]) * 1e3, 3) for name, times in taken.items()}
 
 
 def _forget_origin(graph: onnx.ModelProto) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -22,18 +19,17 @@ from training.config import QuantiseConfig
 from training.datasets import Clip, find_clips
 from training.evaluate import decoded, predict
 from training.export import save_graph
-from training.graph import INPUT, OUTPUT, onnx_model
+from training.graph import INPUT, onnx_model, time_in_turn
 from training.metrics import scores
 from training.provenance import provenance
 from training.recordings import Recordings
-from training.spec import AUDIO, LABELS
+from training.spec import LABELS
 from training.splits import Split
 
 FASTER, UAR_LOSS = 1.3, 0.01
 """What eight bits must bring on one thread, and the most they may cost; else they are not shipped."""
 
 _CALIBRATION_CLIPS = 160
-_TIMED_RUNS = 200
 _QUANTISED = ("Conv", "Gemm", "MatMul")
 
 Json = dict[str, Any]
@@ -59,7 +55,7 @@ def quantise(config: QuantiseConfig) -> Json:
         name: scores(labels, predict(onnx_model(graph), heard))["uar"]
         for name, graph in (("float", data), ("int8", quantised))
     }
-    times = time_beside({"float": data, "int8": quantised})
+    times = time_in_turn({"float": data, "int8": quantised})
     faster = times["float"] / times["int8"]
     results: Json = {
         "version": config.version,
@@ -109,24 +105,6 @@ def eight_bits(data: bytes, calibration: Iterable[npt.NDArray[np.float32]]) -> b
             nodes_to_exclude=_front_end(onnx.load(prepared)),
         )
         return done.read_bytes()
-
-
-def time_beside(graphs: dict[str, bytes]) -> dict[str, float]:
-    """Median ms of one window on one thread, the graphs taken in turn so that a noisy moment meets all."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    sessions = {
-        name: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        for name, data in graphs.items()
-    }
-    window = (0.05 * np.random.default_rng(0).standard_normal((1, AUDIO.window_samples))).astype(np.float32)
-    taken: dict[str, list[float]] = {name: [] for name in graphs}
-    for _ in range(_TIMED_RUNS):
-        for name, session in sessions.items():
-            started = time.perf_counter()
-            session.run([OUTPUT], {INPUT: window})
-            taken[name].append(time.perf_counter() - started)
-    return {name: round(median(times[_TIMED_RUNS // 10 :]) * 1e3, 3) for name, times in taken.items()}
 
 
 class _Windows(CalibrationDataReader):  # type: ignore[misc]

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from training import compare as compare_module
+from training import graph
 from training.classifier import Classifier
 from training.compare import ROWS, SPLITS, compare, summary, table
 from training.config import CLASSICAL, CompareConfig, TrainConfig
@@ -30,7 +31,7 @@ def config(settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         if row.name in short
     ]
     monkeypatch.setattr(compare_module, "ROWS", tuple(rows))
-    monkeypatch.setattr(compare_module, "_TIMED_RUNS", 10)
+    monkeypatch.setattr(graph, "_TIMED_RUNS", 10)
     monkeypatch.setattr(compare_module, "export_graph", _once(export_graph))
     return CompareConfig(
         data=settings.data, runs=tmp_path / "runs", out=tmp_path / "results", splits=("fold3", "random")

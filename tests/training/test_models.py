@@ -13,8 +13,8 @@ from training.classifier import Classifier
 from training.config import TrainConfig
 from training.export import export_graph
 from training.models import MODELS, USUAL_FEATURES
-from training.models.blocks import MeanOfFour
 from training.models.cnn import FixedAveragePool
+from training.models.residual import MeanOfFour
 from training.spec import AUDIO, LABELS
 
 PARAMETERS = {"cnn": 2.6e6, "cnn1d": 2.7e6, "transformer": 3.2e6, "residual": 0.52e6, "cnn_tdnn": 0.70e6}

@@ -29,7 +29,7 @@ def halving_blocks(channels: Sequence[int], dropout: float) -> nn.Sequential:
 
 
 class Excite(nn.Module):
-    """Channels weighted by what all of the sound holds of them (Hu et al. 2018, arXiv:1709.01507)."""
+    """Channels weighted by what the whole picture holds of them (Hu et al. 2018, arXiv:1709.01507)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -37,45 +37,8 @@ class Excite(nn.Module):
         self.weigh = nn.Sequential(nn.Linear(channels, inner), nn.ReLU(), nn.Linear(inner, channels), nn.Sigmoid())
 
     def forward(self, maps: Tensor) -> Tensor:
-        places = tuple(range(2, maps.ndim))  # time, or bands and time
-        weights: Tensor = self.weigh(maps.mean(dim=places))
-        return maps * weights.reshape(*weights.shape, *(1 for _ in places))
-
-
-class MeanOfFour(nn.Module):
-    """Mean of each 2 x 2 patch; at an odd edge, of what is there.
-
-    nn.AvgPool2d(2, ceil_mode=True) says the same, but by ONNX Runtime's general kernel: a fifth of all its time.
-    """
-
-    def forward(self, maps: Tensor) -> Tensor:
-        odd_bands, odd_frames = (size % 2 for size in maps.shape[2:])
-        if odd_bands or odd_frames:
-            maps = nn.functional.pad(maps, (0, odd_frames, 0, odd_bands), mode="replicate")
-        return nn.functional.avg_pool2d(maps, 2)
-
-
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions around a shortcut (He et al. 2016, arXiv:1512.03385)."""
-
-    def __init__(self, before: int, after: int, stride: int, dropout: float) -> None:
-        super().__init__()
-        self.straight = nn.Sequential(
-            nn.Conv2d(before, after, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(after),
-            nn.ReLU(),
-            nn.Dropout2d(dropout),
-            nn.Conv2d(after, after, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(after),
-            Excite(after),
-        )
-        pool = MeanOfFour() if stride == 2 else nn.Identity()
-        fit = [nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after)] if before != after else []
-        self.shortcut = nn.Sequential(pool, *fit)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        together: Tensor = self.straight(maps) + self.shortcut(maps)
-        return together.relu()
+        weights: Tensor = self.weigh(maps.mean(dim=(2, 3)))
+        return maps * weights[:, :, None, None]
 
 
 class AttentiveStatistics(nn.Module):
