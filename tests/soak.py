@@ -6,6 +6,8 @@ leave in the middle of what they send or before they are answered.
 Fails where memory, descriptors or threads grow, or where an answer is none that is expected. The first quarter of the
 time is warm-up; after it memory may grow by 1 MB in 10,000 requests, and by 4 MiB whatever came. There are fewer
 permits than clients, so that some of everything is refused; who is waits as long as it is told to, as it should.
+
+What seems to grow is looked at for twice as long, and twice as long again: a warm-up ends, a leak does not.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ _LARGE = (long_in_little, tags, bombs)
 _RATE_HZ = 16_000
 _LIVE = frozenset({"session", "measurement", "utterance.start", "utterance.end"})
 _SPARE = 12  # descriptors and threads that come and go
+_LONGER = (2, 4)  # times as long as was asked for, while something seems to grow
 
 
 @dataclass(frozen=True)
@@ -85,33 +88,46 @@ class Soak:
         self._stop = threading.Event()
         self.outcomes: Counter[str] = Counter()
         self.unexpected: list[str] = []
+        self._begun, self.lasted_s = 0.0, 0.0
 
-    def run(self, seconds: float, *, large: bool = True) -> list[Look]:
-        """Looks, one every two seconds; each minute's last is told."""
+    def run(self, seconds: float, *, large: bool = True, longer: Sequence[int] = ()) -> list[Look]:
+        """Looks, one every two seconds; each minute's last is told.
+
+        Args:
+            longer: times as long to go on, one after the other, while something seems to grow.
+        """
         work = [self._good, self._good, self._hostile, self._grpc, self._live, self._vanish]
         if large:
             work.append(self._large)
         threads = [threading.Thread(target=self._again, args=(what,)) for what in work]
         for thread in threads:
             thread.start()
-        looks = []
-        begin = time.monotonic()
-        minutes = 0
+        self._begun = time.monotonic()
+        looks: list[Look] = []
         try:
-            while (passed_s := time.monotonic() - begin) < seconds:
-                time.sleep(_EVERY_S)
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a decoder has just ended
-                    looks.append(self._look())
-                if passed_s // 60 > minutes:
-                    minutes += 1
-                    print(
-                        f"{minutes} of {seconds / 60:g} min: {looks[-1]}, {len(self.unexpected)} unexpected", flush=True
-                    )
+            self._watch(looks, seconds)
+            for times in longer:
+                if not (growing := grown(looks)):
+                    break
+                print(f"{'; '.join(growing)}: looking for {times * seconds / 60:g} min", flush=True)
+                self._watch(looks, times * seconds)
         finally:
             self._stop.set()
             for thread in threads:
                 thread.join()
         return looks
+
+    def _watch(self, looks: list[Look], until_s: float) -> None:
+        """Add a look every two seconds, until that long after the begin."""
+        while self.lasted_s < until_s:
+            time.sleep(_EVERY_S)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a decoder has just ended
+                looks.append(self._look())
+            minutes = self.lasted_s // 60
+            self.lasted_s = time.monotonic() - self._begun
+            if self.lasted_s // 60 > minutes:
+                told = f"{self.lasted_s / 60:.0f} of {until_s / 60:g} min"
+                print(f"{told}: {looks[-1]}, {len(self.unexpected)} unexpected", flush=True)
 
     def _look(self) -> Look:
         pids = [self._service.process.pid, *children(self._service.process.pid)]
@@ -281,14 +297,14 @@ def main() -> None:
         log = Path(folder) / "log.txt"
         with running(log, max_inflight=_PERMITS) as service:
             soak = Soak(service)
-            looks = soak.run(60 * minutes, large=not given.small)
+            looks = soak.run(60 * minutes, large=not given.small, longer=_LONGER)
         faults = log.read_text().partition("Traceback")
     steady = steady_of(looks)
     problems = [*grown(looks), *soak.unexpected[:20], *(["".join(faults[1:])[:4000]] if faults[1] else [])]
     if not any(outcome.endswith(_REFUSED) for outcome in soak.outcomes):
         problems.append("nothing was refused: there were no fewer permits than clients")
     told = {
-        "minutes": minutes,
+        "minutes": round(soak.lasted_s / 60, 1),
         "permits": _PERMITS,
         "warmed_up": vars(steady[0]),
         "last": vars(steady[-1]),
