@@ -20,12 +20,16 @@ from training.models import MODELS
 
 @pytest.fixture
 def config(settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompareConfig:
-    """Two short rows of the bench over the synthetic corpus."""
+    """Three short rows of the bench over the synthetic corpus."""
     few: dict[str, Any] = {"epochs": 1, "batch_size": 8, "corpora": ("ravdess",)}
-    short: dict[str, dict[str, Any]] = {"cnn_tdnn": few, "cnn_tdnn_taught": few, "knn": {}}
+    short: dict[str, dict[str, Any]] = {"cnn_tdnn": few, "cnn_tdnn_whole": few, "knn": {}}
     rows = [
         dataclasses.replace(
-            row, recipe=dataclasses.replace(row.recipe, **short[row.name]), teachers=min(row.teachers, 1), at_random={}
+            row,
+            recipe=dataclasses.replace(row.recipe, **short[row.name]),
+            teachers=min(row.teachers, 1),
+            settled_by=row.settled_by and "cnn_tdnn",
+            at_random={},
         )
         for row in ROWS
         if row.name in short
@@ -69,21 +73,21 @@ def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
     more = dataclasses.replace(config, rows=("cnn_tdnn", "knn"))
     results = json.loads(compare(more).read_text())
     assert sorted(trained) == ["cnn_tdnn-random", "knn-random"]
-    for row, splits in {"cnn_tdnn": config.splits, "cnn_tdnn_taught": ("fold3",), "knn": config.splits}.items():
+    for row, splits in {"cnn_tdnn": config.splits, "cnn_tdnn_whole": ("fold3",), "knn": config.splits}.items():
         for split in splits:
             cell = results["cells"][row][split]
             assert 0 <= cell["test"]["uar"] <= 1
             assert {"command", "commit", "machine", "seed"} <= cell["provenance"].keys()
     assert results["cells"]["cnn_tdnn"]["fold3"]["parameters"] == 699_504
     costs = results["costs"]["rows"]
-    assert costs.keys() == {"cnn_tdnn", "cnn_tdnn_taught", "knn"}
-    assert costs["cnn_tdnn"] == costs["cnn_tdnn_taught"]  # one network, taught or not
+    assert costs.keys() == {"cnn_tdnn", "cnn_tdnn_whole", "knn"}
+    assert costs["cnn_tdnn"] == costs["cnn_tdnn_whole"]  # one network, taught or not
     assert all(cost["ms"] > 0 and cost["megabytes"] > 0 for cost in costs.values())
-    assert results["cells"]["cnn_tdnn_taught"]["fold3"]["settings"]["taught_by"] == 1
+    assert results["cells"]["cnn_tdnn_whole"]["fold3"]["settings"]["taught_by"] == 1
     # It learned from the validation part too: nothing of it examines, and its temperature is the other's.
-    assert "validation" not in results["cells"]["cnn_tdnn_taught"]["fold3"]
+    assert "validation" not in results["cells"]["cnn_tdnn_whole"]["fold3"]
     temperatures = {
-        results["cells"][row]["fold3"]["calibration"]["temperature"] for row in ("cnn_tdnn", "cnn_tdnn_taught")
+        results["cells"][row]["fold3"]["calibration"]["temperature"] for row in ("cnn_tdnn", "cnn_tdnn_whole")
     }
     assert len(temperatures) == 1
     assert 0 <= results["summary"][-1]["ece_after"] <= 1
@@ -93,6 +97,9 @@ def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
     assert (config.out / "compare.png").stat().st_size > 10_000
     compare(more)
     assert len(trained) == 2
+    with pytest.raises(ValueError, match="cnn_tdnn_whole on fold2 takes its temperature from cnn_tdnn on fold2"):
+        compare(dataclasses.replace(config, rows=("cnn_tdnn_whole",), splits=("fold2",)))
+    assert len(trained) == 2  # before anything was learned
 
 
 def test_a_row_whose_recipe_has_changed_is_run_again(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
