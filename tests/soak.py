@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import logging
 import tempfile
 import threading
 import time
@@ -66,6 +67,9 @@ _SMALL = (truncated, flipped, lying_headers, not_for_us, polyglots)
 _LARGE = (long_in_little, tags, bombs)
 _RATE_HZ = 16_000
 _LIVE = frozenset({"session", "measurement", "utterance.start", "utterance.end"})
+_UNHEARD = logging.getLogger("tests.soak.left")  # the library that is left complains of it
+_UNHEARD.addHandler(logging.NullHandler())
+_UNHEARD.propagate = False
 _SPARE = 12  # descriptors and threads that come and go
 _LONGER = (2, 4)  # times as long as was asked for, while something seems to grow
 
@@ -224,7 +228,7 @@ class Soak:
         self._met("live", _LEFT, frozenset({_LEFT}))
 
     def _talking(self) -> ClientConnection:
-        return connect(self._service.listen_url(rate_hz=_RATE_HZ))
+        return connect(self._service.listen_url(rate_hz=_RATE_HZ), logger=_UNHEARD)
 
     def _vanish(self) -> None:
         """In the middle of a body, and before the answer to a whole one."""
