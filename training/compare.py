@@ -6,11 +6,12 @@ so that a comparison that stops goes on where it was, and each can be run alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from training.evaluate import decoded, examine, load_model
 from training.export import chosen_temperature, export_graph, used
 from training.folds import write_folds
 from training.graph import time_in_turn, torch_model
+from training.history import read_pace
 from training.metrics import clip_probabilities
 from training.provenance import ROOT, provenance
 from training.spec import ACTOR_FOLDS
@@ -133,14 +135,17 @@ def compare(config: CompareConfig) -> Path:
     results = read_results(config.out)
     for name in splits:  # all rows on one split before the next: a comparison that stops half-way compares something
         for row in rows.values():
-            done = results.setdefault("cells", {}).setdefault(row.name, {}).get(name)
-            if done is not None and done["settings"] == _settings(row, name):
-                continue
-            results["cells"][row.name][name] = _cell(config, row, name, _settled(results, row, name))
-            _write(config.out, results)
+            temperature = _settled(results, row, name)
+            if not _is_of_now(_cell_of(results, row.name, name), row, name, temperature):
+                cell = _cell(config, row, name, temperature)
+                with _kept(config.out) as results:
+                    results.setdefault("cells", {}).setdefault(row.name, {})[name] = cell
     if config.costs or not _costs_are_told(results):
-        results["costs"] = _costs(config, results)
-    _write(config.out, results)
+        costs = _costs(config, results)
+        with _kept(config.out) as results:
+            results["costs"] = costs
+    with _kept(config.out) as results:
+        pass  # the summary, of whatever is there
     plot(summary(results), config.out / "compare.png")
     (config.out / "compare.md").write_text(table(summary(results)))
     if config.folds:
@@ -153,6 +158,20 @@ def read_results(folder: Path) -> Json:
     path = folder / "compare.json"
     found: Json = json.loads(path.read_text()) if path.exists() else {}
     return found
+
+
+@contextlib.contextmanager
+def _kept(folder: Path) -> Iterator[Json]:
+    """What stands in compare.json, to be changed and written back; rows that run side by side take turns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".compare.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        results = read_results(folder)
+        yield results
+        results["summary"] = summary(results)
+        new = folder / ".compare.json.new"
+        new.write_text(json.dumps(results, indent=1) + "\n")
+        new.replace(folder / "compare.json")
 
 
 def _chosen(known: dict[str, Any], wanted: Sequence[str], what: str) -> dict[str, Any]:
@@ -181,28 +200,53 @@ def _settings(row: Row, split: str) -> Json:
     return recipe(row, split).to_json() | ({"taught_by": row.teachers} if row.teachers else {})
 
 
+def _cell_of(results: Json, row: str, split: str) -> Json | None:
+    found: Json | None = results.get("cells", {}).get(row, {}).get(split)
+    return found
+
+
+def _is_of_now(cell: Json | None, row: Row, split: str, temperature: float | None) -> bool:
+    """Whether a cell is what this code would make: of the same recipe, network and temperature.
+
+    A setting that came later had its default before.
+    """
+    if cell is None:
+        return False
+    saved = dict(cell["settings"])
+    if saved.pop("taught_by", 0) != row.teachers:
+        return False
+    told = recipe(row, split)
+    if TrainConfig.from_json(saved).to_json() != told.to_json():
+        return False
+    if told.model in CLASSICAL:
+        return True
+    if temperature not in (None, cell["calibration"]["temperature"]):
+        return False
+    return bool(cell["parameters"] == Classifier(told).parameters_count)
+
+
 def _settled(results: Json, row: Row, split: str) -> float | None:
     """The temperature that another row has found on this split, for one that leaves nobody to find its own by."""
     if not row.settled_by:
         return None
-    cell = results["cells"].get(row.settled_by, {}).get(split)
-    if cell is None:
+    other = next(one for one in ROWS if one.name == row.settled_by)
+    cell = _cell_of(results, other.name, split)
+    if cell is None or not _is_of_now(cell, other, split, None):
         raise ValueError(
-            f"{row.name} on {split} takes its temperature from {row.settled_by} on {split}, which has not been run: "
-            f"run both, --rows {row.settled_by} {row.name}."
+            f"{row.name} on {split} takes its temperature from {other.name} on {split}, which has not been run as it "
+            f"is now: run both, --rows {other.name} {row.name}."
         )
     return float(cell["calibration"]["temperature"])
 
 
 def _cell(config: CompareConfig, row: Row, split: str, temperature: float | None) -> Json:
     told = dataclasses.replace(recipe(row, split), data=config.data, runs=config.runs)
-    started = time.monotonic()
     teachers = [
         _trained(dataclasses.replace(told, name=f"{row.name}-{split}-teacher{seed}", seed=seed))
         for seed in range(1, row.teachers + 1)
     ]
     run = _trained(dataclasses.replace(told, name=f"{row.name}-{split}", teachers=tuple(teachers)))
-    seconds = time.monotonic() - started
+    seconds = sum(epoch["seconds"] for each in (*teachers, run) for epoch in read_pace(each))
     settings, model = load_model(run)
     parts = used(settings, Split.load(run / "split.json", corpus_clips(settings, config.data)))
     scores = {
@@ -393,11 +437,3 @@ def plot(lines: list[Json], path: Path) -> None:
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
-
-
-def _write(folder: Path, results: Json) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    results["summary"] = summary(results)
-    new = folder / ".compare.json.new"
-    new.write_text(json.dumps(results, indent=1) + "\n")
-    new.replace(folder / "compare.json")

@@ -58,11 +58,16 @@ class Pace(Callback):
         self._seconds = self._ready - self._began
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        if not self.path.exists():
-            self.path.write_text(",".join(self.COLUMNS) + "\n")
-        with self.path.open("a", newline="") as file:
-            row = (self._epoch, self._clips, round(self._seconds, 3), round(self._waited_s, 3))
-            csv.writer(file).writerow(row)
+        write_pace(self.path.parent, self._epoch, self._clips, self._seconds, self._waited_s)
+
+
+def write_pace(run: Path, epoch: int, clips: int, seconds: float, waited_s: float) -> None:
+    """One more line of pace.csv."""
+    path = run / "pace.csv"
+    if not path.exists():
+        path.write_text(",".join(Pace.COLUMNS) + "\n")
+    with path.open("a", newline="") as file:
+        csv.writer(file).writerow((epoch, clips, round(seconds, 3), round(waited_s, 3)))
 
 
 def read_history(run: Path) -> list[dict[str, float]]:

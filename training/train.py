@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from training.classifier import Classifier, TrainingStep
 from training.config import CLASSICAL, TrainConfig
 from training.datasets import Clip, find_clips, without_copies
-from training.history import History, Pace, read_history
+from training.history import History, Pace, read_history, write_pace
 from training.progress import progress
 from training.provenance import provenance
 from training.recordings import EVALUATION_WINDOWS, EpochOrder, RandomWindows, Recordings
@@ -152,8 +153,11 @@ def _fit(config: TrainConfig, run: Path) -> None:
     split = Split.load(run / "split.json", corpus_clips(config, config.data))
     with progress("decoding train") as update:
         recordings = Recordings(learned_from(config, split), update, trim=config.trim)
+    began = time.perf_counter()
+    graph = fit_classical(config, recordings).SerializeToString()
+    write_pace(run, 0, len(recordings), time.perf_counter() - began, 0.0)
     (run / "checkpoints").mkdir()
-    (run / "checkpoints" / FITTED).write_bytes(fit_classical(config, recordings).SerializeToString())
+    (run / "checkpoints" / FITTED).write_bytes(graph)
 
 
 def load_classifier(run: Path) -> tuple[TrainConfig, Classifier]:

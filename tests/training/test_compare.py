@@ -115,6 +115,48 @@ def test_a_row_whose_recipe_has_changed_is_run_again(config: CompareConfig, monk
     assert TrainConfig.load(config.runs / "knn-fold3").features == "mfcc"
 
 
+def test_a_cell_is_of_now_as_long_as_recipe_network_and_temperature_are(config: CompareConfig) -> None:
+    results = json.loads(compare(dataclasses.replace(config, rows=("cnn_tdnn",), splits=("fold3",))).read_text())
+    row = next(row for row in compare_module.ROWS if row.name == "cnn_tdnn")
+    cell = results["cells"]["cnn_tdnn"]["fold3"]
+    found = cell["calibration"]["temperature"]
+
+    def of_now(temperature: float | None = None, **changed: Any) -> bool:
+        return compare_module._is_of_now({**cell, **changed}, row, "fold3", temperature)
+
+    assert of_now()
+    assert of_now(found)
+    assert not of_now(found + 0.1)
+    without = {key: value for key, value in cell["settings"].items() if key != "split_seed"}
+    assert of_now(settings=without)  # a setting that came later had its default
+    assert not of_now(settings=cell["settings"] | {"dropout": 0.9})
+    assert not of_now(settings=cell["settings"] | {"taught_by": 2})
+    assert not of_now(parameters=cell["parameters"] + 1)
+    assert not compare_module._is_of_now(None, row, "fold3", None)
+
+
+def test_what_is_run_side_by_side_is_all_kept(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another command has written its cell while this one learned."""
+    real = compare_module.train
+
+    def meanwhile(settings: TrainConfig) -> Path:
+        with compare_module._kept(config.out) as results:
+            results.setdefault("cells", {}).setdefault("svm", {})["fold3"] = {"test": {"clips": 1}}
+        return real(settings)
+
+    monkeypatch.setattr(compare_module, "train", meanwhile)
+    only = dataclasses.replace(config, splits=("fold3",), rows=("knn",))
+    assert json.loads(compare(only).read_text())["cells"].keys() == {"knn", "svm"}
+
+
+def test_the_time_of_a_row_is_that_of_its_epochs_whenever_they_were(config: CompareConfig) -> None:
+    only = dataclasses.replace(config, splits=("fold3",), rows=("cnn_tdnn",))
+    first = json.loads(compare(only).read_text())["cells"]["cnn_tdnn"]["fold3"]
+    (config.out / "compare.json").unlink()
+    again = json.loads(compare(only).read_text())["cells"]["cnn_tdnn"]["fold3"]  # the run is there
+    assert again["train_s"] == first["train_s"] > 0
+
+
 @pytest.mark.parametrize("wrong", [{"rows": ("magic",)}, {"splits": ("fold9",)}])
 def test_what_is_not_known_is_refused(config: CompareConfig, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"There is no (row|split)"):
