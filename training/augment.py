@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.signal import fftconvolve
 from torch import Tensor, nn
 
 Sound = npt.NDArray[np.float32]
@@ -30,7 +31,7 @@ class AugmentConfig:
     pitch: float = 0.0
     """Pitch by up to 2 semitones, tempo unchanged."""
     shift: float = 0.0
-    """Moved by up to a tenth of the window, silence behind it."""
+    """Moved by up to a tenth of the clip, silence behind it."""
     gain: float = 0.0
     """Louder or softer by up to 12 dB."""
     room: float = 0.0
@@ -98,9 +99,8 @@ def _in_a_room(samples: Sound, sample_rate: int) -> Sound:
     echo = np.random.standard_normal(len(time)) * 10 ** (-3 * time / decay_s)  # noqa: NPY002
     echo *= np.random.uniform(0.1, 0.5) / np.sqrt(np.sum(echo**2))  # noqa: NPY002
     echo[0] = 1.0
-    length = len(samples) + len(echo)
-    wet = np.fft.irfft(np.fft.rfft(samples, length) * np.fft.rfft(echo, length), length)[: len(samples)]
-    return wet.astype(np.float32)
+    wet: Sound = fftconvolve(samples, echo)[: len(samples)].astype(np.float32)
+    return wet
 
 
 class PictureAugment(nn.Module):
