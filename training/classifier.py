@@ -128,13 +128,13 @@ class TrainingStep(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         # Crops, augmentation and dropout draw from here: seeded by the epoch, a resumed run is one that never stopped.
-        torch.manual_seed(self.config.seed * 100_003 + self.current_epoch)
+        # Processes that train together each draw their own.
+        torch.manual_seed(self.config.seed * 100_003 + self.current_epoch + self.global_rank * 10_007)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         windows, labels = batch
         targets = self._targets(windows.float(), labels)
-        # The front end learns nothing, and its powers of ten need all of float32.
-        with torch.no_grad(), torch.autocast(windows.device.type, enabled=False):
+        with torch.no_grad(), _exact(windows):  # the front end learns nothing
             features = self.picture(self.classifier.features(windows.float()))
             if self.config.augment.mixup:
                 features, targets = mix(features, targets, self.config.augment.mixup)
@@ -147,13 +147,13 @@ class TrainingStep(lightning.LightningModule):
     def _targets(self, windows: Tensor, labels: Tensor) -> Tensor:
         """What is to be learned of each window, probabilities (B, classes): its smoothed label and its teachers' view.
 
-        Teachers hear the window as it is (Hinton et al. 2015, arXiv:1503.02531, at temperature 1).
+        Teachers hear the same sound and see its picture whole (Hinton et al. 2015, arXiv:1503.02531, temperature 1).
         """
         even = self.config.label_smoothing
         targets = (1 - even) * nn.functional.one_hot(labels, len(LABELS)).float() + even / len(LABELS)
         if not self.teachers:
             return targets
-        opinions = [teacher.to(windows.device)(windows).float().softmax(dim=1) for teacher in self.teachers]
+        opinions = [_logits(teacher.to(windows.device), windows).softmax(dim=1) for teacher in self.teachers]
         share = self.config.teacher_share
         return (1 - share) * targets + share * torch.stack(opinions).mean(dim=0)
 
@@ -167,8 +167,8 @@ class TrainingStep(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         windows, owners = batch
-        probabilities = self.classifier(windows).softmax(dim=1)
-        self._validated.append((probabilities.float().cpu().numpy(), owners.cpu().numpy()))
+        probabilities = _logits(self.classifier, windows).softmax(dim=1)
+        self._validated.append((probabilities.cpu().numpy(), owners.cpu().numpy()))
 
     def on_validation_epoch_end(self) -> None:
         windows, owners = (np.concatenate(arrays) for arrays in zip(*self._validated, strict=True))
@@ -192,6 +192,19 @@ class TrainingStep(lightning.LightningModule):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=6)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"}}
+
+
+def _exact(windows: Tensor) -> torch.autocast:
+    """For front ends, whose powers of ten need all of float32 whatever precision the network has."""
+    return torch.autocast(windows.device.type, enabled=False)
+
+
+def _logits(classifier: Classifier, windows: Tensor) -> Tensor:
+    """What a classifier says of windows as they are, float32 (B, classes)."""
+    with _exact(windows):
+        features = classifier.features(windows.float())
+    logits: Tensor = classifier.network(features).float()
+    return logits
 
 
 def _warm_then_cosine(step: int, total: int) -> float:

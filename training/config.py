@@ -169,9 +169,10 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All settings as JSON values, without what only says where this machine keeps things."""
-        local = {"data", "runs", "resume", "init_from", "teachers"}
+        local = {"data", "runs", "resume"}
         kept = {key: value for key, value in dataclasses.asdict(self).items() if key not in local}
         kept["teachers"] = [path.name for path in self.teachers]
+        kept["init_from"] = self.init_from and self.init_from.name
         return cast("dict[str, Any]", json.loads(json.dumps(kept)))  # lists for tuples, as a file will have them
 
     @classmethod
@@ -180,6 +181,7 @@ class TrainConfig:
             "corpora": tuple(saved["corpora"]),
             "augment": AugmentConfig(**saved.get("augment", {})),
             "teachers": tuple(map(Path, saved.get("teachers", ()))),
+            "init_from": Path(saved["init_from"]) if saved.get("init_from") else None,
         }
         return cls(**{**saved, **made, **local})
 
@@ -194,8 +196,9 @@ class TrainConfig:
         if not path.is_file():
             raise FileNotFoundError(f"{run} is not a run: there is no {path.name} in it.")
         saved = json.loads(path.read_text())
-        # Teachers are kept by name and lie beside their pupil.
+        # Teachers, and what was begun from, are kept by name and lie beside the run.
         local.setdefault("teachers", tuple(run.parent / name for name in saved.get("teachers", ())))
+        local.setdefault("init_from", run.parent / saved["init_from"] if saved.get("init_from") else None)
         return cls.from_json(saved, **local)
 
 

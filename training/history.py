@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
 
 
 class History(Callback):
@@ -19,6 +20,7 @@ class History(Callback):
     def __init__(self, run: Path) -> None:
         self.path = run / "history.csv"
 
+    @rank_zero_only
     def on_train_epoch_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -57,6 +59,7 @@ class Pace(Callback):
         self._ready = time.perf_counter()
         self._seconds = self._ready - self._began
 
+    @rank_zero_only
     def on_train_epoch_end(self, *_: Any) -> None:
         write_pace(self.path.parent, self._epoch, self._clips, self._seconds, self._waited_s)
 

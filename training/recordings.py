@@ -117,22 +117,27 @@ class EpochOrder(Sampler[int]):
 
     Args:
         tess_share: share of TESS's clips that an epoch draws, others each time.
+        part, parts: which part of the epoch, of how many equal ones; a rest that does not go round is left out.
     """
 
-    def __init__(self, clips: Sequence[Clip], seed: int, tess_share: float = 1.0) -> None:
+    def __init__(
+        self, clips: Sequence[Clip], seed: int, tess_share: float = 1.0, part: int = 0, parts: int = 1
+    ) -> None:
         self.tess = np.array([index for index, clip in enumerate(clips) if clip.corpus == "tess"], dtype=np.int64)
         self.others = np.array([index for index, clip in enumerate(clips) if clip.corpus != "tess"], dtype=np.int64)
         self.drawn = round(tess_share * len(self.tess))
         self.seed, self.epoch = seed, 0
+        self.part, self.parts = part, parts
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.others) + self.drawn
+        return (len(self.others) + self.drawn) // self.parts
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng((self.seed, self.epoch))
         drawn = rng.permutation(self.tess)[: self.drawn] if self.drawn < len(self.tess) else self.tess
         order = np.sort(np.concatenate([self.others, drawn]))
-        return iter(rng.permutation(order).tolist())
+        mine = rng.permutation(order)[self.part :: self.parts][: len(self)]
+        return iter(mine.tolist())

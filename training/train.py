@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import time
 import warnings
@@ -47,6 +48,7 @@ def train(config: TrainConfig) -> Path:
     Raises:
         FileNotFoundError: no data, or no run to resume.
         FileExistsError: the run folder exists and is not to be resumed.
+        ValueError: a teacher or the run to begin from has heard the exam, or does not fit.
     """
     config, run = _open_run(config)
     if config.model in CLASSICAL:
@@ -59,8 +61,8 @@ def train(config: TrainConfig) -> Path:
     classifier = Classifier(config)
     # Convolutions with their channels last train 1.6 times faster on CPUs, and on GPUs with mixed precision.
     classifier.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.init_from:
-        classifier.load_state_dict(load_classifier(config.init_from)[1].state_dict())
+    if config.init_from and not config.resume:
+        _begin_from(config.init_from, classifier)
     checkpoints = run / "checkpoints"
     trainer = lightning.Trainer(
         max_epochs=config.epochs or DEFAULT_EPOCHS,
@@ -84,11 +86,14 @@ def train(config: TrainConfig) -> Path:
         enable_model_summary=False,
         # What has been learned from examines nobody.
         limit_val_batches=0 if config.whole else 1.0,
+        use_distributed_sampler=False,  # Corpora deals the clips of an epoch out; validation is everybody's
     )
     resumed = checkpoints / LAST if config.resume else None
-    step = TrainingStep(config, classifier, _teachers(config))
+    teachers = [load_classifier(teacher)[1].requires_grad_(False) for teacher in config.teachers]
+    step = TrainingStep(config, classifier, teachers)
     trainer.fit(step, data, ckpt_path=resumed, weights_only=False)
-    plot_curves(read_history(run), run / "curves.png")
+    if trainer.is_global_zero:
+        plot_curves(read_history(run), run / "curves.png")
     return run
 
 
@@ -116,26 +121,37 @@ def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Ten
     return average
 
 
-def _teachers(config: TrainConfig) -> list[Classifier]:
-    """The runs that teach, each on the same split: one that had heard the exam would tell what is in it.
+def _begin_from(run: Path, classifier: Classifier) -> None:
+    """Weights and normalisation of another run.
 
     Raises:
-        ValueError: a teacher of another split.
+        ValueError: it is of another network.
     """
-    teachers = []
-    for run in config.teachers:
-        settings, classifier = load_classifier(run)
-        asked, theirs = (_split_of(one) for one in (config, settings))
-        if asked != theirs or (settings.whole and not config.whole):
+    settings, other = load_classifier(run)
+    try:
+        classifier.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"{run} is of {settings.model} over {settings.features}, which does not fit: {error}"
+        ) from error
+
+
+def _refuse_who_heard_the_exam(config: TrainConfig, split: Split) -> None:
+    """What teaches or is begun from tells what is in the clips it learned from: of the exam none may be among them.
+
+    Raises:
+        ValueError: it learned from what this run is chosen by or examined on.
+    """
+    exam = split.test if config.whole else split.test + split.validation
+    for run in (*config.teachers, *([config.init_from] if config.init_from else [])):
+        settings = TrainConfig.load(run)
+        theirs = Split.load(run / "split.json", corpus_clips(settings, config.data))
+        heard = {(clip.corpus, clip.name) for clip in learned_from(settings, theirs)}
+        if known := [clip for clip in exam if (clip.corpus, clip.name) in heard]:
             raise ValueError(
-                f"{run} was trained on another split, {theirs} and not {asked}: it may have heard the exam."
+                f"{run} was trained on another split: it has learned from {len(known)} clips, {known[0].name} one of "
+                "them, that this run is to be chosen by or examined on. Take one of the same split."
             )
-        teachers.append(classifier.requires_grad_(False))
-    return teachers
-
-
-def _split_of(config: TrainConfig) -> tuple[str, int, bool]:
-    return config.split, config.fold if config.split == "actor" else config.split_seed, config.merge_calm
 
 
 def _choosing(config: TrainConfig, folder: Path) -> list[Callback]:
@@ -205,18 +221,34 @@ def _open_run(config: TrainConfig) -> tuple[TrainConfig, Path]:
         config = dataclasses.replace(saved, epochs=config.epochs or saved.epochs)
         if not (run / "checkpoints" / LAST).is_file():
             raise FileNotFoundError(f"{run} has no {LAST}: it stopped before its first epoch ended. Start it anew.")
-    else:
+    elif _is_first():
         run = config.runs / config.run_name
         if any((run / "checkpoints").glob("*")):
             raise FileExistsError(f"{run} exists. Go on with it by --resume {run}, or give another --name.")
         if (run / "config.json").exists():
             shutil.rmtree(run)  # it stopped before its first epoch ended: there is nothing in it
-        split = make_split(config, config.data)  # before there is a folder: what has no data leaves nothing behind
+        split = make_split(config, config.data)  # before there is a folder: what is refused leaves nothing behind
+        _refuse_who_heard_the_exam(config, split)
         run.mkdir(parents=True)
         split.save(run / "split.json")
         _write(run / "provenance.json", provenance(config.seed))
-    _write(run / "config.json", config.to_json())
+    else:
+        run = config.runs / config.run_name
+        if not (run / "split.json").exists():  # another machine's disk
+            run.mkdir(parents=True, exist_ok=True)
+            make_split(config, config.data).save(run / "split.json")
+    if _is_first():
+        _write(run / "config.json", config.to_json())
     return config, run
+
+
+def _is_first() -> bool:
+    """Whether this process leads those that train together: it alone opens and writes the run folder.
+
+    Lightning starts the same command once for each device; these are what it, torchrun and Slurm number them by.
+    """
+    numbered = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return not any(int(os.environ.get(name, "0")) for name in numbered)
 
 
 def _write(path: Path, content: Any) -> None:
@@ -242,14 +274,21 @@ class Corpora(lightning.LightningDataModule):
                     update,
                     trim=self.config.trim and part == "train",
                 )
-        if self.trainer is not None:
+        if self.trainer is not None and not self.config.init_from:  # whose weights know their own normalisation
             step = self.trainer.lightning_module
             windows = (batch for batch, _ in self.recordings["train"].window_batches(EVALUATION_WINDOWS))
             step.classifier.fit_normalisation(windows)  # type: ignore[union-attr, operator]
 
     def train_dataloader(self) -> DataLoader[Any]:
         recordings = self.recordings["train"]
-        order = EpochOrder(recordings.clips, self.config.seed, self.config.tess_share)
+        together = self.trainer
+        order = EpochOrder(
+            recordings.clips,
+            self.config.seed,
+            self.config.tess_share,
+            part=together.global_rank if together else 0,
+            parts=together.world_size if together else 1,
+        )
         return DataLoader(
             RandomWindows(recordings, self.config.augment),
             self.config.batch_size,

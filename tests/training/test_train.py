@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import lightning
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from training.augment import AugmentConfig
 from training.classifier import Classifier, TrainingStep
 from training.config import EvaluateConfig, TrainConfig
@@ -195,9 +199,58 @@ def test_a_taught_run_trains_and_finds_its_teachers_again(run: Path, settings: T
     assert len(read_history(train(TrainConfig(data=settings.data, resume=pupil, epochs=2)))) == 2
 
 
-def test_a_teacher_of_another_split_is_refused(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="another split"):
-        train(dataclasses.replace(settings, runs=tmp_path, teachers=(run,), split="random"))
+@pytest.mark.parametrize("how", ["teachers", "init_from"])
+def test_who_has_heard_the_exam_neither_teaches_nor_is_begun_from(
+    how: str, run: Path, settings: TrainConfig, tmp_path: Path
+) -> None:
+    used: dict[str, Any] = {"teachers": (run,)} if how == "teachers" else {"init_from": run}
+    with pytest.raises(ValueError, match=r"another split: it has learned from \d+ clips"):
+        train(dataclasses.replace(settings, runs=tmp_path, split="random", **used))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_not_begun_from_another_network(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is of cnn over mfcc, which does not fit"):
+        train(dataclasses.replace(settings, runs=tmp_path, model="gru", features="", init_from=run))
+
+
+def test_front_ends_stay_exact_whatever_precision_the_network_has(run: Path, settings: TrainConfig) -> None:
+    """Of log-mel in bfloat16, 6 dB would be lost."""
+    _, classifier = load_classifier(run)
+    windows = 0.1 * torch.randn(2, AUDIO.window_samples)
+    expected = classifier.features(windows)
+    seen: list[torch.Tensor] = []
+    classifier.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    step = TrainingStep(dataclasses.replace(settings, teachers=(run,)), classifier, [classifier])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        step.validation_step((windows, torch.arange(2)), 0)
+        step._targets(windows, torch.arange(2))
+    assert len(seen) == 2
+    for features in seen:
+        torch.testing.assert_close(features, expected, atol=0, rtol=0)
+
+
+def test_two_processes_train_together(settings: TrainConfig, tmp_path: Path) -> None:
+    """As a user starts them: one command, which Lightning starts once more for the second device."""
+    where = ["--data", str(settings.data), "--runs", str(tmp_path), "--name", "both"]
+    options = ["--devices", "2", "--epochs", "2", "--batch-size", "4", "--model", "gru"]
+    command = [sys.executable, "-m", "training", "train", *where, *options]
+    alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK")}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False, env=alone)
+    assert done.returncode == 0, done.stderr[-4000:]
+    run = tmp_path / "both"
+    assert [epoch["epoch"] for epoch in read_history(run)] == [0, 1]
+    clips = len(json.loads((run / "split.json").read_text())["train"]["clips"])
+    # Each has its own half of an epoch, and one of them writes it down.
+    assert [epoch["clips"] for epoch in read_pace(run)] == [clips // 2 // 4 * 4] * 2
+    assert load_classifier(run)[0].devices == 2
+
+
+def test_processes_share_an_epoch_without_a_clip_twice() -> None:
+    clips = [Clip("ravdess", str(n), Path(), "sad", "01") for n in range(11)]
+    first, second = (EpochOrder(clips, seed=1, part=part, parts=2) for part in (0, 1))
+    assert len(list(first)) == len(list(second)) == len(first) == 5
+    assert not set(first) & set(second)
 
 
 def test_calm_can_count_as_neutral(settings: TrainConfig, tmp_path: Path) -> None:
