@@ -2,6 +2,5 @@
 
 import os
 
-# Two runs with one seed are equal to the last bit, also where MKL shares a product among threads in other ways. It reads this
-# when it first multiplies.
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+# Two runs with one seed are equal to the last bit, also where MKL shares a product among threads in another way.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # read when it first multiplies
