@@ -1,4 +1,4 @@
-"""RAVDESS speech and TESS from their public records: resumed where they stopped, verified by checksum."""
+"""RAVDESS speech and song and TESS from their public records: resumed where they stopped, verified by checksum."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ from training.config import DataConfig
 from training.datasets import audio_files, parse
 from training.progress import progress
 
-_RAVDESS_ZIP = "Audio_Speech_Actors_01-24.zip"
-_RAVDESS_PATH = f"/records/1188976/files/{_RAVDESS_ZIP}?download=1"
-_RAVDESS_MD5 = "bc696df654c87fed845eb13823edef8a"  # as the record states
-_RAVDESS_CLIPS = 1440
 # Dataverse's native API: the files of the newest published version, each with its checksum.
 _TESS_LIST = "/api/datasets/:persistentId/versions/:latest-published/files?persistentId=doi:10.5683/SP2/E8H2MF"
 _TESS_FILE = "/api/access/datafile/{id}"
@@ -32,6 +28,23 @@ _PARALLEL = 4  # polite to a public archive, enough to hide its latency over 2,8
 
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One of RAVDESS's ZIP files: the corpus it holds, its name and checksum as the record states, its clips."""
+
+    corpus: str
+    name: str
+    md5: str
+    clips: int
+
+
+ARCHIVES = (
+    Archive("ravdess", "Audio_Speech_Actors_01-24.zip", "bc696df654c87fed845eb13823edef8a", 1440),
+    Archive("ravdess_song", "Audio_Song_Actors_01-24.zip", "5411230427d67a21e18aa4d466e6d1b9", 1012),
+)
+_RAVDESS_PATH = "/records/1188976/files/{name}?download=1"
 
 
 @dataclass(frozen=True)
@@ -74,30 +87,32 @@ def download(config: DataConfig) -> None:
         OSError: a server cannot be reached, answers with an error, or gives bytes that do not match their checksum.
     """
     with httpx.Client(follow_redirects=True, timeout=60) as client:
-        _download_ravdess(client, config)
+        for archive in ARCHIVES:
+            _download_ravdess(client, config, archive)
         _download_tess(client, config)
 
 
-def _download_ravdess(client: httpx.Client, config: DataConfig) -> None:
+def _download_ravdess(client: httpx.Client, config: DataConfig, archive: Archive) -> None:
     folder = config.data / "ravdess"
-    if _ravdess_clips(folder) >= _RAVDESS_CLIPS:
+    if _clips_of(archive.corpus, folder) >= archive.clips:
         return
-    archive = RemoteFile(config.zenodo + _RAVDESS_PATH, config.data / _RAVDESS_ZIP, _RAVDESS_MD5)
-    fetch_all(client, [archive], "RAVDESS")
+    url = config.zenodo + _RAVDESS_PATH.format(name=archive.name)
+    file = RemoteFile(url, config.data / archive.name, archive.md5)
+    fetch_all(client, [file], archive.corpus)
     with (
         tempfile.TemporaryDirectory(dir=config.data, prefix=".ravdess-") as name,
-        zipfile.ZipFile(archive.path) as whole,
+        zipfile.ZipFile(file.path) as whole,
     ):
         whole.extractall(name)
         _move_into(folder, Path(name))
-    archive.path.unlink()
+    file.path.unlink()
 
 
-def _ravdess_clips(folder: Path) -> int:
+def _clips_of(corpus: str, folder: Path) -> int:
     if not folder.is_dir():
         return 0
     clips = [parse(path) for path in audio_files(folder)]
-    return len({clip.name for clip in clips if clip is not None and clip.corpus == "ravdess"})
+    return len({clip.name for clip in clips if clip is not None and clip.corpus == corpus})
 
 
 def _move_into(folder: Path, unpacked: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -20,18 +21,21 @@ from tests.sounds import encode, voice
 from training import download as download_module
 from training.config import DataConfig
 from training.datasets import find_clips
-from training.download import Meter, RemoteFile, StoppedError, download
+from training.download import ARCHIVES, Meter, RemoteFile, StoppedError, download
 from training.download import fetch as fetch_file
 from training.progress import no_progress
 
 WAV = encode(voice(0.2), 8_000)
 
 
-def ravdess_zip() -> bytes:
+SPEECH, SONG = (f"/records/1188976/files/Audio_{kind}_Actors_01-24.zip" for kind in ("Speech", "Song"))
+
+
+def ravdess_zip(channel: str) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for emotion, take in product(("01", "05"), ("01", "02")):
-            archive.writestr(f"Actor_01/03-01-{emotion}-01-01-{take}-01.wav", WAV + take.encode())
+            archive.writestr(f"Actor_01/03-{channel}-{emotion}-01-01-{take}-01.wav", WAV + take.encode())
     return out.getvalue()
 
 
@@ -46,7 +50,7 @@ class Records(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {"/records/1188976/files/Audio_Speech_Actors_01-24.zip": ravdess_zip()}
+        self.files = {SPEECH: ravdess_zip("01"), SONG: ravdess_zip("02")}
         listing = []
         for number, name in enumerate(("OAF_dog_angry.wav", "YAF_cat_ps.wav", "readme.txt")):
             content = WAV + name.encode()
@@ -123,9 +127,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def records(monkeypatch: pytest.MonkeyPatch) -> Iterator[Records]:
     server = Records()
-    archive = server.files["/records/1188976/files/Audio_Speech_Actors_01-24.zip"]
-    monkeypatch.setattr(download_module, "_RAVDESS_MD5", hashlib.md5(archive, usedforsecurity=False).hexdigest())
-    monkeypatch.setattr(download_module, "_RAVDESS_CLIPS", 4)
+    small = [
+        dataclasses.replace(one, md5=hashlib.md5(server.files[path], usedforsecurity=False).hexdigest(), clips=4)
+        for one, path in zip(ARCHIVES, (SPEECH, SONG), strict=True)
+    ]
+    monkeypatch.setattr(download_module, "ARCHIVES", small)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield server
@@ -139,7 +145,7 @@ def fetch(records: Records, folder: Path) -> None:
 
 
 def assert_complete(folder: Path) -> None:
-    assert len(find_clips(folder, ("ravdess",))) == 4
+    assert len(find_clips(folder, ("ravdess",))) == len(find_clips(folder, ("ravdess_song",))) == 4
     assert [clip.name for clip in find_clips(folder, ("tess",))] == ["OAF_dog_angry", "YAF_cat_ps"]
     assert not list(folder.rglob("*.part"))
     assert not list((folder / "tess").rglob("*.txt"))
@@ -149,6 +155,16 @@ def test_both_records_are_fetched_and_unpacked(records: Records, tmp_path: Path)
     fetch(records, tmp_path)
     assert_complete(tmp_path)
     assert not list(tmp_path.glob("*.zip"))
+
+
+def test_who_has_the_speech_is_brought_the_song(records: Records, tmp_path: Path) -> None:
+    fetch(records, tmp_path)
+    for clip in find_clips(tmp_path, ("ravdess_song",)):
+        clip.path.unlink()
+    records.asked.clear()
+    fetch(records, tmp_path)
+    assert_complete(tmp_path)
+    assert [path for path in records.asked if path.endswith(".zip")] == [SONG]
 
 
 def test_what_is_there_is_not_fetched_again(records: Records, tmp_path: Path) -> None:
@@ -162,7 +178,7 @@ def test_a_broken_download_goes_on_where_it_broke(records: Records, tmp_path: Pa
     records.break_after = 300
     fetch(records, tmp_path)
     assert_complete(tmp_path)
-    assert records.ranges == ["bytes=300-"] * 3
+    assert records.ranges == ["bytes=300-"] * 4
 
 
 def test_a_server_without_ranges_is_asked_from_the_start(records: Records, tmp_path: Path) -> None:
@@ -172,7 +188,7 @@ def test_a_server_without_ranges_is_asked_from_the_start(records: Records, tmp_p
 
 
 def test_a_stopped_download_is_resumed_by_the_next(records: Records, tmp_path: Path) -> None:
-    archive = records.files["/records/1188976/files/Audio_Speech_Actors_01-24.zip"]
+    archive = records.files[SPEECH]
     tmp_path.joinpath("Audio_Speech_Actors_01-24.zip.part").write_bytes(archive[:200])
     fetch(records, tmp_path)
     assert_complete(tmp_path)
@@ -180,7 +196,7 @@ def test_a_stopped_download_is_resumed_by_the_next(records: Records, tmp_path: P
 
 
 def test_a_part_that_is_whole_already_is_taken(records: Records, tmp_path: Path) -> None:
-    archive = records.files["/records/1188976/files/Audio_Speech_Actors_01-24.zip"]
+    archive = records.files[SPEECH]
     tmp_path.joinpath("Audio_Speech_Actors_01-24.zip.part").write_bytes(archive)
     fetch(records, tmp_path)
     assert_complete(tmp_path)
