@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.sounds import encode, voice
-from training.config import TrainConfig
+from training.config import ExportConfig, TrainConfig
+from training.export import export
 from training.spec import RAVDESS_EMOTIONS
 from training.train import train
 
@@ -42,3 +43,9 @@ def settings(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainCon
 def run(settings: TrainConfig) -> Path:
     """The folder that training left."""
     return train(settings)
+
+
+@pytest.fixture(scope="session")
+def version(run: Path, settings: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as an exported version."""
+    return export(ExportConfig(run=run, version="7", out=tmp_path_factory.mktemp("exported"), data=settings.data))

@@ -28,11 +28,6 @@ from training.train import load_classifier, train
 CPU = Runtime("cpu", lanes=1, threads=1, batch_windows=4)
 
 
-@pytest.fixture(scope="module")
-def version(run: Path, settings: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(ExportConfig(run=run, version="7", out=tmp_path_factory.mktemp("exported"), data=settings.data))
-
-
 def probabilities_of(version: Path, windows: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(version / "model.onnx", providers=["CPUExecutionProvider"])
     result: np.ndarray = session.run(["probabilities"], {"waveform": windows})[0]
