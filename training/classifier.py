@@ -160,9 +160,10 @@ class TrainingStep(lightning.LightningModule):
     def _class_weights(self) -> Tensor | None:
         if not self.config.class_weights:
             return None
-        labels = self.trainer.datamodule.recordings["train"].labels  # type: ignore[attr-defined]
-        counts = torch.bincount(labels, minlength=len(LABELS)).float()
-        weights = torch.where(counts > 0, counts.sum() / (counts > 0).sum() / counts.clamp(min=1), 0.0)
+        learned = self.trainer.datamodule.recordings["train"]  # type: ignore[attr-defined]
+        drawn = [self.config.tess_share if clip.corpus == "tess" else 1.0 for clip in learned.clips]
+        counts = torch.bincount(learned.labels, torch.tensor(drawn), minlength=len(LABELS)).float()
+        weights = torch.where(counts > 0, counts.sum() / (counts > 0).sum() / counts, 0.0)
         return weights.to(self.device)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:

@@ -141,15 +141,27 @@ class TrainConfig:
         _known("front end", self.features, FEATURES)
         for corpus in self.corpora:
             _known("corpus", corpus, CORPORA)
+        _known("split", self.split, ("actor", "random"))
+        self._refuse_what_has_no_effect()
         if not 0 <= self.fold < len(ACTOR_FOLDS):
             raise ValueError(f"There is no fold {self.fold}; there are 0 to {len(ACTOR_FOLDS) - 1}.")
         self._check_numbers()
 
+    def _refuse_what_has_no_effect(self) -> None:
+        """A setting that is taken and does nothing would be believed."""
+        of_networks = () if self.model not in CLASSICAL else _OF_NETWORKS
+        of_others = [name for name, models in _OF_SOME.items() if self.model not in models]
+        for one in dataclasses.fields(self):
+            if one.name in (*of_networks, *of_others) and getattr(self, one.name) != _default(one):
+                raise ValueError(f"{one.name} has no effect on {self.model}: leave it out.")
+
     def _check_numbers(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "patience"):
+        for name in ("epochs", "batch_size", "learning_rate", "patience", "devices", "num_nodes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0; got {value}.")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must be 0 or more; got {self.weight_decay}.")
         for name in ("dropout", "label_smoothing", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)}.")
@@ -298,6 +310,34 @@ class PaceConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs must be above 0; got {self.epochs}.")
+
+
+_OF_NETWORKS = (
+    *(
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "schedule",
+        "dropout",
+        "label_smoothing",
+        "class_weights",
+    ),
+    *("tess_share", "average", "patience", "level", "augment", "precision", "devices", "num_nodes", "teachers"),
+    *("teacher_share", "init_from", "resume"),
+)
+"""Settings that random_forest, svm and knn do not have."""
+
+_OF_SOME = {
+    "pretrained": ("wav2vec2",),
+    "freeze": ("wav2vec2",),
+    "checkpoint_gradients": ("wav2vec2", "transformer"),
+}
+"""Settings of single networks."""
+
+
+def _default(one: dataclasses.Field[Any]) -> Any:
+    return one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
 
 
 def _known(what: str, name: str, known: Any) -> None:

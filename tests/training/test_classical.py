@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,12 +28,17 @@ def test_statistics_are_those_of_the_bands() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+def classical(settings: TrainConfig, runs: Path, **changed: Any) -> TrainConfig:
+    """The same without what networks alone have."""
+    return dataclasses.replace(settings, epochs=None, batch_size=32, runs=runs, **changed)
+
+
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_a_baseline_is_trained_and_examined_like_any_other(name: str, settings: TrainConfig, tmp_path: Path) -> None:
-    run = train(dataclasses.replace(settings, runs=tmp_path, model=name, features="", name=None))
+    run = train(classical(settings, tmp_path, model=name, features="", name=None))
     assert run.name == f"{name}-stacked-fold3-seed7"
     with pytest.raises(FileExistsError):
-        train(dataclasses.replace(settings, runs=tmp_path, model=name, features="", name=None))
+        train(classical(settings, tmp_path, model=name, features="", name=None))
     config, model = load_model(run)
     assert config.model == name
     probabilities = model(0.1 * np.random.default_rng(0).standard_normal((3, AUDIO.window_samples), dtype=np.float32))
@@ -44,7 +50,11 @@ def test_a_baseline_is_trained_and_examined_like_any_other(name: str, settings: 
 
 
 def test_what_was_never_learned_has_no_probability(settings: TrainConfig, tmp_path: Path) -> None:
-    run = train(dataclasses.replace(settings, runs=tmp_path, model="knn", features="mfcc", merge_calm=True))
+    run = train(
+        dataclasses.replace(
+            settings, epochs=None, batch_size=32, runs=tmp_path, model="knn", features="mfcc", merge_calm=True
+        )
+    )
     _, model = load_model(run)
     probabilities = model(np.zeros((1, AUDIO.window_samples), dtype=np.float32) + 0.01)
     assert probabilities[0, LABELS.index("calm")] == 0

@@ -83,6 +83,20 @@ def test_a_frozen_encoder_learns_nothing_and_another_does() -> None:
         assert learned is not freeze
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_in_a_frozen_encoder_nothing_is_dropped(freeze: bool, tmp_path: Any) -> None:
+    encoder: Any = make("wav2vec2").network.encoder
+    encoder.config.update({"mask_time_prob": 0.5, "layerdrop": 0.5})  # as pretrained ones have it, but more
+    encoder.save_pretrained(tmp_path)
+    classifier = make("wav2vec2", pretrained=str(tmp_path), freeze=freeze).train()
+    encoder = classifier.network.encoder
+    assert encoder.training is not freeze
+    assert encoder.config.mask_time_prob == encoder.config.layerdrop == 0
+    windows = 0.1 * torch.randn(2, AUDIO.window_samples)
+    first, second = (encoder(windows).last_hidden_state for _ in range(2))
+    assert torch.equal(first, second) is freeze
+
+
 def test_an_encoder_comes_from_a_folder(tmp_path: Any) -> None:
     first = make("wav2vec2")
     encoder: Any = first.network.encoder

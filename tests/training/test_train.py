@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -275,6 +276,21 @@ def test_an_epoch_draws_a_share_of_tess() -> None:
     assert list(order) == first
 
 
+def test_a_class_weighs_by_how_much_of_it_an_epoch_draws(settings: TrainConfig) -> None:
+    clips = [Clip("ravdess", str(n), Path(), "sad", "01") for n in range(10)]
+    clips += [Clip("tess", str(n), Path(), "angry", "OAF") for n in range(100)]
+    step = TrainingStep(dataclasses.replace(settings, class_weights=True, tess_share=0.1), Classifier(settings))
+    labels = torch.tensor([LABELS.index(clip.label) for clip in clips])
+    recordings = SimpleNamespace(clips=clips, labels=labels)
+    step.trainer = SimpleNamespace(  # type: ignore[assignment]
+        datamodule=SimpleNamespace(recordings={"train": recordings}), strategy=SimpleNamespace()
+    )
+    weights = step._class_weights()
+    assert weights is not None
+    expected = torch.tensor([1.0 if label in ("sad", "angry") else 0.0 for label in LABELS])  # ten of each
+    torch.testing.assert_close(weights, expected)
+
+
 def test_a_run_is_not_overwritten(settings: TrainConfig, run: Path) -> None:
     with pytest.raises(FileExistsError, match="--resume"):
         train(settings)
@@ -319,6 +335,13 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
         ({"dropout": 1.0}, "dropout must be"),
         ({"average": 1.0}, "average must be"),
         ({"tess_share": 0.0}, "tess_share must be"),
+        ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
+        ({"devices": 0}, "devices must be above 0"),
+        ({"split": "nonsense"}, "There is no split 'nonsense'"),
+        ({"model": "svm", "class_weights": True}, "class_weights has no effect on svm"),
+        ({"model": "knn", "augment": AugmentConfig(noise=0.1)}, "augment has no effect on knn"),
+        ({"model": "cnn", "pretrained": "some/encoder"}, "pretrained has no effect on cnn"),
+        ({"model": "gru", "checkpoint_gradients": True}, "checkpoint_gradients has no effect on gru"),
     ],
 )
 def test_settings_are_checked_when_made(wrong: dict[str, Any], message: str) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 
 from training.models.blueprint import Blueprint
+
+_NOTHING_BY_CHANCE: dict[str, Any] = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
 
 
 class Wav2Vec2(nn.Module):
     """Encoder from ``transformers`` over the waveform; weighted sum of all layers, mean over time, dense head.
 
     The sum is that of Yang et al. 2021 (SUPERB, arXiv:2105.01051): one softmax weight per layer. Weights come by name
-    or from a local folder; without any, a tiny random encoder stands in for tests.
+    or from a local folder; without any, a tiny random encoder stands in for tests. In a frozen encoder nothing is
+    dropped in training either. Masks are for ``training.augment``: the encoder's own, and its skipped layers, are off.
     """
 
     def __init__(self, plan: Blueprint) -> None:
@@ -21,7 +26,7 @@ class Wav2Vec2(nn.Module):
         from transformers import Wav2Vec2Config, Wav2Vec2Model
 
         if plan.pretrained:
-            self.encoder = Wav2Vec2Model.from_pretrained(plan.pretrained)
+            self.encoder = Wav2Vec2Model.from_pretrained(plan.pretrained, **_NOTHING_BY_CHANCE)
         else:
             self.encoder = Wav2Vec2Model(
                 Wav2Vec2Config(
@@ -32,10 +37,11 @@ class Wav2Vec2(nn.Module):
                     conv_dim=(16,) * 7,
                     num_conv_pos_embeddings=16,
                     num_conv_pos_embedding_groups=4,
-                    mask_time_prob=0.0,
+                    **_NOTHING_BY_CHANCE,
                 )
             )
-        if plan.freeze:
+        self.frozen = plan.freeze
+        if self.frozen:
             self.encoder.requires_grad_(False)
         elif plan.checkpoint_gradients:
             self.encoder.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
@@ -44,6 +50,12 @@ class Wav2Vec2(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(config.hidden_size, 256), nn.ReLU(), nn.Dropout(plan.dropout), nn.Linear(256, plan.classes)
         )
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()  # type: ignore[no-untyped-call]
+        return self
 
     def forward(self, features: Tensor) -> Tensor:
         layers = torch.stack(self.encoder(features[:, 0], output_hidden_states=True).hidden_states)  # (L, B, steps, H)
