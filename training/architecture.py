@@ -45,12 +45,18 @@ def stages(classifier: Classifier) -> list[Stage]:
         return module.register_forward_hook(hook)
 
     hooks = [note(classifier.front_end, f"{_words(classifier.front_end)} (frozen)")]
+    hooks.append(
+        classifier.network.register_forward_pre_hook(
+            lambda _, given: found.append(Stage("each band normalised (frozen)", tuple(given[0].shape[1:]), 0))
+        )
+    )
     hooks += [note(module, f"{name}: {_words(module)}") for name, module in _parts(classifier.network)]
     with torch.inference_mode():
         classifier.eval()(torch.zeros(1, AUDIO.window_samples))
     for hook in hooks:
         hook.remove()
-    return [Stage("waveform", (AUDIO.window_samples,), 0), *found, Stage("softmax", (len(LABELS),), 0)]
+    said = Stage("softmax, at the temperature of the calibration", (len(LABELS),), 0)
+    return [Stage("waveform", (AUDIO.window_samples,), 0), *found, said]
 
 
 def plot_architecture(classifier: Classifier, path: Path) -> None:
@@ -98,4 +104,5 @@ def _words(module: nn.Module) -> str:
     name = type(module).__name__
     if type(module).__module__.startswith("torch."):
         return name
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.strip("_")).lower()
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.strip("_")).lower()
+    return f"{words}, {module.extra_repr()}" if module.extra_repr() else words

@@ -28,8 +28,8 @@ def model_card(metadata: dict[str, Any], results: dict[str, dict[str, Any]]) -> 
         f"`{metadata['model']}` over `{metadata['features']}`, {metadata['parameters'] / 1e6:.2f} million parameters, "
         f"trained on {', '.join(training['corpora'])}. `model.onnx` takes `waveform`, float32 (batch, "
         f"{metadata['window_samples']}), that is {window_s:g} s of mono sound at {metadata['sample_rate_hz']} Hz, and "
-        "gives `probabilities`, float32 (batch, 8). All preprocessing is in the graph. A longer clip is cut into "
-        f"windows every {hop_s:g} s and the windows' probabilities are averaged.",
+        f"gives `probabilities`, float32 (batch, {len(LABELS)}). All preprocessing is in the graph. A longer clip is cut "
+        f"into windows every {hop_s:g} s and the windows' probabilities are averaged.",
         "## What it is for, and what not",
         "For research, teaching and prototypes with acted emotion in English speech. It hears how something is said, "
         "by actors who were told what to express; it does not know what anyone feels. Do not use it to judge, hire, "
@@ -76,7 +76,7 @@ def _method(training: dict[str, Any]) -> str:
         chosen = (
             f"chosen on {clips['validation']} clips of speakers {', '.join(speakers['validation'])}"
             if clips["validation"]
-            else "by a recipe that was chosen on other actors of other runs"
+            else "by a recipe that was settled while some of them were left out"
         )
         return (
             f"Learned from {clips['train']} clips of {len(speakers['train'])} speakers, {chosen}, and {examined} of "

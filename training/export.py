@@ -39,7 +39,7 @@ PARITY = 1e-5
 HALF_PARITY = 1e-2
 """The same for the network in 16 bit."""
 
-LICENCE = "CC BY-NC-SA 4.0, from its training data: research and other non-commercial use only"
+_LICENCE = "CC BY-NC-SA 4.0, from its training data{beside}: research and other non-commercial use only"
 
 
 def export(config: ExportConfig) -> Path:
@@ -86,7 +86,9 @@ def export(config: ExportConfig) -> Path:
     for name in ("config.json", "history.csv"):
         shutil.copy(run / name, report / name)
     split.save(report / "split.json")
-    plot_curves(read_history(run), report / "curves.png")
+    plot_curves(
+        read_history(run), report / "curves.png", read_history(config.calibrate_by) if config.calibrate_by else ()
+    )
     plot_architecture(classifier, report / "architecture.png")
 
     trained = json.loads((run / "provenance.json").read_text())
@@ -156,7 +158,7 @@ def describe(
         "metrics": {part: {key: metrics[key] for key in headline} for part, metrics in results.items()},
         "calibration": calibration,
         "rejection": results["test"]["rejection"],
-        "licence": LICENCE,
+        "licence": _LICENCE.format(beside=" (TESS: CC BY-NC-ND 4.0)" if "tess" in settings.corpora else ""),
         "commit": trained["commit"],
         "provenance": {"trained": trained, "exported": provenance(settings.seed)},
     }

@@ -16,20 +16,29 @@ from training.spec import LABELS
 _DPI = 120
 
 
-def plot_curves(history: Sequence[dict[str, float]], path: Path) -> None:
-    """Loss and validation scores over epochs; of a run that learned from the validation part too, the loss alone."""
+def plot_curves(history: Sequence[dict[str, float]], path: Path, validated_by: Sequence[dict[str, float]] = ()) -> None:
+    """Loss and validation scores over epochs.
+
+    Args:
+        validated_by: of a run that learned from the validation part too, the history of the one that it is calibrated
+            by, which did not; the learning rate is drawn where there is none.
+    """
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     losses, results = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     losses.plot(epochs, [row["train_loss"] for row in history], label="training (windows)")
     losses.set(title="Loss", xlabel="epoch", ylabel="cross entropy")
-    if validated := "val_uar" in history[0]:
-        losses.plot(epochs, [row["val_loss"] for row in history], label="validation (clips)")
+    own = "val_uar" in history[0]
+    validated = history if own else validated_by
+    if validated:
+        of = "" if own else ", of the run it is calibrated by"
+        epochs = [row["epoch"] for row in validated]
+        losses.plot(epochs, [row["val_loss"] for row in validated], label=f"validation (clips){of}")
         for name, title in (("val_accuracy", "accuracy"), ("val_uar", "UAR")):
-            results.plot(epochs, [row[name] for row in history], label=title)
-        best = max(history, key=lambda row: row["val_uar"])
+            results.plot(epochs, [row[name] for row in validated], label=title)
+        best = max(validated, key=lambda row: row["val_uar"])
         results.axvline(best["epoch"], color="grey", linestyle=":", label=f"kept: epoch {best['epoch']:.0f}")
-        results.set(title="Validation actors", xlabel="epoch", ylim=(0, 1))
+        results.set(title=f"Validation part{of}", xlabel="epoch", ylim=(0, 1))
     else:
         results.plot(epochs, [row["learning_rate"] for row in history])
         results.set(title="Learning rate; all epochs run, the last kept", xlabel="epoch")
@@ -73,10 +82,12 @@ def plot_roc(
         if auc is None:
             continue
         false_positive, true_positive, _ = roc_curve(labels == index, probabilities[:, index])
-        axes.plot(false_positive, true_positive, label=f"{label} {auc:.2f}")
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+        colour = f"C{index if index < 7 else 8}"  # the seventh is the grey of chance
+        axes.plot(false_positive, true_positive, color=colour, label=f"{label} {auc:.2f}")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
     axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title)
     axes.legend(title="area under the curve", frameon=False)
+    axes.grid(alpha=0.3)
     figure.savefig(path, dpi=_DPI)
 
 
@@ -101,7 +112,8 @@ def plot_reliability(metrics: dict[str, Any], path: Path, title: str) -> None:
     thresholds = [point["min_confidence"] for point in curve]
     reject.plot(thresholds, [point["answered"] for point in curve], label="answered")
     reject.plot(thresholds, [point["accuracy"] for point in curve], label="accuracy on those")
-    reject.set(xlim=(0, 1), ylim=(0, 1.1), xlabel="min_confidence", title=title)
+    reject.set(xlim=(0, 1), ylim=(0, 1.1), xlabel="min_confidence", title="Below it no emotion is named")
+    figure.suptitle(title)
     for axes in (trust, reject):
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)

@@ -22,8 +22,10 @@ def test_the_stages_of_every_family_hold_all_its_parameters(model: str) -> None:
 def test_stages_have_names_for_people(tmp_path: Path) -> None:
     classifier = Classifier(TrainConfig(model="residual"))
     names = [stage.name for stage in stages(classifier)]
-    assert names[1] == "log mel (frozen)"
+    assert names[1:3] == ["log mel (frozen)", "each band normalised (frozen)"]
     assert "stem: Conv2d, BatchNorm2d, ReLU" in names
     assert "pool: attentive statistics" in names
+    dilated = [stage.name for stage in stages(Classifier(TrainConfig(model="cnn_tdnn"))) if "dilat" in stage.name]
+    assert dilated == [f"blocks {n}: dilated block, dilation {n}" for n in (1, 2, 3)]
     plot_architecture(classifier, tmp_path / "architecture.png")
     assert (tmp_path / "architecture.png").stat().st_size > 10_000

@@ -13,6 +13,7 @@ class _DilatedBlock(nn.Module):
 
     def __init__(self, channels: int, dilation: int, dropout: float) -> None:
         super().__init__()
+        self.dilation = dilation
         self.straight = nn.Sequential(
             nn.Conv2d(channels, channels, (1, 3), 1, (0, dilation), (1, dilation), bias=False),
             nn.BatchNorm2d(channels),
@@ -22,6 +23,9 @@ class _DilatedBlock(nn.Module):
             nn.BatchNorm2d(channels),
             Excite(channels),
         )
+
+    def extra_repr(self) -> str:
+        return f"dilation {self.dilation}"
 
     def forward(self, maps: Tensor) -> Tensor:
         together: Tensor = self.straight(maps) + maps
