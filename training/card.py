@@ -28,8 +28,8 @@ def model_card(metadata: dict[str, Any], results: dict[str, dict[str, Any]]) -> 
         f"`{metadata['model']}` over `{metadata['features']}`, {metadata['parameters'] / 1e6:.2f} million parameters, "
         f"trained on {', '.join(training['corpora'])}. `model.onnx` takes `waveform`, float32 (batch, "
         f"{metadata['window_samples']}), that is {window_s:g} s of mono sound at {metadata['sample_rate_hz']} Hz, and "
-        f"gives `probabilities`, float32 (batch, {len(LABELS)}). All preprocessing is in the graph. A longer clip is cut "
-        f"into windows every {hop_s:g} s and the windows' probabilities are averaged.",
+        f"gives `probabilities`, float32 (batch, {len(LABELS)}). All preprocessing is in the graph. A longer clip is "
+        f"cut into windows every {hop_s:g} s and the windows' probabilities are averaged.",
         "## What it is for, and what not",
         "For research, teaching and prototypes with acted emotion in English speech. It hears how something is said, "
         "by actors who were told what to express; it does not know what anyone feels. Do not use it to judge, hire, "

@@ -151,6 +151,8 @@ def compare(config: CompareConfig) -> Path:
         pass  # the summary, of whatever is there
     plot(summary(results), config.out / "compare.png")
     (config.out / "compare.md").write_text(table(summary(results)))
+    if config.readme:
+        into_readme(summary(results), config.readme)
     if config.folds:
         write_folds(results, config.folds)
     return config.out / "compare.json"
@@ -338,24 +340,45 @@ def summary(results: Json) -> list[Json]:
         folds = [cells[name] for name in SPLITS if name.startswith("fold") and name in cells]
         if not folds:
             continue
-        line: Json = {"name": row.name, "features": row.recipe.features, "source": row.source, "folds": len(folds)}
+        line: Json = {
+            "name": row.name,
+            "features": row.recipe.features,
+            "source": row.source,
+            "folds": len(folds),
+            "learns_from": _material(row.recipe),
+        }
         for part in ("validation", "test"):
             for score in ("uar", "accuracy"):
                 values = [cell[part][score] for cell in folds if part in cell]
-                if not values:
-                    continue
-                line[f"{part}_{score}"] = float(np.mean(values))
-                line[f"{part}_{score}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+                if values:
+                    line[f"{part}_{score}"], line[f"{part}_{score}_sd"] = _mean_and_deviation(values)
         for name in ("random", JOINED):
             line[f"{name}_accuracy"] = cells[name]["test"]["accuracy"] if name in cells else None
         for when in ("before", "after"):
-            line[f"ece_{when}"] = _pooled_error([cell["calibration"][when] for cell in folds if "calibration" in cell])
+            found = [cell["calibration"][when] for cell in folds if "calibration" in cell]
+            line[f"ece_{when}"], line[f"ece_{when}_sd"] = _mean_and_deviation([one["ece"] for one in found])
+            line[f"ece_{when}_pooled"] = _pooled_error(found)
         line["parameters"] = folds[0]["parameters"]
         cost = results.get("costs", {}).get("rows", {}).get(row.name, {})  # told once all cells are there
         line["megabytes"], line["ms"] = cost.get("megabytes"), cost.get("ms")
         line["train_s"] = float(np.mean([cell["train_s"] for cell in folds]))
         lines.append(line)
     return lines
+
+
+def _mean_and_deviation(values: list[float]) -> tuple[float | None, float]:
+    if not values:
+        return None, 0.0
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _material(told: TrainConfig) -> str:
+    """What a recipe learns from on a fold, in words."""
+    names = {"ravdess": "speech", "ravdess_song": "song", "tess": "TESS"}
+    words = [names[corpus] for corpus in told.corpora]
+    if told.augment != AugmentConfig():
+        words.append("augmented")
+    return ", ".join(words)
 
 
 def _pooled_error(found: list[Json]) -> float | None:
@@ -369,27 +392,53 @@ def _pooled_error(found: list[Json]) -> float | None:
 
 
 def table(lines: list[Json]) -> str:
-    """Markdown; rows in the order of their validation UAR, by which the winner is chosen.
+    """Markdown; rows over all folds before others, in the order of validation UAR, by which the winner is chosen.
 
-    A row without one learned from the validation parts too, once it was settled, and stands first.
+    A row that learned from the validation parts too, once another had settled it, has none and stands first.
     """
     head = (
-        "| model | features | parameters | UAR, unheard actors | accuracy, unheard actors | accuracy, random split | "
-        "the same with TESS, 7 classes | ms per 3 s clip | training |\n|---|---|---|---|---|---|---|---|---|\n"
+        "| model | learns from | features | parameters | UAR, unheard actors | accuracy, unheard actors | "
+        "UAR, validation actors | calibration error | accuracy, random split | the same with TESS, 7 classes | "
+        "ms per 3 s clip | training |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n"
     )
     body = "".join(
-        f"| {line['name']} ({line['source']}{_missing(line['folds'])}) | {line['features']} | "
-        f"{_millions(line['parameters'])} | "
-        f"{_mean(line, 'test_uar')} | {_mean(line, 'test_accuracy')} | "
+        f"| {line['name']} ({line['source']}{_missing(line['folds'])}) | {line['learns_from']} | {line['features']} | "
+        f"{_millions(line['parameters'])} | {_mean(line, 'test_uar')} | {_mean(line, 'test_accuracy')} | "
+        f"{_mean(line, 'validation_uar')} | {_mean(line, 'ece_after')} | "
         f"{_share(line['random_accuracy'])} | {_share(line[f'{JOINED}_accuracy'])} | "
         f"{_milliseconds(line['ms'])} | {line['train_s'] / 60:.1f} min |\n"
-        for line in sorted(lines, key=lambda line: -line.get("validation_uar", 1.0))
+        for line in sorted(lines, key=lambda line: (-line["folds"], -line.get("validation_uar", 1.0)))
     )
-    return head + body
+    return head + body + _NOTES
+
+
+_NOTES = """
+UAR, accuracy and calibration error (15 bins, at the temperature that validation actors gave) are means and standard
+deviations over the folds of actors. Who is compared over fewer folds is compared over other actors: folds differ by
+more than models do. A random split flatters: the same voices are on both sides of it. Rows learn from what is neither
+validation nor test of their split, a whole one from the validation part too; its training is that of its teachers too.
+"""
+
+
+def into_readme(lines: list[Json], readme: Path) -> None:
+    """Put the table where README has its mark.
+
+    Raises:
+        ValueError: there is no such mark.
+    """
+    text = readme.read_text()
+    begin, end = "<!-- compare: made by `make compare` -->\n", "<!-- /compare -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{readme} has no place for the table: it is put between {begin.strip()} and {end}.")
+    readme.write_text(f"{before}{begin}{table(lines)}{end}{after}")
 
 
 def _mean(line: Json, score: str) -> str:
     """With its deviation, where there is more than one fold."""
+    if line.get(score) is None:
+        return ""
     return f"{line[score]:.3f}" + (f" ± {line[f'{score}_sd']:.3f}" if line["folds"] > 1 else "")
 
 

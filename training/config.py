@@ -288,6 +288,8 @@ class CompareConfig:
     """Where compare.json, compare.md and compare.png are written."""
     folds: Path | None = None
     """Where the table over the folds of actors is written that the web page shows, such as exported/folds.json."""
+    readme: Path | None = None
+    """Where the table is written too, between marks for it, such as README.md."""
     costs: bool = False
     """Measure anew what each row costs, which is done by itself where a row has come or changed."""
 

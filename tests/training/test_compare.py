@@ -91,9 +91,10 @@ def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
     }
     assert len(temperatures) == 1
     assert 0 <= results["summary"][-1]["ece_after"] <= 1
+    assert "ece_after_pooled" in results["summary"][-1]
     assert results["summary"][0]["folds"] == 1
     text = (config.out / "compare.md").read_text()
-    assert "| cnn_tdnn (ours; 1 of 5 folds) | log_mel | 0.70 M |" in text
+    assert "| cnn_tdnn (ours; 1 of 5 folds) | speech, augmented | log_mel | 0.70 M |" in text
     assert (config.out / "compare.png").stat().st_size > 10_000
     compare(more)
     assert len(trained) == 2
@@ -174,16 +175,31 @@ def test_the_summary_is_over_actor_folds_and_sorted_by_validation() -> None:
 
     cells = {
         "cnn": {"fold0": cell(0.6, 0.4), "fold1": cell(0.6, 0.6), "random": cell(0.9, 0.9)},
-        "lstm": {"fold0": cell(0.7, 0.5)},
+        "lstm": {"fold0": cell(0.7, 0.5), "fold1": cell(0.7, 0.5)},
+        "gru": {"fold0": cell(0.9, 0.9)},
     }
     costs = {"cnn": {"ms": 1.234, "megabytes": 4.0}}
     lines = summary({"cells": cells, "costs": {"rows": costs}})
     cnn = next(line for line in lines if line["name"] == "cnn")
     assert cnn["test_uar"] == pytest.approx(0.5)
     assert cnn["test_uar_sd"] == pytest.approx(0.1414, abs=1e-3)
-    assert table(lines).index("| lstm") < table(lines).index("| cnn")
+    # By validation, and who was compared over fewer folds behind.
+    assert table(lines).index("| lstm") < table(lines).index("| cnn") < table(lines).index("| gru")
+    assert "flatters" in table(lines)
     assert "| 1.23 | 1.0 min |" in table(lines)
     assert SPLITS[-2:] == ("random", "joined")
+
+
+def test_the_table_is_put_into_its_place_in_readme(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# before\n<!-- compare: made by `make compare` -->\nold\n<!-- /compare -->\nafter\n")
+    compare_module.into_readme([], readme)
+    assert readme.read_text() == (
+        f"# before\n<!-- compare: made by `make compare` -->\n{table([])}<!-- /compare -->\nafter\n"
+    )
+    readme.write_text("nothing")
+    with pytest.raises(ValueError, match="no place for the table"):
+        compare_module.into_readme([], readme)
 
 
 def test_the_error_of_all_folds_is_that_of_all_their_clips_together() -> None:
