@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,7 +107,7 @@ class Session:
 
     def _check(self, artifact: Artifact) -> None:
         """The file carries its own metadata and shapes; they must be those that model.json told."""
-        told, found = artifact.metadata.everything, self._embedded(artifact)
+        told, found = artifact.metadata.everything, _embedded(self._session, artifact.file)
         inside = Metadata.parse(found, str(artifact.file))
         if differing := sorted(key for key in found.keys() | told.keys() if found.get(key) != told.get(key)):
             raise ArtifactError(
@@ -121,9 +123,27 @@ class Session:
                 f"but {wanted_inputs} to {wanted_outputs} is needed."
             )
 
-    def _embedded(self, artifact: Artifact) -> dict[str, Any]:
-        try:
-            entries = self._session.get_modelmeta().custom_metadata_map.items()
-            return {key: json.loads(value) for key, value in entries}
-        except ValueError as error:
-            raise ArtifactError(f"{artifact.file}: its metadata is not JSON ({error}).") from error
+
+def alone(file: Path) -> Artifact:
+    """A version from its ONNX file, which carries its whole description; without model.json nothing vouches for it.
+
+    Raises:
+        ArtifactError: it cannot be read, is no model, or says too little of itself.
+    """
+    try:
+        model = file.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{error.filename}: {error.strerror}.") from error
+    try:
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    except Exception as error:  # a class of its own per cause, without a common base
+        raise ArtifactError(f"{file}: ONNX Runtime cannot load the model: {error}") from error
+    return Artifact(file, Metadata.parse(_embedded(session, file), str(file)), model, hashlib.sha256(model).hexdigest())
+
+
+def _embedded(session: onnxruntime.InferenceSession, file: Path) -> dict[str, Any]:
+    """What the file says of itself."""
+    try:
+        return {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    except ValueError as error:
+        raise ArtifactError(f"{file}: its metadata is not JSON ({error}).") from error

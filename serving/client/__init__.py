@@ -51,15 +51,16 @@ __all__ = [
 ]
 
 
-def load(folder: str | Path, limits: Limits | None = None) -> Local:
+def load(path: str | Path, limits: Limits | None = None) -> Local:
     """A saved version as a function: ``load("exported/1")("clip.wav").emotion``.
 
     Args:
+        path: the version's folder, whose checksum is verified; or its ``model.onnx`` alone, wherever it lies.
         limits: what audio is accepted; what the service accepts where None.
 
     Raises:
-        ArtifactError: the folder is no version, or it is damaged.
+        ArtifactError: what is there is no version, or it is damaged.
     """
     from serving.client.local import Local  # ONNX Runtime and the decoders: who asks a service needs neither
 
-    return Local.load(Path(folder), limits)
+    return Local.load(Path(path), limits)

@@ -1,4 +1,4 @@
-"""A version without a server: one folder, one function."""
+"""A version without a server: one folder or one file, one function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.client.answers import Prediction
 from serving.client.clips import ClipLike, read
 from serving.runtime import choose_runtime
 from serving.schemas import Timing, milliseconds
-from serving.session import Session
+from serving.session import Session, alone
 
 
 class Local:
@@ -32,9 +32,9 @@ class Local:
         self._session, self._limits = Session(artifact, choose_runtime("auto", 0, 0)), limits or audio.Limits()
 
     @classmethod
-    def load(cls, folder: Path, limits: audio.Limits | None = None) -> Local:
-        """From an exported version's folder; see :func:`serving.client.load`."""
-        return cls(Artifact.load(folder), limits)
+    def load(cls, path: Path, limits: audio.Limits | None = None) -> Local:
+        """From an exported version's folder or its ONNX file; see :func:`serving.client.load`."""
+        return cls(alone(path) if path.suffix == ".onnx" else Artifact.load(path), limits)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import httpx
@@ -38,6 +39,22 @@ def test_bytes_and_samples_will_do_and_nothing_is_named_when_unsure(exported: Pa
     assert set(answer.all_emotions) == set(hear.labels)
     samples = (voice(10.0) * np.iinfo(np.int16).max).astype(np.int16)
     assert hear((samples, 16_000)).all_emotions == pytest.approx(answer.all_emotions, abs=1e-3)
+
+
+def test_one_file_is_enough(exported: Path, tmp_path: Path) -> None:
+    """The ONNX file says of itself what model.json does, wherever it is taken."""
+    file = tmp_path / "mailed.onnx"
+    file.write_bytes((exported / SERVED / "model.onnx").read_bytes())
+    answer = load(file)(LONG)
+    assert answer == dataclasses.replace(load(exported / SERVED)(LONG), timing_ms=answer.timing_ms)
+
+
+def test_a_file_that_is_no_version_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="No such file"):
+        load(tmp_path / "nowhere.onnx")
+    (tmp_path / "noise.onnx").write_bytes(b"noise")
+    with pytest.raises(ArtifactError, match="ONNX Runtime cannot load the model"):
+        load(tmp_path / "noise.onnx")
 
 
 def test_what_is_wrong_is_told(exported: Path, tmp_path: Path) -> None:
