@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from training.compare import ROWS, recipe
 from training.config import PaceConfig
 from training.history import read_pace
 from training.provenance import provenance
+from training.rows import ROWS, recipe
 from training.train import train
 
 CLIPS = 1200

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,12 @@ import onnx
 import pytest
 
 from training import compare as compare_module
-from training import graph
+from training import comparison, graph
 from training.classifier import Classifier
-from training.compare import ROWS, SPLITS, compare, summary, table
-from training.config import CLASSICAL, CompareConfig, TrainConfig
+from training.compare import compare
+from training.config import CompareConfig, TrainConfig
 from training.export import export_graph
-from training.models import MODELS
+from training.rows import ROWS, Row
 
 
 @pytest.fixture
@@ -34,12 +34,23 @@ def config(settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         for row in ROWS
         if row.name in short
     ]
-    monkeypatch.setattr(compare_module, "ROWS", tuple(rows))
+    _instead(rows, monkeypatch)
     monkeypatch.setattr(graph, "_TIMED_RUNS", 10)
     monkeypatch.setattr(compare_module, "export_graph", _once(export_graph))
     return CompareConfig(
         data=settings.data, runs=tmp_path / "runs", out=tmp_path / "results", splits=("fold3", "random")
     )
+
+
+def _instead(rows: Sequence[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (compare_module, comparison):
+        monkeypatch.setattr(module, "ROWS", tuple(rows))
+
+
+def _here() -> tuple[Row, ...]:
+    """The rows that stand in place of the bench's."""
+    rows: tuple[Row, ...] = vars(compare_module)["ROWS"]
+    return rows
 
 
 def _once(export: Callable[[Classifier], onnx.ModelProto]) -> Callable[[Classifier], onnx.ModelProto]:
@@ -51,11 +62,6 @@ def _once(export: Callable[[Classifier], onnx.ModelProto]) -> Callable[[Classifi
         return made[0]
 
     return exported
-
-
-def test_every_family_has_a_row_but_the_one_whose_weights_are_not_shipped() -> None:
-    assert {row.recipe.model for row in ROWS} == {*MODELS, *CLASSICAL} - {"wav2vec2"}
-    assert len({row.name for row in ROWS}) == len(ROWS)
 
 
 def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
@@ -106,10 +112,8 @@ def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
 def test_a_row_whose_recipe_has_changed_is_run_again(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     only = dataclasses.replace(config, splits=("fold3",), rows=("knn",))
     compare(only)
-    changed = [
-        dataclasses.replace(r, recipe=dataclasses.replace(r.recipe, features="mfcc")) for r in compare_module.ROWS
-    ]
-    monkeypatch.setattr(compare_module, "ROWS", tuple(changed))
+    changed = [dataclasses.replace(r, recipe=dataclasses.replace(r.recipe, features="mfcc")) for r in _here()]
+    _instead(changed, monkeypatch)
     results = json.loads(compare(only).read_text())
     assert results["cells"]["knn"]["fold3"]["settings"]["features"] == "mfcc"
     assert results["costs"]["rows"]["knn"]["graph"] == "knn on mfcc"
@@ -118,7 +122,7 @@ def test_a_row_whose_recipe_has_changed_is_run_again(config: CompareConfig, monk
 
 def test_a_cell_is_of_now_as_long_as_recipe_network_and_temperature_are(config: CompareConfig) -> None:
     results = json.loads(compare(dataclasses.replace(config, rows=("cnn_tdnn",), splits=("fold3",))).read_text())
-    row = next(row for row in compare_module.ROWS if row.name == "cnn_tdnn")
+    row = next(row for row in _here() if row.name == "cnn_tdnn")
     cell = results["cells"]["cnn_tdnn"]["fold3"]
     found = cell["calibration"]["temperature"]
 
@@ -162,66 +166,3 @@ def test_the_time_of_a_row_is_that_of_its_epochs_whenever_they_were(config: Comp
 def test_what_is_not_known_is_refused(config: CompareConfig, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"There is no (row|split)"):
         compare(dataclasses.replace(config, **wrong))
-
-
-def test_the_summary_is_over_actor_folds_and_sorted_by_validation() -> None:
-    def cell(validation: float, test: float) -> dict[str, Any]:
-        return {
-            "validation": {"uar": validation, "accuracy": 0.5},
-            "test": {"uar": test, "accuracy": 0.5},
-            "parameters": 1_000_000,
-            "train_s": 60.0,
-        }
-
-    cells = {
-        "cnn": {"fold0": cell(0.6, 0.4), "fold1": cell(0.6, 0.6), "random": cell(0.9, 0.9)},
-        "lstm": {"fold0": cell(0.7, 0.5), "fold1": cell(0.7, 0.5)},
-        "gru": {"fold0": cell(0.9, 0.9)},
-    }
-    costs = {"cnn": {"ms": 1.234, "megabytes": 4.0}}
-    lines = summary({"cells": cells, "costs": {"rows": costs}})
-    cnn = next(line for line in lines if line["name"] == "cnn")
-    assert cnn["test_uar"] == pytest.approx(0.5)
-    assert cnn["test_uar_sd"] == pytest.approx(0.1414, abs=1e-3)
-    # By validation, and who was compared over fewer folds behind.
-    assert table(lines).index("| lstm") < table(lines).index("| cnn") < table(lines).index("| gru")
-    assert "flatters" in table(lines)
-    assert "| 1.23 | 1.0 min |" in table(lines)
-    assert SPLITS[-2:] == ("random", "joined")
-
-
-def test_the_table_is_put_into_its_place_in_readme(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("# before\n<!-- compare: made by `make compare` -->\nold\n<!-- /compare -->\nafter\n")
-    compare_module.into_readme([], readme)
-    assert readme.read_text() == (
-        f"# before\n<!-- compare: made by `make compare` -->\n{table([])}<!-- /compare -->\nafter\n"
-    )
-    readme.write_text("nothing")
-    with pytest.raises(ValueError, match="no place for the table"):
-        compare_module.into_readme([], readme)
-
-
-def test_the_error_of_all_folds_is_that_of_all_their_clips_together() -> None:
-    def bins(clips: int, accuracy: float) -> dict[str, Any]:
-        return {"ece": 0.0, "bins": [{"clips": clips, "confidence": 0.5, "accuracy": accuracy}]}
-
-    # One fold trusts itself too little and the other as much too far: together they are honest.
-    assert compare_module._pooled_error([bins(10, 0.6), bins(10, 0.4)]) == pytest.approx(0.0)
-    assert compare_module._pooled_error([bins(30, 0.6), bins(10, 0.4)]) == pytest.approx(0.05)
-    assert compare_module._pooled_error([]) is None
-
-
-def test_joined_is_ravdess_and_tess_at_random_in_seven_classes() -> None:
-    ours = next(row for row in ROWS if row.name == "cnn_tdnn")
-    joined, alone = (compare_module.recipe(ours, split) for split in ("joined", "random"))
-    assert joined.merge_calm
-    assert joined.corpora == ("ravdess", "ravdess_song", "tess")
-    assert joined.tess_share == 1
-    fold = compare_module.recipe(ours, "fold0")
-    assert alone.epochs
-    assert fold.epochs
-    assert alone.epochs > fold.epochs
-    assert joined.epochs == alone.epochs
-    assert alone.corpora == ("ravdess", "ravdess_song")
-    assert not alone.merge_calm

@@ -1,0 +1,176 @@
+"""What came out of a comparison: a line for each row, as a table, in README and as a bar chart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from training.augment import AugmentConfig
+from training.calibrate import BINS, bin_of
+from training.config import TrainConfig
+from training.rows import JOINED, ROWS, SPLITS
+from training.spec import ACTOR_FOLDS
+
+Json = dict[str, Any]
+
+
+def summary(results: Json) -> list[Json]:
+    """One line per row that has any cell: mean and deviation over the actor folds there are, random split, costs."""
+    lines = []
+    for row in ROWS:
+        cells = results.get("cells", {}).get(row.name, {})
+        folds = [cells[name] for name in SPLITS if name.startswith("fold") and name in cells]
+        if not folds:
+            continue
+        line: Json = {
+            "name": row.name,
+            "features": row.recipe.features,
+            "source": row.source,
+            "folds": len(folds),
+            "learns_from": _material(row.recipe),
+        }
+        for part in ("validation", "test"):
+            for score in ("uar", "accuracy"):
+                values = [cell[part][score] for cell in folds if part in cell]
+                if values:
+                    line[f"{part}_{score}"], line[f"{part}_{score}_sd"] = _mean_and_deviation(values)
+        for name in ("random", JOINED):
+            line[f"{name}_accuracy"] = cells[name]["test"]["accuracy"] if name in cells else None
+        for when in ("before", "after"):
+            found = [cell["calibration"][when] for cell in folds if "calibration" in cell]
+            line[f"ece_{when}"], line[f"ece_{when}_sd"] = _mean_and_deviation([one["ece"] for one in found])
+            line[f"ece_{when}_pooled"] = _pooled_error(found)
+        line["parameters"] = folds[0]["parameters"]
+        cost = results.get("costs", {}).get("rows", {}).get(row.name, {})  # told once all cells are there
+        line["megabytes"], line["ms"] = cost.get("megabytes"), cost.get("ms")
+        line["train_s"] = float(np.mean([cell["train_s"] for cell in folds]))
+        lines.append(line)
+    return lines
+
+
+def _mean_and_deviation(values: list[float]) -> tuple[float | None, float]:
+    if not values:
+        return None, 0.0
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _material(told: TrainConfig) -> str:
+    """What a recipe learns from on a fold, in words."""
+    names = {"ravdess": "speech", "ravdess_song": "song", "tess": "TESS"}
+    words = [names[corpus] for corpus in told.corpora]
+    if told.augment != AugmentConfig():
+        words.append("augmented")
+    return ", ".join(words)
+
+
+def _pooled_error(found: list[Json]) -> float | None:
+    """Expected calibration error over the clips of all folds together: bins add up, errors of small parts do not."""
+    clips, gaps = 0, dict.fromkeys(range(BINS), 0.0)
+    for one in found:
+        for entry in one["bins"]:
+            clips += entry["clips"]
+            gaps[bin_of(entry["confidence"])] += entry["clips"] * (entry["accuracy"] - entry["confidence"])
+    return sum(abs(gap) for gap in gaps.values()) / clips if clips else None
+
+
+def table(lines: list[Json]) -> str:
+    """Markdown; rows over all folds before others, in the order of validation UAR, by which the winner is chosen.
+
+    A row that learned from the validation parts too, once another had settled it, has none and stands first.
+    """
+    head = (
+        "| model | learns from | features | parameters | UAR, unheard actors | accuracy, unheard actors | "
+        "UAR, validation actors | calibration error | accuracy, random split | the same with TESS, 7 classes | "
+        "ms per 3 s clip | training |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+    )
+    body = "".join(
+        f"| {line['name']} ({line['source']}{_missing(line['folds'])}) | {line['learns_from']} | {line['features']} | "
+        f"{_millions(line['parameters'])} | {_mean(line, 'test_uar')} | {_mean(line, 'test_accuracy')} | "
+        f"{_mean(line, 'validation_uar')} | {_mean(line, 'ece_after')} | "
+        f"{_share(line['random_accuracy'])} | {_share(line[f'{JOINED}_accuracy'])} | "
+        f"{_milliseconds(line['ms'])} | {line['train_s'] / 60:.1f} min |\n"
+        for line in sorted(lines, key=lambda line: (-line["folds"], -line.get("validation_uar", 1.0)))
+    )
+    return head + body + _NOTES
+
+
+_NOTES = """
+UAR, accuracy and calibration error (15 bins, at the temperature that validation actors gave) are means and standard
+deviations over the folds of actors. Who is compared over fewer folds is compared over other actors: folds differ by
+more than models do. A random split flatters: the same voices are on both sides of it. Rows learn from what is neither
+validation nor test of their split, a whole one from the validation part too; its training is that of its teachers too.
+"""
+
+
+def into_readme(lines: list[Json], readme: Path) -> None:
+    """Put the table where README has its mark.
+
+    Raises:
+        ValueError: there is no such mark.
+    """
+    text = readme.read_text()
+    begin, end = "<!-- compare: made by `make compare` -->\n", "<!-- /compare -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{readme} has no place for the table: it is put between {begin.strip()} and {end}.")
+    readme.write_text(f"{before}{begin}{table(lines)}{end}{after}")
+
+
+def _mean(line: Json, score: str) -> str:
+    """With its deviation, where there is more than one fold."""
+    if line.get(score) is None:
+        return ""
+    return f"{line[score]:.3f}" + (f" ± {line[f'{score}_sd']:.3f}" if line["folds"] > 1 else "")
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _missing(folds: int) -> str:
+    """A mean over some of the folds says so."""
+    return "" if folds == len(ACTOR_FOLDS) else f"; {folds} of {len(ACTOR_FOLDS)} folds"
+
+
+def _millions(parameters: int | None) -> str:
+    return "" if parameters is None else f"{parameters / 1e6:.2f} M"
+
+
+def plot(lines: list[Json], path: Path) -> None:
+    """UAR on unheard actors beside accuracy on the random split, which flatters."""
+    ordered = sorted(lines, key=lambda line: line["test_uar"])
+    figure = Figure(figsize=(8, 0.45 * len(ordered) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    place = np.arange(len(ordered))
+    axes.barh(
+        place + 0.2,
+        [line["test_uar"] for line in ordered],
+        0.4,
+        xerr=[line["test_uar_sd"] if line["folds"] > 1 else np.nan for line in ordered],
+        label="UAR, actors it never heard",
+        color="#1f77b4",
+    )
+    axes.barh(
+        place - 0.2,
+        [line["random_accuracy"] or 0 for line in ordered],
+        0.4,
+        label="accuracy, random split (same voices on both sides)",
+        color="#c7c7c7",
+    )
+    axes.set_yticks(place, [line["name"] + _missing(line["folds"]).replace("; ", "\n") for line in ordered])
+    axes.set(xlim=(0, 1), xlabel="score")
+    axes.axvline(0.125, color="grey", linestyle=":", linewidth=1)
+    above = axes.get_xaxis_transform()
+    axes.text(0.125, 1.01, "chance", transform=above, color="grey", fontsize=8, ha="center", va="bottom")
+    axes.set_ylim(-0.6, len(ordered) - 0.4)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)
