@@ -81,7 +81,8 @@ class TrainConfig:
     whole: bool = False
     """Learn from the validation part too, once everything is chosen: all epochs are run, the last weights kept."""
     merge_calm: bool = False
-    """Count calm as neutral, as who joins RAVDESS and TESS does: seven classes."""
+    """Count calm as neutral, as who joins RAVDESS and TESS does: seven classes. The network keeps eight outputs;
+    that of calm learns to be silent."""
     epochs: int | None = None
     """Most epochs; 100 where not given, or the run's own number when resuming."""
     batch_size: int = 32
