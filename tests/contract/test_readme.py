@@ -16,6 +16,7 @@ from benchmarks.tables import better
 from serving.errors import RequestError
 from serving.settings import PREFIX, Settings
 from tests.conftest import ROOT
+from training.comparison import table
 
 README = (ROOT / "README.md").read_text()
 
@@ -74,23 +75,39 @@ def test_the_figures_are_those_of_the_committed_models() -> None:
         assert metadata["training"]["speakers"]["test"] == ["08", "17"]
         assert not metadata["commit"].endswith("+changes")
     assert described["1"]["training"]["speakers"]["validation"] == ["01", "04", "09"]
-    cells = json.loads((ROOT / "training" / "results" / "compare.json").read_text())["cells"]
-    assert f"has {cells['cnn_tdnn']['fold3']['validation']['uar']:.3f} at two fifths" in README
+    results = json.loads((ROOT / "training" / "results" / "compare.json").read_text())
+    flat = " ".join(README.split())
+    assert f"has {results['cells']['cnn_tdnn_taught']['fold3']['validation']['uar']:.3f} at two fifths" in flat
+    ms = {name: line["ms"] for name, line in results["costs"]["rows"].items()}
+    assert 0.35 < ms["cnn_tdnn"] / ms["cnn"] < 0.45
+    noisy = json.loads((ROOT / "exported" / "2" / "report" / "conditions.json").read_text())["scores"]
+    left, whole = (noisy[name]["uar"] for name in ("noise 10 dB", "as it is"))
+    assert f"10 dB below the voice leave it {left:.3f} of its {whole:.3f}." in flat
 
 
 def test_what_the_bench_is_said_to_have_found_it_found() -> None:
     lines = json.loads((ROOT / "training" / "results" / "compare.json").read_text())["summary"]
     told = {line["name"]: line for line in lines}
-    ours, before, svm = (told[name] for name in ("cnn_tdnn", "residual", "svm"))
-    assert before["folds"] == svm["folds"] == 5
-    heard = {3: "three", 4: "four", 5: "all"}[ours["folds"]]
+    three = ours, before, svm = [told[name] for name in ("cnn_tdnn", "residual", "svm")]
+    assert [line["folds"] for line in three] == [5, 5, 5]
     flat = " ".join(README.split())
-    assert f"over {heard} of them, a UAR of {ours['test_uar']:.3f} ± {ours['test_uar_sd']:.3f} and" in flat
-    assert f"a calibration error of {ours['ece_after']:.3f} over all clips" in flat
+    assert f"a UAR of {ours['test_uar']:.3f} ± {ours['test_uar_sd']:.3f} over all five" in flat
+    assert f"calibration error of {ours['ece_after']:.3f} ± {ours['ece_after_sd']:.3f}" in flat
+    assert f"({ours['ece_after_pooled']:.3f} over all clips together)" in flat
     assert f"the mean over bands {before['test_uar']:.3f} ± {before['test_uar_sd']:.3f}," in flat
     assert f"statistics of features {svm['test_uar']:.3f} ± {svm['test_uar_sd']:.3f}." in flat
-    assert f"accuracies of {before['random_accuracy']:.3f} and {svm['random_accuracy']:.3f};" in flat
-    assert f"in seven classes, the former has {before['joined_accuracy']:.3f}." in flat
+    assert "accuracies of {:.3f}, {:.3f} and {:.3f};".format(*(line["random_accuracy"] for line in three)) in flat
+    assert f"in seven classes, the second has {before['joined_accuracy']:.3f}." in flat
+    assert f"<!-- compare: made by `make compare` -->\n{table(lines)}<!-- /compare -->" in README
+
+
+def test_why_there_is_no_8_bit_file_is_what_was_measured() -> None:
+    told = json.loads((ROOT / "training" / "results" / "int8.json").read_text())
+    assert not told["shipped"]
+    flat = " ".join(README.split())
+    assert (
+        f"have to be {told['asked']['times_as_fast']} times as fast and is {told['times_as_fast']:.2f} times." in flat
+    )
 
 
 def test_how_long_an_epoch_takes_is_what_was_measured() -> None:
