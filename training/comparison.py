@@ -76,6 +76,11 @@ def _pooled_error(found: list[Json]) -> float | None:
     return sum(abs(gap) for gap in gaps.values()) / clips if clips else None
 
 
+def _in_order(lines: list[Json]) -> list[Json]:
+    """Rows over all folds before others, by their validation UAR."""
+    return sorted(lines, key=lambda line: (-line["folds"], -line.get("validation_uar", 1.0)))
+
+
 def table(lines: list[Json]) -> str:
     """Markdown; rows over all folds before others, in the order of validation UAR, by which the winner is chosen.
 
@@ -92,7 +97,7 @@ def table(lines: list[Json]) -> str:
         f"{_mean(line, 'validation_uar')} | {_mean(line, 'ece_after')} | "
         f"{_share(line['random_accuracy'])} | {_share(line[f'{JOINED}_accuracy'])} | "
         f"{_milliseconds(line['ms'])} | {line['train_s'] / 60:.1f} min |\n"
-        for line in sorted(lines, key=lambda line: (-line["folds"], -line.get("validation_uar", 1.0)))
+        for line in _in_order(lines)
     )
     return head + body + _NOTES
 
@@ -146,18 +151,20 @@ def _millions(parameters: int | None) -> str:
 
 def plot(lines: list[Json], path: Path) -> None:
     """UAR on unheard actors beside accuracy on the random split, which flatters."""
-    ordered = sorted(lines, key=lambda line: line["test_uar"])
+    ordered = _in_order(lines)[::-1]
     figure = Figure(figsize=(8, 0.45 * len(ordered) + 1.6), layout="constrained")
     axes = figure.subplots()
     place = np.arange(len(ordered))
-    axes.barh(
+    bars = axes.barh(
         place + 0.2,
         [line["test_uar"] for line in ordered],
         0.4,
         xerr=[line["test_uar_sd"] if line["folds"] > 1 else np.nan for line in ordered],
-        label="UAR, actors it never heard",
+        label="UAR, actors it never heard (pale: of some folds only)",
         color="#1f77b4",
     )
+    for bar, line in zip(bars, ordered, strict=True):
+        bar.set_alpha(1.0 if line["folds"] == len(ACTOR_FOLDS) else 0.4)
     axes.barh(
         place - 0.2,
         [line["random_accuracy"] or 0 for line in ordered],
