@@ -163,8 +163,6 @@ def plot(lines: list[Json], path: Path) -> None:
         label="UAR, actors it never heard (pale: of some folds only)",
         color="#1f77b4",
     )
-    for bar, line in zip(bars, ordered, strict=True):
-        bar.set_alpha(1.0 if line["folds"] == len(ACTOR_FOLDS) else 0.4)
     axes.barh(
         place - 0.2,
         [line["random_accuracy"] or 0 for line in ordered],
@@ -178,6 +176,8 @@ def plot(lines: list[Json], path: Path) -> None:
     above = axes.get_xaxis_transform()
     axes.text(0.125, 1.01, "chance", transform=above, color="grey", fontsize=8, ha="center", va="bottom")
     axes.set_ylim(-0.6, len(ordered) - 0.4)
-    figure.legend(frameon=False, loc="outside lower center", ncols=2)
+    figure.legend(frameon=False, loc="outside lower center")  # before bars are pale: its own is not
+    for bar, line in zip(bars, ordered, strict=True):
+        bar.set_alpha(1.0 if line["folds"] == len(ACTOR_FOLDS) else 0.4)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
