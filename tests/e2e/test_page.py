@@ -592,7 +592,7 @@ def test_the_model_says_what_it_is_and_what_it_must_not_be_used_for(visit: Visit
     expect(page.get_by_text("python -m training").first).to_be_visible()
 
 
-@pytest.mark.parametrize(("version", "recipe"), [("2", "cnn_tdnn_taught"), ("1", None)])
+@pytest.mark.parametrize(("version", "recipe"), [("2", "cnn_tdnn_whole"), ("1", None)])
 def test_the_folds_say_who_was_examined_and_which_row_is_the_versions(
     visit: Visitor, version: str, recipe: str | None
 ) -> None:
