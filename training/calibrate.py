@@ -29,12 +29,17 @@ def fit_temperature(logits: Floats, owners: Integers, labels: Integers) -> float
     """
 
     def negative_log_likelihood(log_temperature: float) -> float:
-        probabilities = clip_probabilities(softmax(logits / np.exp(log_temperature)), owners, len(labels))
+        probabilities = at_temperature(logits, owners, len(labels), np.exp(log_temperature))
         truth = probabilities[np.arange(len(labels)), labels]
         return float(-np.log(np.maximum(truth, 1e-12)).mean())
 
     found = minimize_scalar(negative_log_likelihood, bounds=(np.log(0.1), np.log(10.0)), method="bounded")
     return float(np.exp(found.x))
+
+
+def at_temperature(logits: Floats, owners: Integers, clips: int, temperature: float) -> npt.NDArray[np.float64]:
+    """Probabilities of clips (clips, classes) at a temperature: means over each one's windows, as in the service."""
+    return clip_probabilities(softmax(logits / temperature), owners, clips)
 
 
 def softmax(logits: Floats) -> npt.NDArray[np.float32]:

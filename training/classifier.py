@@ -133,7 +133,7 @@ class TrainingStep(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         windows, labels = batch
-        targets = self._targets(windows.float(), labels)
+        targets = self._targets(windows, labels)
         with torch.no_grad(), _exact(windows):  # the front end learns nothing
             features = self.picture(self.classifier.features(windows.float()))
             if self.config.augment.mixup:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.calibrate import reliability, softmax
+from training.calibrate import at_temperature, reliability
 from training.classifier import Classifier
 from training.comparison import into_readme, plot, summary, table
 from training.config import CLASSICAL, CompareConfig, TrainConfig
@@ -24,8 +24,8 @@ from training.export import chosen_temperature, export_graph, used
 from training.folds import write_folds
 from training.graph import time_in_turn, torch_model
 from training.history import read_pace
-from training.metrics import clip_probabilities
 from training.provenance import ROOT, provenance
+from training.recordings import Recordings
 from training.rows import ROWS, SPLITS, Row, recipe
 from training.splits import Split
 from training.train import FITTED, corpus_clips, load_classifier
@@ -53,16 +53,14 @@ def compare(config: CompareConfig) -> Path:
                 cell = _cell(config, row, name, temperature)
                 with _kept(config.out) as results:
                     results.setdefault("cells", {}).setdefault(row.name, {})[name] = cell
-    if config.costs or not _costs_are_told(results):
-        costs = _costs(config, results)
-        with _kept(config.out) as results:
-            results["costs"] = costs
+    told = {"costs": _costs(config, results)} if config.costs or not _costs_are_told(results) else {}
     with _kept(config.out) as results:
-        pass  # the summary, of whatever is there
-    plot(summary(results), config.out / "compare.png")
-    (config.out / "compare.md").write_text(table(summary(results)))
+        results.update(told)
+    lines = results["summary"]
+    plot(lines, config.out / "compare.png")
+    (config.out / "compare.md").write_text(table(lines))
     if config.readme:
-        into_readme(summary(results), config.readme)
+        into_readme(lines, config.readme)
     if config.folds:
         write_folds(results, config.folds)
     return config.out / "compare.json"
@@ -77,7 +75,7 @@ def read_results(folder: Path) -> Json:
 
 @contextlib.contextmanager
 def _kept(folder: Path) -> Iterator[Json]:
-    """What stands in compare.json, to be changed and written back; rows that run side by side take turns."""
+    """What stands in compare.json, to be changed and written back, summed up; rows that run side by side take turns."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".compare.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -149,19 +147,24 @@ def _cell(config: CompareConfig, row: Row, split: str, temperature: float | None
     seconds = sum(epoch["seconds"] for each in (*teachers, run) for epoch in read_pace(each))
     settings, model = load_model(run)
     parts = used(settings, Split.load(run / "split.json", corpus_clips(settings, config.data)))
-    scores = {
-        part: examine(model, decoded(parts, part), part, run / part, settings.seed)
-        for part in ("validation", "test")
-        if parts.part(part)
-    }
+    heard = {part: decoded(parts, part) for part in ("validation", "test") if parts.part(part)}
+    scores = {part: examine(model, clips, part, run / part, settings.seed) for part, clips in heard.items()}
     kept = ("clips", "uar", "accuracy", "f1_macro")
-    return {
+    cell = {
         "settings": _settings(row, split),
         **{part: {key: scores[part][key] for key in kept} for part in scores},
-        **({} if row.recipe.model in CLASSICAL else {"calibration": _calibration(config, run, parts, temperature)}),
         "train_s": round(seconds, 1),
-        "parameters": None if row.recipe.model in CLASSICAL else load_classifier(run)[1].parameters_count,
+        "parameters": None,
         "provenance": provenance(settings.seed),
+    }
+    if settings.model in CLASSICAL:
+        return cell
+    classifier = load_classifier(run)[1]
+    if temperature is None:
+        temperature = chosen_temperature(run, None, config.data)
+    return cell | {
+        "calibration": _calibration(classifier, heard["test"], temperature),
+        "parameters": classifier.parameters_count,
     }
 
 
@@ -177,16 +180,12 @@ def _trained(settings: TrainConfig) -> Path:
     return run
 
 
-def _calibration(config: CompareConfig, run: Path, parts: Split, temperature: float | None) -> Json:
-    """Reliability on the test part before and after the temperature: the one told, or what validation actors give."""
-    if temperature is None:
-        temperature = chosen_temperature(run, None, config.data)
-    heard = decoded(parts, "test")
-    logits, owners = heard.through(torch_model(load_classifier(run)[1]))
+def _calibration(classifier: Classifier, heard: Recordings, temperature: float) -> Json:
+    """Reliability on the test part before and after the temperature."""
+    logits, owners = heard.through(torch_model(classifier))
     found: Json = {"temperature": temperature}
     for name, divisor in (("before", 1.0), ("after", temperature)):
-        probabilities = clip_probabilities(softmax(logits / divisor), owners, len(heard))
-        found[name] = reliability(probabilities, heard.labels.numpy())
+        found[name] = reliability(at_temperature(logits, owners, len(heard), divisor), heard.labels.numpy())
     return found
 
 

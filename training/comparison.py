@@ -77,15 +77,15 @@ def _pooled_error(found: list[Json]) -> float | None:
 
 
 def _in_order(lines: list[Json]) -> list[Json]:
-    """Rows over all folds before others, by their validation UAR."""
+    """Rows over all folds before others, in the order of validation UAR, by which the winner is chosen.
+
+    A row that learned from the validation parts too, once another had settled it, has none and stands first.
+    """
     return sorted(lines, key=lambda line: (-line["folds"], -line.get("validation_uar", 1.0)))
 
 
 def table(lines: list[Json]) -> str:
-    """Markdown; rows over all folds before others, in the order of validation UAR, by which the winner is chosen.
-
-    A row that learned from the validation parts too, once another had settled it, has none and stands first.
-    """
+    """Markdown, with what there is to know beside the figures."""
     head = (
         "| model | learns from | features | parameters | UAR, unheard actors | accuracy, unheard actors | "
         "UAR, validation actors | calibration error | accuracy, random split | the same with TESS, 7 classes | "
@@ -95,8 +95,8 @@ def table(lines: list[Json]) -> str:
         f"| {line['name']} ({line['source']}{_missing(line['folds'])}) | {line['learns_from']} | {line['features']} | "
         f"{_millions(line['parameters'])} | {_mean(line, 'test_uar')} | {_mean(line, 'test_accuracy')} | "
         f"{_mean(line, 'validation_uar')} | {_mean(line, 'ece_after')} | "
-        f"{_share(line['random_accuracy'])} | {_share(line[f'{JOINED}_accuracy'])} | "
-        f"{_milliseconds(line['ms'])} | {line['train_s'] / 60:.1f} min |\n"
+        f"{_rounded(line['random_accuracy'], 3)} | {_rounded(line[f'{JOINED}_accuracy'], 3)} | "
+        f"{_rounded(line['ms'], 2)} | {line['train_s'] / 60:.1f} min |\n"
         for line in _in_order(lines)
     )
     return head + body + _NOTES
@@ -132,12 +132,8 @@ def _mean(line: Json, score: str) -> str:
     return f"{line[score]:.3f}" + (f" ± {line[f'{score}_sd']:.3f}" if line["folds"] > 1 else "")
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _milliseconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _rounded(value: float | None, places: int) -> str:
+    return "" if value is None else f"{value:.{places}f}"
 
 
 def _missing(folds: int) -> str:

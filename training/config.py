@@ -150,10 +150,9 @@ class TrainConfig:
 
     def _refuse_what_has_no_effect(self) -> None:
         """A setting that is taken and does nothing would be believed."""
-        of_networks = () if self.model not in CLASSICAL else _OF_NETWORKS
-        of_others = [name for name, models in _OF_SOME.items() if self.model not in models]
         for one in dataclasses.fields(self):
-            if one.name in (*of_networks, *of_others) and getattr(self, one.name) != _default(one):
+            models = _ONLY_OF.get(one.name, (self.model,))
+            if self.model not in models and getattr(self, one.name) != _default(one):
                 raise ValueError(f"{one.name} has no effect on {self.model}: leave it out.")
 
     def _check_numbers(self) -> None:
@@ -315,28 +314,16 @@ class PaceConfig:
             raise ValueError(f"epochs must be above 0; got {self.epochs}.")
 
 
-_OF_NETWORKS = (
-    *(
-        "epochs",
-        "batch_size",
-        "learning_rate",
-        "weight_decay",
-        "schedule",
-        "dropout",
-        "label_smoothing",
-        "class_weights",
-    ),
-    *("tess_share", "average", "patience", "level", "augment", "precision", "devices", "num_nodes", "teachers"),
-    *("teacher_share", "init_from", "resume"),
-)
-"""Settings that random_forest, svm and knn do not have."""
-
-_OF_SOME = {
+_ONLY_OF = {
+    **dict.fromkeys(("epochs", "batch_size", "patience", "devices", "num_nodes", "precision", "resume"), tuple(MODELS)),
+    **dict.fromkeys(("learning_rate", "weight_decay", "schedule", "dropout", "average", "init_from"), tuple(MODELS)),
+    **dict.fromkeys(("label_smoothing", "class_weights", "tess_share", "level", "augment"), tuple(MODELS)),
+    **dict.fromkeys(("teachers", "teacher_share"), tuple(MODELS)),
     "pretrained": ("wav2vec2",),
     "freeze": ("wav2vec2",),
     "checkpoint_gradients": ("wav2vec2", "transformer"),
 }
-"""Settings of single networks."""
+"""Settings that not every model has, and which have them."""
 
 
 def _default(one: dataclasses.Field[Any]) -> Any:

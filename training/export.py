@@ -14,7 +14,7 @@ import onnx
 import torch
 
 from training.architecture import plot_architecture
-from training.calibrate import fit_temperature, reliability, softmax
+from training.calibrate import at_temperature, fit_temperature, reliability
 from training.card import model_card
 from training.classifier import Classifier, Probabilities
 from training.conditions import CONDITIONS
@@ -23,7 +23,6 @@ from training.datasets import find_clips
 from training.evaluate import decoded, examine, predict
 from training.graph import OUTPUT, WindowModel, export_module, onnx_model, torch_model
 from training.history import read_history
-from training.metrics import clip_probabilities
 from training.metrics import scores as exam_scores
 from training.progress import progress
 from training.provenance import provenance
@@ -208,7 +207,7 @@ def chosen_temperature(run: Path, calibrate_by: Path | None, data: Path) -> floa
 def uncalibrated_error(classifier: Classifier, heard: Recordings) -> float:
     """Expected calibration error at temperature 1."""
     logits, owners = heard.through(torch_model(classifier))
-    error: float = reliability(clip_probabilities(softmax(logits), owners, len(heard)), heard.labels.numpy())["ece"]
+    error: float = reliability(at_temperature(logits, owners, len(heard), 1.0), heard.labels.numpy())["ece"]
     return error
 
 

@@ -54,14 +54,13 @@ def quantise(config: QuantiseConfig) -> Json:
     quantised = eight_bits(data, (windows.numpy() for windows, _ in Recordings(ranges).window_batches(1)))
     said = set(ranges)
     others = _spread(tuple(clip for clip in split.train if clip not in said), _DECIDING_CLIPS)
+    graphs = {"float": data, "int8": quantised}
+    models = {name: onnx_model(graph) for name, graph in graphs.items()}
     uar = {
-        part: {
-            name: scores(heard.labels.numpy(), predict(onnx_model(graph), heard))["uar"]
-            for name, graph in (("float", data), ("int8", quantised))
-        }
+        part: {name: scores(heard.labels.numpy(), predict(model, heard))["uar"] for name, model in models.items()}
         for part, heard in (("learned", Recordings(others)), ("test", decoded(split, "test")))
     }
-    times = time_in_turn({"float": data, "int8": quantised})
+    times = time_in_turn(graphs)
     faster = times["float"] / times["int8"]
     results: Json = {
         "version": config.version,
@@ -74,9 +73,10 @@ def quantise(config: QuantiseConfig) -> Json:
         "shipped": faster >= FASTER and uar["learned"]["float"] - uar["learned"]["int8"] <= UAR_LOSS,
         "provenance": provenance(0),
     }
-    file, precisions = folder / "model.int8.onnx", description.setdefault("precisions", {})
+    file, precisions = folder / "model.int8.onnx", description.get("precisions", {})
     if results["shipped"]:
         precisions["int8"] = save_graph(onnx.load_from_string(quantised), file, description["metadata"])
+        description["precisions"] = precisions
     else:  # one of an earlier turn, which paid then
         precisions.pop("int8", None)
         file.unlink(missing_ok=True)

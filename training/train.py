@@ -221,25 +221,28 @@ def _open_run(config: TrainConfig) -> tuple[TrainConfig, Path]:
         config = dataclasses.replace(saved, epochs=config.epochs or saved.epochs)
         if not (run / "checkpoints" / LAST).is_file():
             raise FileNotFoundError(f"{run} has no {LAST}: it stopped before its first epoch ended. Start it anew.")
-    elif _is_first():
-        run = config.runs / config.run_name
-        if any((run / "checkpoints").glob("*")):
-            raise FileExistsError(f"{run} exists. Go on with it by --resume {run}, or give another --name.")
-        if (run / "config.json").exists():
-            shutil.rmtree(run)  # it stopped before its first epoch ended: there is nothing in it
-        split = make_split(config, config.data)  # before there is a folder: what is refused leaves nothing behind
-        _refuse_who_heard_the_exam(config, split)
-        run.mkdir(parents=True)
-        split.save(run / "split.json")
-        _write(run / "provenance.json", provenance(config.seed))
     else:
         run = config.runs / config.run_name
-        if not (run / "split.json").exists():  # another machine's disk
+        if _is_first():
+            _make_run(config, run)
+        elif not (run / "split.json").exists():  # another machine's disk
             run.mkdir(parents=True, exist_ok=True)
             make_split(config, config.data).save(run / "split.json")
     if _is_first():
         _write(run / "config.json", config.to_json())
     return config, run
+
+
+def _make_run(config: TrainConfig, run: Path) -> None:
+    if any((run / "checkpoints").glob("*")):
+        raise FileExistsError(f"{run} exists. Go on with it by --resume {run}, or give another --name.")
+    if (run / "config.json").exists():
+        shutil.rmtree(run)  # it stopped before its first epoch ended: there is nothing in it
+    split = make_split(config, config.data)  # before there is a folder: what is refused leaves nothing behind
+    _refuse_who_heard_the_exam(config, split)
+    run.mkdir(parents=True)
+    split.save(run / "split.json")
+    _write(run / "provenance.json", provenance(config.seed))
 
 
 def _is_first() -> bool:
