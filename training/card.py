@@ -111,7 +111,9 @@ def _confidence(metadata: dict[str, Any]) -> str:
         f"A temperature of {calibration['temperature']:.2f}, fitted on the validation part"
         f"{_fitted_elsewhere(calibration)}, is frozen into the graph. "
         f"Expected calibration error (15 bins) on the test part: {calibration['ece_test_before']:.3f} before, "
-        f"{calibration['ece_test']:.3f} after. With `min_confidence` {half['min_confidence']:.2f}, "
+        f"{calibration['ece_test']:.3f} after. Exact confidences would be expected to show "
+        f"{calibration['ece_test_if_calibrated']:.3f} on so few clips, by chance. "
+        f"With `min_confidence` {half['min_confidence']:.2f}, "
         f"{half['answered']:.0%} of the clips are answered, {half['accuracy']:.0%} of those rightly."
     )
 

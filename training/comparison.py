@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from training.augment import AugmentConfig
-from training.calibrate import BINS, bin_of
+from training.calibrate import calibration_error, error_if_calibrated, pooled_bins
 from training.config import TrainConfig
 from training.rows import JOINED, ROWS, SPLITS
 from training.spec import ACTOR_FOLDS
@@ -40,9 +40,12 @@ def summary(results: Json) -> list[Json]:
         for name in ("random", JOINED):
             line[f"{name}_accuracy"] = cells[name]["test"]["accuracy"] if name in cells else None
         for when in ("before", "after"):
-            found = [cell["calibration"][when] for cell in folds if "calibration" in cell]
-            line[f"ece_{when}"], line[f"ece_{when}_sd"] = _mean_and_deviation([one["ece"] for one in found])
-            line[f"ece_{when}_pooled"] = _pooled_error(found)
+            found = [cell["calibration"][when]["bins"] for cell in folds if "calibration" in cell]
+            pooled = [pooled_bins(found)] if found else []
+            for name, error in (("ece", calibration_error), ("ece_if_calibrated", error_if_calibrated)):
+                key = f"{name}_{when}"
+                line[key], line[f"{key}_sd"] = _mean_and_deviation([error(bins) for bins in found])
+                line[f"{key}_pooled"], _ = _mean_and_deviation([error(bins) for bins in pooled])
         line["parameters"] = folds[0]["parameters"]
         cost = results.get("costs", {}).get("rows", {}).get(row.name, {})  # told once all cells are there
         line["megabytes"], line["ms"] = cost.get("megabytes"), cost.get("ms")
@@ -66,16 +69,6 @@ def _material(told: TrainConfig) -> str:
     return ", ".join(words)
 
 
-def _pooled_error(found: list[Json]) -> float | None:
-    """Expected calibration error over the clips of all folds together: bins add up, errors of small parts do not."""
-    clips, gaps = 0, dict.fromkeys(range(BINS), 0.0)
-    for one in found:
-        for entry in one["bins"]:
-            clips += entry["clips"]
-            gaps[bin_of(entry["confidence"])] += entry["clips"] * (entry["accuracy"] - entry["confidence"])
-    return sum(abs(gap) for gap in gaps.values()) / clips if clips else None
-
-
 def _in_order(lines: list[Json]) -> list[Json]:
     """Rows over all folds before others, in the order of validation UAR, by which the winner is chosen.
 
@@ -88,13 +81,14 @@ def table(lines: list[Json]) -> str:
     """Markdown, with what there is to know beside the figures."""
     head = (
         "| model | learns from | features | parameters | UAR, unheard actors | accuracy, unheard actors | "
-        "UAR, validation actors | calibration error | accuracy, random split | the same with TESS, 7 classes | "
-        "ms per 3 s clip | training |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+        "UAR, validation actors | calibration error (by chance) | accuracy, random split | "
+        "the same with TESS, 7 classes | ms per 3 s clip | training |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|---|\n"
     )
     body = "".join(
         f"| {line['name']} ({line['source']}{_missing(line['folds'])}) | {line['learns_from']} | {line['features']} | "
         f"{_millions(line['parameters'])} | {_mean(line, 'test_uar')} | {_mean(line, 'test_accuracy')} | "
-        f"{_mean(line, 'validation_uar')} | {_mean(line, 'ece_after')} | "
+        f"{_mean(line, 'validation_uar')} | {_calibration(line)} | "
         f"{_rounded(line['random_accuracy'], 3)} | {_rounded(line[f'{JOINED}_accuracy'], 3)} | "
         f"{_rounded(line['ms'], 2)} | {line['train_s'] / 60:.1f} min |\n"
         for line in _in_order(lines)
@@ -103,10 +97,11 @@ def table(lines: list[Json]) -> str:
 
 
 _NOTES = """
-UAR, accuracy and calibration error (15 bins, at the temperature that validation actors gave) are means and standard
-deviations over the folds of actors. Who is compared over fewer folds is compared over other actors: folds differ by
-more than models do. A random split flatters: the same voices are on both sides of it. Rows learn from what is neither
-validation nor test of their split, a whole one from the validation part too; its training is that of its teachers too.
+UAR, accuracy and calibration error (15 bins, at the temperature that validation actors gave; in brackets what exact
+confidences would be expected to show on so few clips, by chance) are means and standard deviations over the folds of
+actors. Who is compared over fewer folds is compared over other actors: folds differ by more than models do. A random
+split flatters: the same voices are on both sides of it. Rows learn from what is neither validation nor test of their
+split, a whole one from the validation part too; its training is that of its teachers too.
 """
 
 
@@ -130,6 +125,10 @@ def _mean(line: Json, score: str) -> str:
     if line.get(score) is None:
         return ""
     return f"{line[score]:.3f}" + (f" ± {line[f'{score}_sd']:.3f}" if line["folds"] > 1 else "")
+
+
+def _calibration(line: Json) -> str:
+    return f"{mean} ({line['ece_if_calibrated_after']:.3f})" if (mean := _mean(line, "ece_after")) else ""
 
 
 def _rounded(value: float | None, places: int) -> str:

@@ -78,7 +78,9 @@ def export(config: ExportConfig) -> Path:
         calibration["temperature_from"] = config.calibrate_by.name
     for part, heard in parts.items():
         calibration[f"ece_{part}_before"] = uncalibrated_error(classifier, heard)
-        calibration[f"ece_{part}"] = results[part]["calibration"]["ece"]
+        measured = results[part]["calibration"]
+        calibration[f"ece_{part}"] = measured["ece"]
+        calibration[f"ece_{part}_if_calibrated"] = measured["ece_if_calibrated"]
     _examine_conditions(session, parts["test"], report, settings.seed)
     if elsewhere := _examine_elsewhere(session, config, settings, report):
         results["tess"] = elsewhere

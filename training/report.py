@@ -95,7 +95,8 @@ def plot_reliability(metrics: dict[str, Any], path: Path, title: str) -> None:
     """How often a confidence was right, and what a threshold on it would leave and buy."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     trust, reject = figure.subplots(1, 2)
-    bins = metrics["calibration"]["bins"]
+    calibration = metrics["calibration"]
+    bins = calibration["bins"]
     confidence = [entry["confidence"] for entry in bins]
     trust.bar(confidence, [entry["accuracy"] for entry in bins], width=0.05, label="accuracy")
     trust.plot([0, 1], [0, 1], color="grey", linestyle=":", label="honest")
@@ -106,7 +107,7 @@ def plot_reliability(metrics: dict[str, Any], path: Path, title: str) -> None:
         ylim=(0, 1.1),
         xlabel="confidence",
         ylabel="share right",
-        title=f"ECE {metrics['calibration']['ece']:.3f}",
+        title=f"ECE {calibration['ece']:.3f}; {calibration['ece_if_calibrated']:.3f} if honest, by chance",
     )
     curve = metrics["rejection"]
     thresholds = [point["min_confidence"] for point in curve]

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from tests.sounds import voice
-from training.calibrate import fit_temperature, rejection_curve, reliability, softmax
+from training.calibrate import (
+    calibration_error,
+    fit_temperature,
+    pooled_bins,
+    rejection_curve,
+    reliability,
+    softmax,
+)
 from training.conditions import CONDITIONS
 from training.metrics import clip_probabilities
 from training.spec import AUDIO
@@ -48,6 +57,37 @@ def test_the_error_is_the_gap_between_confidence_and_accuracy() -> None:
     found = reliability(probabilities, labels)
     assert found["ece"] == pytest.approx(0.5 * 0.3 + 0.5 * 0.0)
     assert [entry["clips"] for entry in found["bins"]] == [10, 10]
+
+
+@pytest.mark.parametrize("clips", [120, 4000])
+def test_the_error_of_exact_confidences_is_what_chance_makes_of_so_few_clips(clips: int) -> None:
+    rng = np.random.default_rng(0)
+    probabilities = softmax(drawn(1.0, clips)[0])
+    errors = []
+    for _ in range(200):  # labels drawn from the probabilities themselves, so that these are exact
+        labels = (rng.random(clips)[:, None] > probabilities.cumsum(axis=1)).sum(axis=1).clip(max=7)
+        errors.append(reliability(probabilities, labels))
+    expected = errors[0]["ece_if_calibrated"]
+    assert expected == pytest.approx(np.mean([one["ece"] for one in errors]), rel=0.1)
+    assert (expected > 0.06) == (clips == 120)  # a limit of 0.06 is below what 120 clips can show
+
+
+def test_parts_together_are_as_one_part() -> None:
+    probabilities, labels = softmax(drawn(1.0, 400)[0]), drawn(1.0, 400)[1]
+    whole = reliability(probabilities, labels)
+    halves = [reliability(probabilities[half], labels[half])["bins"] for half in (slice(0, 150), slice(150, 400))]
+    assert [one["clips"] for one in pooled_bins(halves)] == [one["clips"] for one in whole["bins"]]
+    for score in ("confidence", "accuracy"):
+        together = [one[score] for one in pooled_bins(halves)]
+        assert together == pytest.approx([one[score] for one in whole["bins"]])
+
+
+def test_one_part_that_trusts_itself_too_little_and_one_too_far_are_honest_together() -> None:
+    def bins(clips: int, accuracy: float) -> list[dict[str, Any]]:
+        return [{"clips": clips, "confidence": 0.5, "accuracy": accuracy}]
+
+    assert calibration_error(pooled_bins([bins(10, 0.6), bins(10, 0.4)])) == pytest.approx(0.0)
+    assert calibration_error(pooled_bins([bins(30, 0.6), bins(10, 0.4)])) == pytest.approx(0.05)
 
 
 def test_certainty_falls_into_the_last_bin() -> None:

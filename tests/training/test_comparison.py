@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from training import comparison
 from training.comparison import into_readme, summary, table
 from training.rows import SPLITS
 
@@ -46,13 +45,3 @@ def test_the_table_is_put_into_its_place_in_readme(tmp_path: Path) -> None:
     readme.write_text("nothing")
     with pytest.raises(ValueError, match="no place for the table"):
         into_readme([], readme)
-
-
-def test_the_error_of_all_folds_is_that_of_all_their_clips_together() -> None:
-    def bins(clips: int, accuracy: float) -> dict[str, Any]:
-        return {"ece": 0.0, "bins": [{"clips": clips, "confidence": 0.5, "accuracy": accuracy}]}
-
-    # One fold trusts itself too little and the other as much too far: together they are honest.
-    assert comparison._pooled_error([bins(10, 0.6), bins(10, 0.4)]) == pytest.approx(0.0)
-    assert comparison._pooled_error([bins(30, 0.6), bins(10, 0.4)]) == pytest.approx(0.05)
-    assert comparison._pooled_error([]) is None
