@@ -70,7 +70,7 @@ _LONGER: Json = {
 
 ROWS = (
     Row("cnn", "the classic", TrainConfig(model="cnn", **_QUICK)),
-    Row("cnn1d", "Keras projects", TrainConfig(model="cnn1d", **_QUICK)),
+    Row("cnn1d", "Keras projects", TrainConfig(model="cnn1d", corpora=("ravdess", "tess"), **_QUICK)),
     Row("cnn_lstm", "the strongest hand-made hybrid", TrainConfig(model="cnn_lstm", **_QUICK)),
     Row("lstm", "recurrent baseline", TrainConfig(model="lstm", **_QUICK)),
     Row("gru", "recurrent baseline", TrainConfig(model="gru", **_QUICK)),
