@@ -58,6 +58,7 @@ def model_card(metadata: dict[str, Any], results: dict[str, dict[str, Any]]) -> 
         "![Conditions](report/conditions.png)",
         "## On whom it fails",
         _failures(metrics, elsewhere),
+        _never_heard(training["settings"]["augment"]),
         "## Licence and data",
         f"{metadata['licence']}. RAVDESS: Livingstone & Russo 2018, PLoS ONE 13(5): e0196391, CC BY-NC-SA 4.0. TESS: "
         "Pichora-Fuller & Dupuis 2020, doi:10.5683/SP2/E8H2MF, CC BY-NC-ND 4.0.",
@@ -153,8 +154,13 @@ def _failures(metrics: dict[str, Any], elsewhere: dict[str, Any] | None) -> str:
             f"On recordings of another corpus UAR is {elsewhere['uar']:.3f}: other rooms, microphones, words and "
             "actors are the rule outside a laboratory, so expect that figure rather than the first."
         )
-    lines.append(
-        "It never heard children, spontaneous speech, other languages, telephone lines or noise, and it has no answer "
-        "for a voice that expresses none of the eight."
-    )
     return " ".join(lines)
+
+
+def _never_heard(augment: dict[str, float]) -> str:
+    heard = [name for setting, name in (("noise", "noise"), ("room", "rooms")) if augment[setting]]
+    noise = f"telephone lines or other {' and '.join(heard)} than artificial" if heard else "telephone lines or noise"
+    return (
+        f"It never heard children, spontaneous speech, other languages, {noise}, and it has no answer for a voice that "
+        "expresses none of the eight."
+    )

@@ -17,7 +17,9 @@ from serving.runtime import Runtime
 from serving.session import Session
 from tests.conftest import ROOT
 from tests.sounds import voice
+from training import card
 from training import export as export_module
+from training.augment import AugmentConfig
 from training.config import ExportConfig, TrainConfig
 from training.datasets import find_clips
 from training.export import export
@@ -144,13 +146,20 @@ def test_the_file_tells_nothing_of_the_machine_it_was_made_on(version: Path) -> 
 
 
 def test_the_card_has_the_measured_numbers(version: Path) -> None:
-    card = (version / "card.md").read_text()
+    told = (version / "card.md").read_text()
     metrics = json.loads((version / "report" / "metrics.json").read_text())
-    assert f"{metrics['uar']:.3f}" in card
-    assert "Licence" in card
-    assert "fails" in card
+    assert f"{metrics['uar']:.3f}" in told
+    assert "Licence" in told
+    assert "fails" in told
     for picture in ("confusion", "roc", "curves", "architecture", "reliability", "conditions"):
-        assert f"(report/{picture}.png)" in card
+        assert f"(report/{picture}.png)" in told
+
+
+def test_the_card_says_of_noise_and_rooms_what_was_learned_from() -> None:
+    settings = TrainConfig(augment=AugmentConfig()).to_json()["augment"]
+    assert "telephone lines or noise, and" in card._never_heard(settings)
+    assert "or other noise and rooms than artificial, and" in card._never_heard(settings | {"noise": 0.25, "room": 0.1})
+    assert "or other rooms than artificial, and" in card._never_heard(settings | {"room": 0.1})
 
 
 @pytest.mark.usefixtures("_graphs")
