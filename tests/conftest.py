@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,12 @@ SHARED = ROOT.parent / "shared"
 _ROUTES = ROOT / "exported" / "routes.yaml"
 SERVED = Routes.parse(_ROUTES.read_text(), _ROUTES).default_version
 """The version that a service answers with unless told otherwise; its one owner is exported/routes.yaml."""
+
+
+def answering() -> str:
+    """The SHA-256 of that version's model."""
+    described: dict[str, str] = json.loads((ROOT / "exported" / SERVED / "model.json").read_text())
+    return described["sha256"]
 
 
 _TRIES = 3

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks.peers import WHY_BETTER
 from benchmarks.pods import capacity_md
@@ -15,7 +16,7 @@ from benchmarks.run import PARTS
 from benchmarks.tables import better
 from serving.errors import RequestError
 from serving.settings import PREFIX, Settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, answering
 from training.comparison import table
 
 README = (ROOT / "README.md").read_text()
@@ -184,6 +185,12 @@ def test_what_failed_of_a_peer_readme_tells() -> None:
     for name, line in json.loads(_shown().read_text())["parts"]["peers"]["summary"].items():
         told = [int(n) for n in re.findall(rf"^(\d+) of {name}'s requests ended as ", README, re.MULTILINE)]
         assert sum(told) == line.get("errors", 0), name
+
+
+@pytest.mark.parametrize("picture", ["page.png", "page-live.png"])
+def test_the_pictures_of_the_page_are_of_the_version_that_answers(picture: str) -> None:
+    with Image.open(ROOT / "docs" / picture) as shown:
+        assert shown.info.get("model") == answering(), "take them anew: make screenshots"
 
 
 def test_every_linked_file_is_there() -> None:

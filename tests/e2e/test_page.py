@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 import soundfile
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -37,7 +39,7 @@ from playwright.sync_api import (
 
 from benchmarks.process import Server
 from serving.keys import hashed, new_key
-from tests.conftest import ROOT
+from tests.conftest import ROOT, answering
 from tests.service import Service, running, until
 from tests.sounds import encode, speech, voice
 
@@ -178,7 +180,10 @@ class Visit:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         left = (DESKTOP["width"] - PICTURE_WIDTH) // 2
         clip: FloatRect = {"x": left, "y": 0, "width": PICTURE_WIDTH, "height": height}
-        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, clip=clip, animations="disabled")
+        shot = self.page.screenshot(full_page=True, clip=clip, animations="disabled")
+        told = PngInfo()
+        told.add_text("model", answering())
+        Image.open(io.BytesIO(shot)).save(SCREENSHOTS / f"{name}.png", pnginfo=told)
 
 
 Visitor = Callable[..., Visit]
@@ -683,7 +688,7 @@ def test_it_is_accessible_at_every_width_and_in_both_colours(
     card, *_ = seen.choose(*clips[:2])
     expect(card.locator(".play")).to_be_enabled()
     if name == "desktop":
-        seen.picture("page", 970)
+        seen.picture("page", 990)
     card.get_by_role("button", name="Compare versions").click()
     expect(card.get_by_role("region", name="Comparison of versions")).to_be_visible()
     for view, ready in (("clips", ".comparison"), ("live", ".talk"), ("model", ".confusion")):
