@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
+import itertools
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,15 @@ from training.classifier import Classifier
 from training.comparison import into_readme, plot, summary, table
 from training.config import CLASSICAL, CompareConfig, TrainConfig
 from training.evaluate import decoded, examine, load_model
-from training.export import chosen_temperature, export_graph, used
+from training.export import chosen_temperature, export_graph
 from training.folds import write_folds
 from training.graph import time_in_turn, torch_model
 from training.history import read_pace
 from training.provenance import ROOT, provenance
 from training.recordings import Recordings
 from training.rows import ROWS, SPLITS, Row, recipe
-from training.splits import Split
-from training.train import FITTED, corpus_clips, load_classifier
+from training.splits import PARTS, Split
+from training.train import FITTED, corpus_clips, load_classifier, make_split, used
 from training.train import train as train
 
 RESULTS = ROOT / "training" / "results"
@@ -48,9 +49,10 @@ def compare(config: CompareConfig) -> Path:
     results = read_results(config.out)
     for name in splits:  # all rows on one split before the next: a comparison that stops half-way compares something
         for row in rows.values():
-            temperature = _settled(results, row, name)
-            if not _is_of_now(_cell_of(results, row.name, name), row, name, temperature):
-                cell = _cell(config, row, name, temperature)
+            clips = _digest(make_split(recipe(row, name), config.data))
+            temperature = _settled(results, row, name, clips)
+            if not _is_of_now(_cell_of(results, row.name, name), row, name, temperature, clips):
+                cell = _cell(config, row, name, temperature) | {"clips": clips}
                 with _kept(config.out) as results:
                     results.setdefault("cells", {}).setdefault(row.name, {})[name] = cell
     told = {"costs": _costs(config, results)} if config.costs or not _costs_are_told(results) else {}
@@ -95,7 +97,24 @@ def _chosen(known: dict[str, Any], wanted: Sequence[str], what: str) -> dict[str
 
 def _settings(row: Row, split: str) -> Json:
     """What a cell came from: another recipe, another cell."""
-    return recipe(row, split).to_json() | ({"taught_by": row.teachers} if row.teachers else {})
+    told = recipe(row, split)
+    taught = {"taught_by": row.teachers} if row.teachers else {}
+    return told.to_json() | taught | ({"estimator": _estimator(told)} if told.model in CLASSICAL else {})
+
+
+def _estimator(told: TrainConfig) -> str:
+    """A classical baseline with its own settings, which no recipe has."""
+    # Here, because it takes seconds to import and networks do without.
+    from training.classical import ESTIMATORS
+
+    return repr(ESTIMATORS[told.model](told.seed))
+
+
+def _digest(split: Split) -> str:
+    """Which clips were for what, 16 hexadecimal digits: other data, another cell."""
+    told = split.to_json()
+    names = json.dumps([told[part]["clips"] for part in PARTS])
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def _cell_of(results: Json, row: str, split: str) -> Json | None:
@@ -103,33 +122,34 @@ def _cell_of(results: Json, row: str, split: str) -> Json | None:
     return found
 
 
-def _is_of_now(cell: Json | None, row: Row, split: str, temperature: float | None) -> bool:
-    """Whether a cell is what this code would make: of the same recipe, network and temperature.
+def _is_of_now(cell: Json | None, row: Row, split: str, temperature: float | None, clips: str) -> bool:
+    """Whether a cell is what this code would make of this data: of the same recipe, network, temperature and clips.
 
     A setting that came later had its default before.
     """
     if cell is None:
         return False
     saved = dict(cell["settings"])
-    if saved.pop("taught_by", 0) != row.teachers:
+    if saved.pop("taught_by", 0) != row.teachers or cell.get("clips") != clips:
         return False
     told = recipe(row, split)
+    estimator = saved.pop("estimator", None)
     if TrainConfig.from_json(saved).to_json() != told.to_json():
         return False
     if told.model in CLASSICAL:
-        return True
+        return bool(estimator == _estimator(told))
     if temperature not in (None, cell["calibration"]["temperature"]):
         return False
     return bool(cell["parameters"] == Classifier(told).parameters_count)
 
 
-def _settled(results: Json, row: Row, split: str) -> float | None:
+def _settled(results: Json, row: Row, split: str, clips: str) -> float | None:
     """The temperature that another row has found on this split, for one that leaves nobody to find its own by."""
     if not row.settled_by:
         return None
     other = next(one for one in ROWS if one.name == row.settled_by)
     cell = _cell_of(results, other.name, split)
-    if cell is None or not _is_of_now(cell, other, split, None):
+    if cell is None or not _is_of_now(cell, other, split, None, clips):
         raise ValueError(
             f"{row.name} on {split} takes its temperature from {other.name} on {split}, which has not been run as it "
             f"is now: run both, --rows {other.name} {row.name}."
@@ -171,13 +191,32 @@ def _cell(config: CompareConfig, row: Row, split: str, temperature: float | None
 def _trained(settings: TrainConfig) -> Path:
     """The run of these settings: there already, gone on with, or made."""
     run = settings.runs / settings.run_name
-    if (run / "config.json").exists() and json.loads((run / "config.json").read_text()) != settings.to_json():
-        shutil.rmtree(run)  # of an older recipe
+    if (run / "config.json").exists() and not _is_run_of(run, settings):
+        _set_aside(run)
     trained_before = run / "checkpoints" / FITTED if settings.model in CLASSICAL else run / "curves.png"
     if not trained_before.exists():
         resumable = (run / "checkpoints" / "last.ckpt").exists()
         train(dataclasses.replace(settings, resume=run) if resumable else settings)
     return run
+
+
+def _is_run_of(run: Path, settings: TrainConfig) -> bool:
+    """Whether a run is of this recipe, over these clips."""
+    split = run / "split.json"
+    return (
+        TrainConfig.load(run).to_json() == settings.to_json()
+        and split.exists()
+        and json.loads(split.read_text()) == make_split(settings, settings.data).to_json()
+    )
+
+
+def _set_aside(run: Path) -> None:
+    """What another recipe has cost hours for is not thrown away."""
+    for number in itertools.count(1):
+        aside = run.with_name(f"{run.name}.before{number}")
+        if not aside.exists():
+            run.rename(aside)
+            return
 
 
 def _calibration(classifier: Classifier, heard: Recordings, temperature: float) -> Json:

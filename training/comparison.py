@@ -22,9 +22,10 @@ def summary(results: Json) -> list[Json]:
     lines = []
     for row in ROWS:
         cells = results.get("cells", {}).get(row.name, {})
-        folds = [cells[name] for name in SPLITS if name.startswith("fold") and name in cells]
-        if not folds:
+        if not cells:
             continue
+        folds = [cells[name] for name in SPLITS if name.startswith("fold") and name in cells]
+        any_cell = next(iter(cells.values()))
         line: Json = {
             "name": row.name,
             "features": row.recipe.features,
@@ -35,8 +36,7 @@ def summary(results: Json) -> list[Json]:
         for part in ("validation", "test"):
             for score in ("uar", "accuracy"):
                 values = [cell[part][score] for cell in folds if part in cell]
-                if values:
-                    line[f"{part}_{score}"], line[f"{part}_{score}_sd"] = _mean_and_deviation(values)
+                line[f"{part}_{score}"], line[f"{part}_{score}_sd"] = _mean_and_deviation(values)
         for name in ("random", JOINED):
             line[f"{name}_accuracy"] = cells[name]["test"]["accuracy"] if name in cells else None
         for when in ("before", "after"):
@@ -46,10 +46,10 @@ def summary(results: Json) -> list[Json]:
                 key = f"{name}_{when}"
                 line[key], line[f"{key}_sd"] = _mean_and_deviation([error(bins) for bins in found])
                 line[f"{key}_pooled"], _ = _mean_and_deviation([error(bins) for bins in pooled])
-        line["parameters"] = folds[0]["parameters"]
+        line["parameters"] = any_cell["parameters"]
         cost = results.get("costs", {}).get("rows", {}).get(row.name, {})  # told once all cells are there
         line["megabytes"], line["ms"] = cost.get("megabytes"), cost.get("ms")
-        line["train_s"] = float(np.mean([cell["train_s"] for cell in folds]))
+        line["train_s"], _ = _mean_and_deviation([cell["train_s"] for cell in folds])
         lines.append(line)
     return lines
 
@@ -74,14 +74,19 @@ def _in_order(lines: list[Json]) -> list[Json]:
 
     A row that learned from the validation parts too, once another had settled it, has none and stands first.
     """
-    return sorted(lines, key=lambda line: (-line["folds"], -line.get("validation_uar", 1.0)))
+
+    def place(line: Json) -> tuple[int, float]:
+        validated = line["validation_uar"]
+        return -line["folds"], -(1.0 if validated is None else validated)
+
+    return sorted(lines, key=place)
 
 
 def table(lines: list[Json]) -> str:
     """Markdown, with what there is to know beside the figures."""
     head = (
         "| model | learns from | features | parameters | UAR, unheard actors | accuracy, unheard actors | "
-        "UAR, validation actors | calibration error (by chance) | accuracy, random split | "
+        "UAR, validation actors | calibration error: before, after (by chance) | accuracy, random split | "
         "the same with TESS, 7 classes | ms per 3 s clip | training |\n"
         "|---|---|---|---|---|---|---|---|---|---|---|---|\n"
     )
@@ -90,18 +95,19 @@ def table(lines: list[Json]) -> str:
         f"{_millions(line['parameters'])} | {_mean(line, 'test_uar')} | {_mean(line, 'test_accuracy')} | "
         f"{_mean(line, 'validation_uar')} | {_calibration(line)} | "
         f"{_rounded(line['random_accuracy'], 3)} | {_rounded(line[f'{JOINED}_accuracy'], 3)} | "
-        f"{_rounded(line['ms'], 2)} | {line['train_s'] / 60:.1f} min |\n"
+        f"{_rounded(line['ms'], 2)} | {_minutes(line['train_s'])} |\n"
         for line in _in_order(lines)
     )
     return head + body + _NOTES
 
 
 _NOTES = """
-UAR, accuracy and calibration error (15 bins, at the temperature that validation actors gave; in brackets what exact
-confidences would be expected to show on so few clips, by chance) are means and standard deviations over the folds of
-actors. Who is compared over fewer folds is compared over other actors: folds differ by more than models do. A random
-split flatters: the same voices are on both sides of it. Rows learn from what is neither validation nor test of their
-split, a whole one from the validation part too; its training is that of its teachers too.
+UAR, accuracy and calibration error (15 bins; before and after the temperature that validation actors gave; in brackets
+what exact confidences would be expected to show on so few clips, by chance) are means, with standard deviations, over
+the folds of actors. Who is compared over fewer folds is compared over other actors: folds differ by more than models
+do. A random split flatters: the same voices are on both sides of it. Rows learn from what is neither validation nor
+test of their split, a whole one from the validation part too. Training times are of trainings side by side on two
+shared cores, whose speed changes by half, with those of a row's teachers.
 """
 
 
@@ -128,7 +134,12 @@ def _mean(line: Json, score: str) -> str:
 
 
 def _calibration(line: Json) -> str:
-    return f"{mean} ({line['ece_if_calibrated_after']:.3f})" if (mean := _mean(line, "ece_after")) else ""
+    after = _mean(line, "ece_after")
+    return f"{line['ece_before']:.3f}, {after} ({line['ece_if_calibrated_after']:.3f})" if after else ""
+
+
+def _minutes(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds / 60:.1f} min"
 
 
 def _rounded(value: float | None, places: int) -> str:
@@ -152,7 +163,7 @@ def plot(lines: list[Json], path: Path) -> None:
     place = np.arange(len(ordered))
     bars = axes.barh(
         place + 0.2,
-        [line["test_uar"] for line in ordered],
+        [line["test_uar"] or 0 for line in ordered],
         0.4,
         xerr=[line["test_uar_sd"] if line["folds"] > 1 else np.nan for line in ordered],
         label="UAR, actors it never heard (pale: of some folds only)",

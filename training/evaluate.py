@@ -19,7 +19,7 @@ from training.provenance import provenance
 from training.recordings import Recordings
 from training.report import classification_text, plot_confusion, plot_reliability, plot_roc
 from training.splits import Split
-from training.train import FITTED, corpus_clips, load_classifier
+from training.train import FITTED, corpus_clips, load_classifier, used
 
 
 def evaluate(config: EvaluateConfig) -> tuple[Path, dict[str, Any]]:
@@ -27,10 +27,16 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: no run, no checkpoint, or clips of its split are not in the data.
+        ValueError: the run learned from that part.
     """
     run = config.run_folder
     settings, model = load_model(run)
-    split = Split.load(run / "split.json", corpus_clips(settings, config.data))
+    split = used(settings, Split.load(run / "split.json", corpus_clips(settings, config.data)))
+    if not split.part(config.part):
+        raise ValueError(
+            f"{run.name} learned from its {config.part} part too (whole): its scores there would say nothing. "
+            "--part test is left, or a run of the same settings without --whole."
+        )
     folder = run / config.part
     return folder, examine(model, decoded(split, config.part), config.part, folder, settings.seed)
 

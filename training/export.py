@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -30,7 +29,7 @@ from training.recordings import Recordings
 from training.report import plot_conditions, plot_curves
 from training.spec import AUDIO, LABELS, SCHEMA_VERSION
 from training.splits import Split
-from training.train import corpus_clips, learned_from, load_classifier
+from training.train import corpus_clips, load_classifier, used
 
 PARITY = 1e-5
 """Largest difference allowed between ONNX Runtime's and PyTorch's probabilities."""
@@ -96,7 +95,7 @@ def export(config: ExportConfig) -> Path:
     metadata = describe(config.version, settings, classifier, split, results, trained, calibration)
     model = save_graph(graph, work / "model.onnx", metadata)
     half = export_graph(classifier, temperature, torch.float16)
-    _check_parity(onnx_model(half.SerializeToString()), expected, parts["test"], HALF_PARITY)
+    _check_parity(onnx_model(half.SerializeToString(), half=True), expected, parts["test"], HALF_PARITY)
     model["precisions"] = {"fp16": save_graph(half, work / "model.fp16.onnx", metadata)}
     model["metadata"] = metadata
     (work / "model.json").write_text(json.dumps(model, indent=1) + "\n")
@@ -178,20 +177,16 @@ def _examine_elsewhere(model: Any, config: ExportConfig, settings: TrainConfig, 
     return examine(model, recordings, "TESS", report, settings.seed, prefix="tess_")
 
 
-def used(settings: TrainConfig, split: Split) -> Split:
-    """The split as a run used it: what it learned from, what it was chosen on, what it is examined on."""
-    if not settings.whole:
-        return split
-    return dataclasses.replace(split, train=tuple(sorted(learned_from(settings, split))), validation=())
-
-
 def chosen_temperature(run: Path, calibrate_by: Path | None, data: Path) -> float:
     """The temperature fitted on the validation part of a run, or of the one that it is to be calibrated by.
 
     Raises:
-        ValueError: the run learned from its validation part and no other is given, or one on another split.
+        ValueError: the run learned from its validation part and no other is given; the other is of another recipe or
+            on another split, or is not needed.
     """
     settings, classifier = load_classifier(calibrate_by or run)
+    if calibrate_by:
+        _refuse_another_recipe(run, calibrate_by)
     if settings.whole:
         raise ValueError(
             f"{(calibrate_by or run).name} learned from its validation part: a temperature fitted there would trust "
@@ -204,6 +199,18 @@ def chosen_temperature(run: Path, calibrate_by: Path | None, data: Path) -> floa
     heard = decoded(split, "validation")
     logits, owners = heard.through(torch_model(classifier))
     return fit_temperature(logits, owners, heard.labels.numpy())
+
+
+def _refuse_another_recipe(run: Path, calibrate_by: Path) -> None:
+    own, other = TrainConfig.load(run).to_json(), TrainConfig.load(calibrate_by).to_json()
+    if not own["whole"]:
+        raise ValueError(f"{run.name} kept its validation part and is calibrated on it: leave --calibrate-by out.")
+    of_its_own = ("whole", "teachers", "seed", "name")
+    if different := [name for name in own if own[name] != other[name] and name not in of_its_own]:
+        raise ValueError(
+            f"{calibrate_by.name} differs from {run.name} in {', '.join(different)}: how far it trusts itself says "
+            "nothing of the other. Give a run of the same settings, but for --whole."
+        )
 
 
 def uncalibrated_error(classifier: Classifier, heard: Recordings) -> float:

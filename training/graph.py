@@ -57,9 +57,17 @@ def export_module(module: nn.Module, output: str) -> onnx.ModelProto:
     return graph
 
 
-def onnx_model(data: bytes) -> WindowModel:
-    """An exported file in ONNX Runtime on the CPU."""
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+def onnx_model(data: bytes, *, half: bool = False) -> WindowModel:
+    """An exported file in ONNX Runtime on the CPU.
+
+    Args:
+        half: it is of half precision, made for CUDA. Tensors are not laid out for this CPU then: over that ONNX Runtime
+            1.31.1 dies of a segmentation fault where the network is a transformer.
+    """
+    options = onnxruntime.SessionOptions()
+    if half:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def run(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         (rows,) = session.run([OUTPUT], {INPUT: windows})

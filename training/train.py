@@ -205,6 +205,13 @@ def learned_from(config: TrainConfig, split: Split) -> tuple[Clip, ...]:
     return split.train + split.validation if config.whole else split.train
 
 
+def used(config: TrainConfig, split: Split) -> Split:
+    """The split as a run used it: what it learned from, what it was chosen on, what it is examined on."""
+    if not config.whole:
+        return split
+    return dataclasses.replace(split, train=tuple(sorted(learned_from(config, split))), validation=())
+
+
 def make_split(config: TrainConfig, data: Path) -> Split:
     """The split that a run's settings ask for, over the clips found."""
     clips = corpus_clips(config, data)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsClassifier
 
 from training.classical import ESTIMATORS, Statistics
 from training.config import CLASSICAL, EvaluateConfig, TrainConfig
@@ -47,6 +48,15 @@ def test_a_baseline_is_trained_and_examined_like_any_other(name: str, settings: 
     _, metrics = evaluate(EvaluateConfig(run=run, part="test", data=settings.data))
     # The synthetic emotions differ in pitch alone, which any of these hears better than chance.
     assert metrics["uar"] > 0.3
+
+
+def test_a_graph_that_answers_otherwise_than_what_was_fitted_is_refused(
+    settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_distance = KNeighborsClassifier(7, weights="distance")  # which skl2onnx loses
+    monkeypatch.setitem(ESTIMATORS, "knn", lambda _: by_distance)
+    with pytest.raises(ValueError, match="differ from scikit-learn's by"):
+        train(classical(settings, tmp_path, model="knn", features="mfcc"))
 
 
 def test_what_was_never_learned_has_no_probability(settings: TrainConfig, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from training import comparison
 from training.comparison import into_readme, summary, table
 from training.rows import SPLITS
 
@@ -33,6 +34,14 @@ def test_the_summary_is_over_actor_folds_and_sorted_by_validation() -> None:
     assert "flatters" in table(lines)
     assert "| 1.23 | 1.0 min |" in table(lines)
     assert SPLITS[-2:] == ("random", "joined")
+
+
+def test_a_row_that_has_been_run_at_random_alone_stands_in_the_table_too(tmp_path: Path) -> None:
+    cell = {"test": {"uar": 0.5, "accuracy": 0.61}, "parameters": None, "train_s": 60.0}
+    lines = summary({"cells": {"knn": {"random": cell}}})
+    assert "| knn (classical baseline; 0 of 5 folds) | speech | stacked |  |  |  |  |  | 0.610 |" in table(lines)
+    comparison.plot(lines, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 5_000
 
 
 def test_the_table_is_put_into_its_place_in_readme(tmp_path: Path) -> None:
