@@ -98,7 +98,7 @@ def _simple(row: nn.Module) -> bool:
 
 
 def _words(module: nn.Module) -> str:
-    """Ours in words, ``_SelfAttention`` as "self attention"; torch's by their names; a row by its layers."""
+    """Ours in words, ``_DilatedBlock`` as "dilated block"; torch's by their names; a row by its layers."""
     if isinstance(module, nn.Sequential):
         return ", ".join(_words(layer) for layer in module)
     name = type(module).__name__

@@ -26,8 +26,9 @@ def model_card(metadata: dict[str, Any], results: dict[str, dict[str, Any]]) -> 
         f"Which of {len(LABELS)} emotions a voice expresses: {', '.join(LABELS)}.",
         "## What it is",
         f"`{metadata['model']}` over `{metadata['features']}`, {metadata['parameters'] / 1e6:.2f} million parameters, "
-        f"trained on {', '.join(training['corpora'])}. `model.onnx` takes `waveform`, float32 (batch, "
-        f"{metadata['window_samples']}), that is {window_s:g} s of mono sound at {metadata['sample_rate_hz']} Hz, and "
+        f"trained on {', '.join(training['corpora'])}{_augmented(training['settings'])}. "
+        f"`model.onnx` takes `waveform`, float32 (batch, {metadata['window_samples']}), that is {window_s:g} s of mono "
+        f"sound at {metadata['sample_rate_hz']} Hz, and "
         f"gives `probabilities`, float32 (batch, {len(LABELS)}). All preprocessing is in the graph. A longer clip is "
         f"cut into windows every {hop_s:g} s and the windows' probabilities are averaged.",
         "## What it is for, and what not",
@@ -37,7 +38,7 @@ def model_card(metadata: dict[str, Any], results: dict[str, dict[str, Any]]) -> 
         "prohibited by the AI Act, Article 5(1)(f).",
         "## How it was measured",
         _method(training),
-        _headline(results, training["split"]["kind"]),
+        _headline(results, training),
         "UAR and F1 are means over the emotions that occur; chance is one by their number. The intervals are "
         f"bootstrapped over clips and say nothing of other speakers. {_by_speaker(metrics)}",
         "| emotion | recall | precision | clips |\n|---|---|---|---|\n"
@@ -69,6 +70,13 @@ def model_card(metadata: dict[str, Any], results: dict[str, dict[str, Any]]) -> 
     return "\n\n".join(sections) + "\n"
 
 
+def _augmented(settings: dict[str, Any]) -> str:
+    """With what, and by whom: a share of the clips, or how strong, by their names in the settings."""
+    told = ", ".join(f"{name} {value:g}" for name, value in settings["augment"].items() if value)
+    taught = f", taught by {len(settings['teachers'])} other networks" if settings.get("teachers") else ""
+    return (f", augmented ({told})" if told else "") + taught
+
+
 def _method(training: dict[str, Any]) -> str:
     speakers, clips, split = training["speakers"], training["clips"], training["split"]
     examined = f"examined, as the exported file in ONNX Runtime, on {clips['test']} clips"
@@ -90,11 +98,12 @@ def _method(training: dict[str, Any]) -> str:
     )
 
 
-def _headline(results: dict[str, dict[str, Any]], split: str) -> str:
-    by_actor = split == "actor"
+def _headline(results: dict[str, dict[str, Any]], training: dict[str, Any]) -> str:
+    by_actor = training["split"]["kind"] == "actor"
+    heard = "RAVDESS and TESS" if not by_actor and "tess" in training["corpora"] else "RAVDESS"
     names = {
-        "test": f"test: RAVDESS, {'actors it never heard' if by_actor else 'voices it has heard, other clips'}",
-        "validation": f"validation: RAVDESS, the {'actors' if by_actor else 'clips'} it was chosen on",
+        "test": f"test: {heard}, {'actors it never heard' if by_actor else 'voices it has heard, other clips'}",
+        "validation": f"validation: {heard}, the {'actors' if by_actor else 'clips'} it was chosen on",
         "tess": "TESS, a corpus it never heard (7 of the 8 emotions)",
     }
     head = "| what | clips | UAR | 95 % interval | accuracy | macro F1 |\n|---|---|---|---|---|---|\n"

@@ -51,7 +51,7 @@ class CheckConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Download RAVDESS speech and TESS from their public records (about 480 MB); resumes, verifies checksums."""
+    """Download RAVDESS speech and song and TESS from their public records; resumes, verifies checksums."""
 
     data: Path = field(default_factory=lambda: Path(os.environ.get("TIMBRE_DATA") or ROOT / "data"))
     """Folder to put them in: TIMBRE_DATA, else data/."""
@@ -72,7 +72,8 @@ class TrainConfig:
     features: str = ""
     """Front end, by its name in training.features; what the model is usually fed where not given."""
     corpora: tuple[str, ...] = ("ravdess",)
-    """What is learned from; only RAVDESS speech is ever validated or tested on."""
+    """What is learned from, RAVDESS speech always among it. By actor, that alone is validated and tested on; at random
+    everything but song is."""
     split: Literal["actor", "random"] = "actor"
     """By actor (honest), or random with the same voices on both sides (comparable with what others quote)."""
     fold: int = 3
@@ -142,26 +143,46 @@ class TrainConfig:
         _known("front end", self.features, FEATURES)
         for corpus in self.corpora:
             _known("corpus", corpus, CORPORA)
+        if "ravdess" not in self.corpora:
+            raise ValueError("corpora must hold ravdess, on which every model is examined.")
         _known("split", self.split, ("actor", "random"))
         self._refuse_what_has_no_effect()
+        self._refuse_front_ends_that_do_not_fit()
         if not 0 <= self.fold < len(ACTOR_FOLDS):
             raise ValueError(f"There is no fold {self.fold}; there are 0 to {len(ACTOR_FOLDS) - 1}.")
         self._check_numbers()
 
     def _refuse_what_has_no_effect(self) -> None:
         """A setting that is taken and does nothing would be believed."""
+        without = {
+            "fold": (self.split == "random", "a split at random"),
+            "split_seed": (self.split == "actor", "a split by actor"),
+            "teacher_share": (not self.teachers, "who has no teachers"),
+            "checkpoint_gradients": (self.model == "wav2vec2" and self.freeze, "a frozen encoder"),
+        }
         for one in dataclasses.fields(self):
             models = _ONLY_OF.get(one.name, (self.model,))
-            if self.model not in models and getattr(self, one.name) != _default(one):
-                raise ValueError(f"{one.name} has no effect on {self.model}: leave it out.")
+            idle, of_what = (True, self.model) if self.model not in models else without.get(one.name, (False, ""))
+            if idle and getattr(self, one.name) != _default(one):
+                raise ValueError(f"{one.name} has no effect on {of_what}: leave it out.")
+
+    def _refuse_front_ends_that_do_not_fit(self) -> None:
+        """Means over all frames are one frame, the waveform is as many as it has samples: few can learn from those."""
+        models = _FRONT_ENDS_OF_FEW.get(self.features)
+        wants_it = USUAL_FEATURES.get(self.model) == "waveform"
+        if (models and self.model not in models) or (wants_it and self.features != "waveform"):
+            fitting = [name for name in FEATURES if self.model in _FRONT_ENDS_OF_FEW.get(name, (self.model,))]
+            fitting = ["waveform"] if wants_it else fitting
+            raise ValueError(f"{self.model} cannot learn from {self.features}; it can from {', '.join(fitting)}.")
 
     def _check_numbers(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "patience", "devices", "num_nodes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0; got {value}.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be 0 or more; got {self.weight_decay}.")
+        for name in ("weight_decay", "seed", "split_seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more; got {getattr(self, name)}.")
         for name in ("dropout", "label_smoothing", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)}.")
@@ -220,7 +241,7 @@ class EvaluateConfig:
 
     run: Path | None = None
     """Run folder, as `train` left it; the newest below runs/ where not given."""
-    part: str = "validation"
+    part: Literal["train", "validation", "test"] = "validation"
     """Part of the run's split. The test part is for what is finished: look at it and choose no more."""
     data: Path = field(default_factory=data_folder)
     """Folder with the corpora, in any layout."""
@@ -324,6 +345,9 @@ _ONLY_OF = {
     "checkpoint_gradients": ("wav2vec2", "transformer"),
 }
 """Settings that not every model has, and which have them."""
+
+_FRONT_ENDS_OF_FEW = {"averaged": ("cnn1d", *CLASSICAL), "waveform": ("wav2vec2",)}
+"""Front ends that not every model can learn from, and which can."""
 
 
 def _default(one: dataclasses.Field[Any]) -> Any:

@@ -152,7 +152,8 @@ class Stacked(_Mixed):
 class Averaged(_Mixed):
     """162 numbers a window, each a mean over its frames: ZCR, 12 chroma, 20 MFCC, RMS, 128 mel bands in decibels.
 
-    (B, T) -> (B, 162, 1). What the Keras projects on these corpora feed to one-dimensional convolutions.
+    (B, T) -> (B, 162, 1). What the Keras projects on these corpora feed to one-dimensional convolutions, but for the
+    mel bands: they take the power as it is, which spreads over ten orders of magnitude.
     """
 
     def __init__(self, spec: AudioSpec, numbers: FrameSpec = AVERAGED) -> None:

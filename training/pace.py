@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from training.config import PaceConfig
+from training.config import CLASSICAL, PaceConfig
 from training.history import read_pace
 from training.provenance import provenance
 from training.rows import ROWS, recipe
@@ -27,12 +27,14 @@ def pace(config: PaceConfig) -> dict[str, Any]:
     The first epoch is left out: memory is found and kernels are chosen in it. Validation is not counted.
 
     Raises:
-        ValueError: a row that is not known.
+        ValueError: a row that is not known, or has no epochs.
         FileNotFoundError: no data.
     """
     known = {row.name: row for row in ROWS}
     if config.row not in known:
         raise ValueError(f"There is no row {config.row!r}; there are {', '.join(known)}.")
+    if known[config.row].recipe.model in CLASSICAL:
+        raise ValueError(f"{config.row} is fitted at once and has no epochs; networks have.")
     epochs = config.epochs + 1
     with tempfile.TemporaryDirectory() as runs:
         asked = recipe(known[config.row], config.split)

@@ -46,6 +46,9 @@ def quantise(config: QuantiseConfig) -> Json:
         ValueError: the graph has no convolution to quantise.
     """
     folder = config.out / config.version
+    if not (folder / "model.json").is_file():
+        there = sorted(path.parent.name for path in config.out.glob("*/model.json"))
+        raise FileNotFoundError(f"There is no version {config.version} in {config.out}; there are {', '.join(there)}.")
     description = json.loads((folder / "model.json").read_text())
     data = (folder / description["file"]).read_bytes()
     settings = TrainConfig.from_json(description["metadata"]["training"]["settings"])

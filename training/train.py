@@ -181,9 +181,14 @@ def load_classifier(run: Path) -> tuple[TrainConfig, Classifier]:
 
     Raises:
         FileNotFoundError: the folder is not a run, or has no checkpoint yet.
+        ValueError: it is of a classical baseline.
     """
     config = TrainConfig.load(run)
     path = run / "checkpoints" / (LAST if config.whole else BEST)
+    if (path.parent / FITTED).is_file():
+        raise ValueError(
+            f"{run} is a {config.model}: no network, so nothing to export, to begin from or to be taught by."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{run} has no best checkpoint yet: let `python -m training train` finish an epoch.")
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
@@ -245,11 +250,24 @@ def _make_run(config: TrainConfig, run: Path) -> None:
         raise FileExistsError(f"{run} exists. Go on with it by --resume {run}, or give another --name.")
     if (run / "config.json").exists():
         shutil.rmtree(run)  # it stopped before its first epoch ended: there is nothing in it
+    if config.model == "wav2vec2" and not config.pretrained:
+        raise ValueError(
+            "wav2vec2 is there to learn from a pretrained encoder: give --pretrained, its name or its folder. (Without "
+            "one it would be tiny and random, as in tests.)"
+        )
     split = make_split(config, config.data)  # before there is a folder: what is refused leaves nothing behind
     _refuse_who_heard_the_exam(config, split)
+    _refuse_what_lies_elsewhere(config)
     run.mkdir(parents=True)
     split.save(run / "split.json")
     _write(run / "provenance.json", provenance(config.seed))
+
+
+def _refuse_what_lies_elsewhere(config: TrainConfig) -> None:
+    """A run keeps the names of its teachers, and of what it was begun from, and finds them beside itself."""
+    for run in (*config.teachers, *([config.init_from] if config.init_from else [])):
+        if run.resolve().parent != config.runs.resolve():
+            raise ValueError(f"{run} must lie in {config.runs}, beside the run that is made: move it there, or --runs.")
 
 
 def _is_first() -> bool:

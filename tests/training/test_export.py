@@ -22,7 +22,7 @@ from training import export as export_module
 from training.augment import AugmentConfig
 from training.config import ExportConfig, TrainConfig
 from training.datasets import find_clips
-from training.export import export
+from training.export import chosen_temperature, export
 from training.recordings import Recordings
 from training.spec import AUDIO, LABELS
 from training.train import load_classifier, train
@@ -171,27 +171,37 @@ def test_a_version_is_replaced_only_when_told(version: Path, run: Path, settings
 
 
 def test_what_learned_from_its_validation_part_is_calibrated_by_a_run_that_did_not(
-    version: Path, run: Path, settings: TrainConfig, tmp_path: Path
+    settings: TrainConfig, tmp_path: Path
 ) -> None:
-    whole = train(dataclasses.replace(settings, name="all", whole=True, schedule="cosine", epochs=1))
+    recipe = dataclasses.replace(settings, schedule="cosine", epochs=1)
+    settled = train(dataclasses.replace(recipe, name="settled"))
+    whole = train(dataclasses.replace(recipe, name="all", whole=True))
     config = ExportConfig(run=whole, out=tmp_path, data=settings.data)
     with pytest.raises(ValueError, match="--calibrate-by"):
         export(config)
     with pytest.raises(ValueError, match="learned from its validation part"):
         export(dataclasses.replace(config, calibrate_by=whole))
-    folder = export(dataclasses.replace(config, calibrate_by=run))
+    folder = export(dataclasses.replace(config, calibrate_by=settled))
     told = json.loads((folder / "model.json").read_text())["metadata"]
-    assert told["calibration"]["temperature"] == temperature(version)
-    assert told["calibration"]["temperature_from"] == "first"
+    assert told["calibration"]["temperature"] == chosen_temperature(settled, None, settings.data)
+    assert told["calibration"]["temperature_from"] == "settled"
     assert told["training"]["speakers"] == {"train": ["01", "02", "03"], "validation": [], "test": ["08"]}
     assert told["metrics"].keys() == {"test"}
-    assert "(first)" in (folder / "card.md").read_text()
+    assert "(settled)" in (folder / "card.md").read_text()
 
 
 def test_a_run_on_another_split_calibrates_nothing(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
     other = train(dataclasses.replace(settings, name="elsewhere", split="random", epochs=1))
     with pytest.raises(ValueError, match="another split"):
         export(ExportConfig(run=run, out=tmp_path, data=settings.data, calibrate_by=other))
+
+
+def test_a_run_is_calibrated_by_one_of_its_own_recipe_alone(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="kept its validation part and is calibrated on it"):
+        export(ExportConfig(run=run, out=tmp_path, data=settings.data, calibrate_by=run))
+    other = dataclasses.replace(settings, name="otherwise", whole=True, schedule="cosine", epochs=1, dropout=0.5)
+    with pytest.raises(ValueError, match=r"differs from otherwise in .*dropout"):
+        export(ExportConfig(run=train(other), out=tmp_path, data=settings.data, calibrate_by=run))
 
 
 def test_a_run_without_an_epoch_cannot_be_exported(settings: TrainConfig, tmp_path: Path, run: Path) -> None:

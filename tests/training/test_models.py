@@ -12,6 +12,7 @@ from torch import nn
 from training.classifier import Classifier
 from training.config import TrainConfig
 from training.export import export_graph
+from training.graph import onnx_model
 from training.models import MODELS, USUAL_FEATURES
 from training.models.cnn import FixedAveragePool
 from training.models.residual import MeanOfFour
@@ -54,6 +55,16 @@ def test_every_network_exports_with_its_front_end(name: str) -> None:
         expected = classifier(windows).softmax(dim=1).numpy()
     (found,) = session.run(None, {"waveform": windows.numpy()})
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["transformer", "lstm", "cnn_tdnn"])
+def test_half_precision_answers_as_the_network_does(name: str) -> None:
+    classifier = make(name).eval()
+    windows = 0.1 * torch.randn(3, AUDIO.window_samples)
+    half = onnx_model(export_graph(classifier, precision=torch.float16).SerializeToString(), half=True)
+    with torch.inference_mode():
+        expected = classifier(windows).softmax(dim=1).numpy()
+    np.testing.assert_allclose(half(windows.numpy()), expected, atol=0.02)
 
 
 @pytest.mark.parametrize("features", ["mfcc", "log_mel", "stacked"])

@@ -17,6 +17,11 @@ def test_an_epoch_is_timed_and_its_waiting_told(corpus: Path, tmp_path: Path) ->
     assert json.loads((tmp_path / "pace.json").read_text()) == told
 
 
+def test_who_has_no_epochs_has_no_pace(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="svm is fitted at once"):
+        pace(PaceConfig(row="svm", out=tmp_path))
+
+
 def test_a_row_that_is_not_known_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'nobody'; there are cnn, "):
         pace(PaceConfig(row="nobody", out=tmp_path))

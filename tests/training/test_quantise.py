@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -82,3 +83,8 @@ def test_eight_bits_say_nearly_the_same_and_leave_the_front_end(version: Path) -
     )
     assert np.abs(one - other).max() < 0.1
     assert not np.array_equal(one, other)
+
+
+def test_a_version_that_is_not_there_is_told_with_those_that_are(config: QuantiseConfig) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no version 9 in .*; there are 7"):
+        quantise(dataclasses.replace(config, version="9"))

@@ -153,8 +153,8 @@ def test_an_average_forgets_the_random_start_and_remembers_at_its_decay() -> Non
     assert averaged.module.get_parameter("value").item() == pytest.approx(1.1, abs=1e-3)
 
 
-def test_a_run_can_begin_with_the_weights_of_another(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
-    config = dataclasses.replace(settings, runs=tmp_path, epochs=1, learning_rate=1e-12, init_from=run)
+def test_a_run_can_begin_with_the_weights_of_another(run: Path, settings: TrainConfig) -> None:
+    config = dataclasses.replace(settings, name="continued", epochs=1, learning_rate=1e-12, init_from=run)
     _, continued = load_classifier(train(config))
     _, begun = load_classifier(run)
     for one, other in zip(continued.network.parameters(), begun.network.parameters(), strict=True):
@@ -210,9 +210,38 @@ def test_who_has_heard_the_exam_neither_teaches_nor_is_begun_from(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_is_not_begun_from_another_network(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_is_not_begun_from_another_network(run: Path, settings: TrainConfig) -> None:
     with pytest.raises(ValueError, match="is of cnn over mfcc, which does not fit"):
-        train(dataclasses.replace(settings, runs=tmp_path, model="gru", features="", init_from=run))
+        train(dataclasses.replace(settings, name="misfit", model="gru", features="", init_from=run))
+
+
+@pytest.mark.parametrize("how", ["teachers", "init_from"])
+def test_what_a_run_is_made_with_lies_beside_it(how: str, run: Path, settings: TrainConfig, tmp_path: Path) -> None:
+    used: dict[str, Any] = {"teachers": (run,)} if how == "teachers" else {"init_from": run}
+    with pytest.raises(ValueError, match=r"must lie in .*, beside the run"):
+        train(dataclasses.replace(settings, runs=tmp_path, **used))
+    assert not list(tmp_path.iterdir())
+
+
+def test_transfer_learning_wants_something_to_learn_from(settings: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give --pretrained, its name or its folder"):
+        train(dataclasses.replace(settings, runs=tmp_path, model="wav2vec2", features=""))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_baseline_is_not_taken_for_a_network(settings: TrainConfig, tmp_path: Path) -> None:
+    only: dict[str, Any] = {"epochs": None, "batch_size": 32, "features": "mfcc"}
+    run = train(dataclasses.replace(settings, runs=tmp_path, model="knn", name="knn", **only))
+    with pytest.raises(ValueError, match="is a knn: no network, so nothing to export"):
+        load_classifier(run)
+
+
+def test_a_whole_run_is_not_evaluated_on_what_it_learned_from(settings: TrainConfig, tmp_path: Path) -> None:
+    only: dict[str, Any] = {"epochs": None, "batch_size": 32, "features": "mfcc"}
+    run = train(dataclasses.replace(settings, runs=tmp_path, model="knn", whole=True, **only))
+    with pytest.raises(ValueError, match="learned from its validation part too"):
+        evaluate(EvaluateConfig(run=run, data=settings.data))
+    assert evaluate(EvaluateConfig(run=run, part="test", data=settings.data))[1]["clips"] == 16
 
 
 def test_front_ends_stay_exact_whatever_precision_the_network_has(run: Path, settings: TrainConfig) -> None:
@@ -342,6 +371,15 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
         ({"model": "knn", "augment": AugmentConfig(noise=0.1)}, "augment has no effect on knn"),
         ({"model": "cnn", "pretrained": "some/encoder"}, "pretrained has no effect on cnn"),
         ({"model": "gru", "checkpoint_gradients": True}, "checkpoint_gradients has no effect on gru"),
+        ({"model": "wav2vec2", "checkpoint_gradients": True}, "checkpoint_gradients has no effect on a frozen encoder"),
+        ({"split": "random", "fold": 1}, "fold has no effect on a split at random"),
+        ({"split_seed": 1}, "split_seed has no effect on a split by actor"),
+        ({"teacher_share": 0.5}, "teacher_share has no effect on who has no teachers"),
+        ({"seed": -1}, "seed must be 0 or more"),
+        ({"corpora": ("tess",)}, "corpora must hold ravdess"),
+        ({"features": "averaged"}, "cnn cannot learn from averaged; it can from mfcc, log_mel, stacked"),
+        ({"model": "wav2vec2", "features": "mfcc"}, "wav2vec2 cannot learn from mfcc; it can from waveform"),
+        ({"model": "svm", "features": "waveform"}, "svm cannot learn from waveform; it can from"),
     ],
 )
 def test_settings_are_checked_when_made(wrong: dict[str, Any], message: str) -> None:
