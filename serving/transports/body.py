@@ -19,6 +19,7 @@ from starlette.requests import Request
 from serving.errors import InvalidRequest, MissingFile, TooManyFiles, UnsupportedMediaType, UploadTimeout, too_large
 from serving.pipeline import Upload
 from serving.room import Take
+from serving.transports.query import MIN_CONFIDENCE, OF_PREDICTIONS
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks  # known to type checkers only
@@ -33,6 +34,7 @@ _MULTIPART_OVERHEAD_BYTES = 1 << 16  # boundaries, headers and small text fields
 _MAX_PARTS = 32
 _MAX_TYPE_CHARACTERS = 1024  # the time to read a type grows with the square of what it is long
 _PIECE = 1 << 16
+_SHOWN = 40  # characters of a name that came
 _HOW = (
     f"Send the audio as multipart field `{FIELD}` (curl -F {FIELD}=@clip.wav) or as the raw body with its audio type."
 )
@@ -50,7 +52,7 @@ async def read_upload(request: Request, max_bytes: int, timeout_s: float, take: 
         TooLarge: more than ``max_bytes``, by the announced length or while reading.
         MissingFile: no file in the body. TooManyFiles: more than one.
         UnsupportedMediaType: a content type that carries no audio.
-        InvalidRequest: a multipart body that does not follow its own format.
+        InvalidRequest: a multipart body that does not follow its own format, or has text beside the file.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -234,6 +236,11 @@ class _Form:
             )
         if not files or not (files[0].filename or files[0].chunks):
             raise MissingFile(self._why_none(), fields=[part.name for part in self.parts])
+        if text := [f"`{part.name[:_SHOWN]}`" for part in self.parts if part.filename is None]:
+            raise InvalidRequest(
+                f"Beside the file the form has {', '.join(text)}, which is no file. Parameters belong in the query, as "
+                f"?{MIN_CONFIDENCE}=0.6 after the path; there are {', '.join(OF_PREDICTIONS)}."
+            )
         data = _joined(files[0].chunks, take)
         if len(data) > max_bytes:
             raise too_large(max_bytes)

@@ -20,11 +20,16 @@ from serving.schemas import ErrorDetail
 from serving.tracing import PARENT
 from serving.transports.admission import credential_of, foreign, is_foreign
 from serving.transports.faults import fault
+from serving.transports.query import KEY, OF_PREDICTIONS, VERSION, min_confidence, number, parameters
 
 TRANSPORT = "websocket"
 """This transport's name in the metrics."""
 
 PATH = "/v1/listen"
+EXAMPLE = f"{PATH}?rate_hz=16000"
+"""How it is opened."""
+
+_RATE, _HOP = "rate_hz", "hop_s"
 
 PROTOCOL, _KEY = "timbre", "timbre.key."
 """Subprotocols: ours, and what stands before a key that comes as another."""
@@ -96,19 +101,13 @@ async def _asked(socket: WebSocket) -> Listen:
     Raises:
         InvalidRequest: the rate is missing, or one of them is not what it should be.
     """
-    query = socket.query_params
-    try:
-        rate_hz, min_confidence = int(query["rate_hz"]), float(query.get("min_confidence", "0"))
-        hop_s = float(query["hop_s"]) if "hop_s" in query else None
-    except (KeyError, ValueError):
-        rate_hz, min_confidence, hop_s = 0, -1.0, None
-    if not 0 <= min_confidence <= 1:
-        raise InvalidRequest(
-            f"{PATH} takes ?rate_hz= as a whole number of samples a second, &min_confidence= from 0 to 1, and &hop_s= "
-            "as seconds between two measurements."
-        )
+    given = parameters(socket.query_params, PATH, (_RATE, _HOP, *OF_PREDICTIONS))
+    rate_hz = number(given, _RATE, int, "a whole number, the samples a second of the frames")
+    if rate_hz is None:
+        raise InvalidRequest(f"{_RATE} is missing, the samples a second of the frames: {EXAMPLE}.")
+    hop_s = number(given, _HOP, float, "a number, the seconds between two measurements")
     parent = socket.headers.get(PARENT)
-    return Listen(TRANSPORT, rate_hz, query.get("version"), query.get("key"), min_confidence, hop_s, parent)
+    return Listen(TRANSPORT, rate_hz, given.get(VERSION), given.get(KEY), min_confidence(given), hop_s, parent)
 
 
 async def _frames(socket: WebSocket) -> AsyncIterator[bytes]:

@@ -40,6 +40,7 @@ from serving.errors import (
 )
 from serving.schemas import ErrorBody
 from serving.transports.body import FIELD
+from serving.transports.query import KEY, MIN_CONFIDENCE, VERSION
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 PREDICT_BODY = {
@@ -57,25 +58,25 @@ PREDICT_BODY = {
     },
 }
 
+
+def _parameter(name: str, place: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": place, "description": description, "schema": {"type": "string"} | schema}
+
+
 PREDICT_PARAMETERS = [
-    {
-        "name": "min_confidence",
-        "in": "query",
-        "description": "Below this probability no emotion is named.",
-        "schema": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
-    },
-    {
-        "name": "X-Model-Version",
-        "in": "header",
-        "description": "The version that shall answer.",
-        "schema": {"type": "string"},
-    },
-    {
-        "name": "X-Timbre-Key",
-        "in": "header",
-        "description": "Any user or session id: it always gets the same variant.",
-        "schema": {"type": "string"},
-    },
+    _parameter(
+        MIN_CONFIDENCE,
+        "query",
+        "Below this probability no emotion is named.",
+        type="number",
+        minimum=0,
+        maximum=1,
+        default=0,
+    ),
+    _parameter(VERSION, "query", "The version that shall answer."),
+    _parameter("X-Model-Version", "header", f"The same as `{VERSION}`; both may come if they agree."),
+    _parameter(KEY, "query", "Any user or session id: it always gets the same variant."),
+    _parameter("X-Timbre-Key", "header", f"The same as `{KEY}`; both may come if they agree."),
 ]
 _AT_THE_DOOR: tuple[type[RequestError], ...] = (Unauthenticated, Forbidden, RateLimited)
 REFUSALS_OF_PREDICT = (

@@ -96,6 +96,26 @@ def test_a_confidence_that_is_none_is_refused(client: httpx.Client, threshold: s
     assert "from 0 to 1" in refused(response, 422, "invalid_request")["message"]
 
 
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("minconfidence=0.6", ["'minconfidence'", "version, key, min_confidence"]),
+        ("min_confidence=0.9&min_confidence=0.1", ["2 times", "'0.9'", "'0.1'"]),
+        ("min_confidence=0.9&key=a&api_key=b", ["'api_key'"]),
+    ],
+)
+def test_a_parameter_that_is_unknown_or_comes_twice_is_refused(
+    client: httpx.Client, query: str, told: list[str]
+) -> None:
+    message = refused(client.post(f"/predict?{query}", files={"file": WAV}), 422, "invalid_request")["message"]
+    assert all(part in message for part in told), message
+
+
+def test_text_beside_the_file_is_refused(client: httpx.Client) -> None:
+    response = client.post("/predict", data={"min_confidence": "0.9"}, files={"file": WAV})
+    assert "?min_confidence=" in refused(response, 422, "invalid_request")["message"]
+
+
 def test_a_long_clip_gets_a_timeline_whose_mean_is_the_answer(client: httpx.Client) -> None:
     answer = post(client, encode(voice(10.0), 16_000)).json()
     spans = [(segment["start_s"], segment["end_s"]) for segment in answer["segments"]]
