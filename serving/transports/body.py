@@ -29,6 +29,7 @@ FIELD = "file"
 
 _RAW_TYPES = frozenset({"application/octet-stream", "application/ogg", "video/mp4", "video/webm", "video/ogg"})
 _ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # and how zlib is told
+_PLAIN = ("", "identity")
 _MULTIPART = "multipart/form-data"
 _MULTIPART_OVERHEAD_BYTES = 1 << 16  # boundaries, headers and small text fields around the file
 _MAX_PARTS = 32
@@ -51,7 +52,7 @@ async def read_upload(request: Request, max_bytes: int, timeout_s: float, take: 
         UploadTimeout: the body has not come within ``timeout_s``.
         TooLarge: more than ``max_bytes``, by the announced length or while reading.
         MissingFile: no file in the body. TooManyFiles: more than one.
-        UnsupportedMediaType: a content type that carries no audio.
+        UnsupportedMediaType: a content type that carries no audio, or a body in a content encoding.
         InvalidRequest: a multipart body that does not follow its own format, or has text beside the file.
     """
     try:
@@ -83,7 +84,7 @@ async def unpacked(body: bytes, encoding: str, max_bytes: int, take: Take) -> by
         InvalidRequest: it is not such data, or not all of it, or more than that.
     """
     kind = encoding.strip().lower()
-    if kind in ("", "identity"):
+    if kind in _PLAIN:
         return body
     if kind not in _ENCODINGS:
         raise UnsupportedMediaType(
@@ -140,6 +141,12 @@ def _joined(pieces: list[bytes], take: Take) -> bytes:
 
 
 async def _read(request: Request, max_bytes: int, take: Take) -> Upload:
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in _PLAIN:
+        raise UnsupportedMediaType(
+            f"A body in {encoding[:_SHOWN]} is not unpacked here. Send the file as it is; FLAC, OGG and MP3 are small.",
+            content_encoding=encoding[:_SHOWN],
+        )
     content_type = request.headers.get("content-type", "")
     if len(content_type) > _MAX_TYPE_CHARACTERS:
         raise UnsupportedMediaType(

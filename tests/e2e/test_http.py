@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
 import shutil
@@ -131,6 +132,13 @@ def test_a_raw_body_gives_the_same_answer(client: httpx.Client, kind: str) -> No
     form = post(client, WAV).json()
     assert raw["all_emotions"] == form["all_emotions"]
     assert raw["filename"] is None
+
+
+def test_a_packed_body_is_refused_by_its_head(client: httpx.Client) -> None:
+    headers = {"Content-Type": "audio/wav", "Content-Encoding": "gzip"}
+    for body in (gzip.compress(WAV), gzip.compress(bytes(64 << 20), 1)):
+        error = refused(client.post("/predict", content=body, headers=headers), 415, "unsupported_media_type")
+        assert "in gzip" in error["message"]
 
 
 def test_every_format_gives_nearly_the_same_answer(client: httpx.Client) -> None:

@@ -156,6 +156,18 @@ def test_other_types_are_refused_unread(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["audio/wav", f"multipart/form-data; boundary={BOUNDARY}"])
+@pytest.mark.parametrize("encoding", ["gzip", "Deflate", "br", "identity, gzip"])
+def test_a_body_in_a_content_encoding_is_refused_unread(kind: str, encoding: str) -> None:
+    with pytest.raises(UnsupportedMediaType, match=f"A body in {encoding.lower()} is not unpacked"):
+        read([], content_type=kind, content_encoding=encoding)
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
+def test_a_body_that_is_said_to_be_as_it_is_is_taken(encoding: str) -> None:
+    assert read([b"sound"], content_type="audio/wav", content_encoding=encoding).data == b"sound"
+
+
+@pytest.mark.parametrize("kind", ["audio/wav", f"multipart/form-data; boundary={BOUNDARY}"])
 def test_an_announced_length_over_the_limit_is_refused_unread(kind: str) -> None:
     with pytest.raises(TooLarge):
         read([], content_type=kind, content_length="1000000")
