@@ -7,11 +7,13 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from pydantic import ValidationError
-from starlette.routing import WebSocketRoute
+from starlette.datastructures import Headers
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serving.errors import InternalError, InvalidFrame, InvalidRequest, RequestError
-from serving.keys import Scope
+from serving.errors import InternalError, InvalidFrame, InvalidRequest, RequestError, UpgradeRequired
+from serving.keys import Scope as Use
 from serving.lifecycle import Lifecycle
 from serving.live import Listen
 from serving.messages import End, ErrorMessage, Message
@@ -21,6 +23,7 @@ from serving.tracing import PARENT
 from serving.transports.admission import credential_of, foreign, is_foreign
 from serving.transports.faults import fault
 from serving.transports.query import KEY, OF_PREDICTIONS, VERSION, min_confidence, number, parameters
+from serving.transports.refusals import refusal
 
 TRANSPORT = "websocket"
 """This transport's name in the metrics."""
@@ -38,6 +41,7 @@ PROTOCOL, _KEY = "timbre", "timbre.key."
 _DONE, _POLICY, _FAULT, _RESTART, _LATER = 1000, 1008, 1011, 1012, 1013
 _CLOSE_CODES = {"stopping": _RESTART, "starting": _LATER, "overloaded": _LATER, "rate_limited": _LATER}
 _LAST_WORD_S = 1.0
+_HOST_CHARACTERS = 100
 
 
 class ListenTransport:
@@ -47,9 +51,9 @@ class ListenTransport:
         self._lifecycle = lifecycle
 
     @property
-    def routes(self) -> list[WebSocketRoute]:
+    def routes(self) -> list[BaseRoute]:
         """What is mounted."""
-        return [WebSocketRoute(PATH, self._listen)]
+        return [WebSocketRoute(PATH, self._listen), Route(PATH, _Unopened())]
 
     async def _listen(self, socket: WebSocket) -> None:
         # Accepted whatever comes of it: a browser shows its script nothing of a refused handshake.
@@ -71,6 +75,19 @@ class ListenTransport:
             await _refuse(socket, fault(error, socket.headers.get(PARENT)))
 
 
+class _Unopened:
+    """Whoever asks for the path over HTTP, by whatever method, hears what it is."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scheme = scope["scheme"].replace("http", "ws")
+        host = Headers(scope=scope).get("host", "localhost")[:_HOST_CHARACTERS]
+        error = UpgradeRequired(
+            f"{PATH} is a WebSocket and {scope['method']} came without an upgrade. Open it as "
+            f"{scheme}://{host}{EXAMPLE}; what stands before the service must let upgrades through."
+        )
+        await refusal(error)(scope, receive, send)
+
+
 def _admit(socket: WebSocket, parts: Parts) -> None:
     """Ask for the key: of a header, or, since a page can set none, behind a protocol's name.
 
@@ -81,7 +98,7 @@ def _admit(socket: WebSocket, parts: Parts) -> None:
         raise foreign(socket.headers)
     credential, _ = credential_of(socket.headers)
     offered = [name.removeprefix(_KEY) for name in socket.scope["subprotocols"] if name.startswith(_KEY)]
-    parts.guard.admit(offered[0] if credential is None and offered else credential, Scope.PREDICT)
+    parts.guard.admit(offered[0] if credential is None and offered else credential, Use.PREDICT)
 
 
 async def _refuse(socket: WebSocket, error: RequestError) -> None:

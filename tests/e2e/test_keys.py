@@ -58,6 +58,7 @@ def bearer(key: str) -> dict[str, str]:
         ("POST", "/predict", True),
         ("POST", "/v2/models/timbre/infer", True),
         ("GET", "/v2/models/timbre", True),
+        ("GET", "/v1/listen", True),
         ("GET", "/models", False),
         ("GET", "/experiments", False),
         ("POST", "/feedback", False),

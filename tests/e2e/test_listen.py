@@ -228,6 +228,15 @@ def test_a_refusal_says_which_parameter_and_what_came(service: Service, query: s
     assert all(part in error["message"] for part in told), error["message"]
 
 
+def test_asked_without_an_upgrade_it_says_that_it_is_a_websocket(service: Service) -> None:
+    for method in ("GET", "POST"):
+        answer = httpx.request(method, f"{service.url}/v1/listen?rate_hz=16000")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (426, "upgrade_required")
+        assert (answer.headers["upgrade"], answer.headers["connection"]) == ("websocket", "Upgrade")
+        address = f"{service.listen_url(rate_hz=16_000)}; "
+        assert address in answer.json()["error"]["message"]
+
+
 START = pb.ListenRequest(start=pb.ListenStart(rate_hz=16_000))
 
 
