@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 
-from serving.errors import InvalidFeedback, InvalidRequest, RequestError, Starting, TooLarge, UploadTimeout
+from serving import __version__
+from serving.errors import InvalidRequest, RequestError
 from serving.experiments import experiments
 from serving.lifecycle import Lifecycle
 from serving.metrics import CONTENT_TYPE
@@ -29,16 +30,10 @@ from serving.tracing import PARENT
 from serving.transports.admission import Admission
 from serving.transports.asgi import place_of, unless_gone
 from serving.transports.body import read_upload, read_whole
+from serving.transports.docs import docs, swagger_assets
 from serving.transports.faults import Faults
-from serving.transports.openapi import (
-    PREDICT_BODY,
-    PREDICT_PARAMETERS,
-    REFUSALS_OF_PREDICT,
-    describe,
-    docs,
-    swagger_assets,
-    tell_of_others,
-)
+from serving.transports.openapi import DESCRIPTION, TAGS, tell_everything
+from serving.transports.paths import ROUTES
 from serving.transports.query import KEY, OF_PREDICTIONS, VERSION, min_confidence, parameters, shown
 from serving.transports.refusals import HANDLERS, Unmatched, refusal, refusal_of
 
@@ -158,37 +153,20 @@ class HttpTransport:
     def _build(self, others: Sequence[BaseRoute]) -> FastAPI:
         app = FastAPI(
             title="Timbre",
-            version="1",
-            description="Hears a voice and says which emotion is in it.",
+            version=__version__,
+            description=DESCRIPTION,
+            openapi_tags=TAGS,
             docs_url=None,
             redoc_url=None,
             exception_handlers=HANDLERS,
         )
         app.add_middleware(Admission, lifecycle=self._lifecycle)
         app.add_middleware(Faults)  # the last added hears of what all others fail at
-        app.add_api_route(
-            PREDICT,
-            self.predict,
-            methods=["POST"],
-            response_model=Prediction,
-            responses=describe(*REFUSALS_OF_PREDICT),
-            openapi_extra={"requestBody": PREDICT_BODY, "parameters": PREDICT_PARAMETERS},
-        )
-        app.add_api_route("/models", self.models, methods=["GET"], responses=describe(Starting))
-        app.add_api_route(
-            "/feedback",
-            self.feedback,
-            methods=["POST"],
-            responses=describe(InvalidRequest, InvalidFeedback, TooLarge, UploadTimeout, Starting),
-            openapi_extra={
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": FeedbackIn.model_json_schema()}},
-                }
-            },
-        )
-        app.add_api_route("/experiments", self.experiments, methods=["GET"], responses=describe(Starting))
-        app.add_api_route("/health", self.health, methods=["GET"], responses=describe(Starting))
+        app.add_api_route(PREDICT, self.predict, methods=["POST"], response_model=Prediction, **ROUTES[PREDICT])
+        app.add_api_route("/models", self.models, methods=["GET"], **ROUTES["/models"])
+        app.add_api_route("/feedback", self.feedback, methods=["POST"], **ROUTES["/feedback"])
+        app.add_api_route("/experiments", self.experiments, methods=["GET"], **ROUTES["/experiments"])
+        app.add_api_route("/health", self.health, methods=["GET"], **ROUTES["/health"])
         app.add_route("/health", self._head_of_health, methods=["HEAD"], include_in_schema=False)
         app.add_route("/livez", self._livez, include_in_schema=False)
         app.add_route("/readyz", self._readyz, include_in_schema=False)
@@ -199,7 +177,7 @@ class HttpTransport:
         app.add_route("/", self._to_the_docs, include_in_schema=False)  # where there is no page
         # Last, for whatever nothing above takes.
         app.router.routes.append(Route("/{path:path}", Unmatched()))
-        tell_of_others(app)
+        tell_everything(app, self._lifecycle)
         return app
 
 

@@ -17,10 +17,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from serving import __version__
+from serving.schemas import Prediction
 from tests.conftest import SERVED
 from tests.service import Service, metric
 from tests.sounds import encode, encode_av, voice
 
+METHODS = ("get", "post")
 LABELS = ["angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised"]
 WAV = encode(voice(2.0), 16_000)
 
@@ -229,6 +232,40 @@ def test_openapi_describes_the_refusals(client: httpx.Client) -> None:
         "504",
     }
     assert "`audio_too_long`" in predict["responses"]["413"]["description"]
+
+
+def test_openapi_says_what_the_paths_are_for(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert document["info"]["version"] == __version__
+    assert "/v1/listen" in document["info"]["description"]
+    assert next(iter(document["paths"])) == "/predict"
+    groups = [tag["name"] for tag in document["tags"]]
+    assert groups == ["Predict", "Models", "Health", "Open Inference Protocol"]
+    told = [operation for item in document["paths"].values() for name, operation in item.items() if name in METHODS]
+    assert [tag for operation in told for tag in operation["tags"] if tag not in groups] == []
+    assert all(len(operation["tags"]) == 1 and operation["summary"].endswith(".") for operation in told)
+    parameters = {(one["name"], one["in"]) for one in document["paths"]["/predict"]["post"]["parameters"]}
+    assert parameters == {
+        ("min_confidence", "query"),
+        ("version", "query"),
+        ("X-Model-Version", "header"),
+        ("key", "query"),
+        ("X-Timbre-Key", "header"),
+    }
+    assert "securitySchemes" not in document["components"]
+    assert not any("security" in operation for operation in told)
+
+
+def test_openapi_shows_an_answer_of_the_version_that_answers(client: httpx.Client) -> None:
+    ok = client.get("/openapi.json").json()["paths"]["/predict"]["post"]["responses"]["200"]
+    example, answer = ok["content"]["application/json"]["example"], post(client, encode(voice(3.0), 16_000)).json()
+    assert Prediction.model_validate(example).model_dump() == example
+    for name in ("filename", "model_version", "duration_s"):
+        assert example[name] == answer[name]
+    assert list(example["all_emotions"]) == list(answer["all_emotions"])
+    assert sum(example["all_emotions"].values()) == pytest.approx(1)
+    assert example["confidence"] == example["all_emotions"][example["emotion"]]
+    assert example["segments"][0].keys() == answer["segments"][0].keys()
 
 
 def test_no_file(client: httpx.Client) -> None:

@@ -105,6 +105,20 @@ def test_what_tells_nothing_is_open_and_health_and_metrics_are(locked: Service) 
         assert httpx.get(f"{locked.url}{path}", follow_redirects=True).status_code == 200, path
 
 
+def test_openapi_says_which_paths_want_a_key_and_not_what_is_loaded(locked: Service) -> None:
+    document = httpx.get(f"{locked.url}/openapi.json").json()
+    schemes = document["components"]["securitySchemes"]
+    assert {scheme.get("scheme") or scheme["name"] for scheme in schemes.values()} == {"bearer", "x-api-key", "basic"}
+    for path, item in document["paths"].items():
+        for method in item.keys() & {"get", "post"}:
+            security = item[method].get("security", [])
+            answer = httpx.request(method, locked.url + path.format(name="timbre", version="1"))
+            assert (answer.status_code == 401) == bool(security), path
+            assert [name for way in security for name in way] in ([], list(schemes)), path
+    assert document["paths"]["/experiments"]["get"]["security"][0] == {"bearer": ["experiments"]}
+    assert "example" not in json.dumps(document["paths"]["/predict"])
+
+
 def test_health_and_metrics_may_want_a_key_too(file: Path, tmp_path: Path) -> None:
     env = environment(port=free_port(), grpc_port=free_port(), drain_s=0, api_keys_file=file, api_keys_exempt="")
     service = start_process(tmp_path / "log.txt", env)
