@@ -31,13 +31,14 @@ _RAW_TYPES = frozenset({"application/octet-stream", "application/ogg", "video/mp
 _ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # and how zlib is told
 _PLAIN = ("", "identity")
 _MULTIPART = "multipart/form-data"
-_MULTIPART_OVERHEAD_BYTES = 1 << 16  # boundaries, headers and small text fields around the file
+_MULTIPART_OVERHEAD_BYTES = 1 << 16  # boundaries and headers around the file
 _MAX_PARTS = 32
 _MAX_TYPE_CHARACTERS = 1024  # the time to read a type grows with the square of what it is long
 _PIECE = 1 << 16
 _SHOWN = 40  # characters of a name that came
 _HOW = (
-    f"Send the audio as multipart field `{FIELD}` (curl -F {FIELD}=@clip.wav) or as the raw body with its audio type."
+    f"Send the audio as multipart field `{FIELD}` (curl -F {FIELD}=@clip.wav URL) or as the raw body with its type "
+    "(curl -H 'Content-Type: application/octet-stream' --data-binary @clip.wav URL)."
 )
 
 

@@ -109,7 +109,7 @@ def _refusals(*errors: type[RequestError]) -> dict[int | str, dict[str, Any]]:
 ROUTES: dict[str, dict[str, Any]] = {
     "/predict": {
         "tags": [TO_PREDICT],
-        "summary": "Hear one clip.",
+        "summary": "Hear a clip and say which emotion is in the voice.",
         "responses": _refusals(*_REFUSALS_OF_PREDICT),
         "openapi_extra": {"requestBody": _CLIP, "parameters": _PARAMETERS},
     },

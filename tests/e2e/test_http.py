@@ -3,6 +3,8 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import re
+import shlex
 import shutil
 import socket
 import struct
@@ -192,6 +194,22 @@ def test_curl_as_in_readme(service: Service, tmp_path: Path) -> None:
     command = ["curl", "-sS", "--fail", "-F", f"file=@{clip}", f"{service.url}/predict"]
     answer = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     assert answer["filename"] == "clip.wav"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which is not on this machine")
+def test_curl_as_a_refusal_says(service: Service, tmp_path: Path) -> None:
+    """Without a type curl says that a body is a form of a web page."""
+    clip = tmp_path / "clip.wav"
+    clip.write_bytes(WAV)
+    command = ["curl", "-sS", "--data-binary", f"@{clip}", f"{service.url}/predict"]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["error"]
+    assert told["code"] == "unsupported_media_type"
+    lines = re.findall(r"\((curl .*?)\)", told["message"])
+    assert len(lines) == 2
+    for line in lines:
+        command = shlex.split(line.replace("URL", f"{service.url}/predict").replace("clip.wav", str(clip)))
+        done = subprocess.run([*command, "-sS", "--fail"], check=True, capture_output=True)
+        assert json.loads(done.stdout)["all_emotions"]
 
 
 def test_health_probes_metrics_and_docs(client: httpx.Client) -> None:

@@ -151,8 +151,9 @@ def test_a_body_without_a_type_is_taken_as_the_file() -> None:
     ["application/vnd.bentoml+pickle", "application/json", "text/plain", "application/x-www-form-urlencoded", "a/b/c"],
 )
 def test_other_types_are_refused_unread(kind: str) -> None:
-    with pytest.raises(UnsupportedMediaType, match=r"curl -F file=@clip\.wav"):
+    with pytest.raises(UnsupportedMediaType, match=r"curl -F file=@clip\.wav") as caught:
         read([], content_type=kind)  # there is nothing to receive: reading would stall
+    assert "curl -H 'Content-Type: application/octet-stream' --data-binary @clip.wav URL" in caught.value.message
 
 
 @pytest.mark.parametrize("kind", ["audio/wav", f"multipart/form-data; boundary={BOUNDARY}"])
