@@ -19,7 +19,7 @@ from starlette.requests import Request
 from serving.errors import InvalidRequest, MissingFile, TooManyFiles, UnsupportedMediaType, UploadTimeout, too_large
 from serving.pipeline import Upload
 from serving.room import Take
-from serving.transports.query import MIN_CONFIDENCE, OF_PREDICTIONS
+from serving.transports.query import MIN_CONFIDENCE, OF_PREDICTIONS, shown
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks  # known to type checkers only
@@ -35,7 +35,6 @@ _MULTIPART_OVERHEAD_BYTES = 1 << 16  # boundaries and headers around the file
 _MAX_PARTS = 32
 _MAX_TYPE_CHARACTERS = 1024  # the time to read a type grows with the square of what it is long
 _PIECE = 1 << 16
-_SHOWN = 40  # characters of a name that came
 _HOW = (
     f"Send the audio as multipart field `{FIELD}` (curl -F {FIELD}=@clip.wav URL) or as the raw body with its type "
     "(curl -H 'Content-Type: application/octet-stream' --data-binary @clip.wav URL)."
@@ -145,8 +144,8 @@ async def _read(request: Request, max_bytes: int, take: Take) -> Upload:
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in _PLAIN:
         raise UnsupportedMediaType(
-            f"A body in {encoding[:_SHOWN]} is not unpacked here. Send the file as it is; FLAC, OGG and MP3 are small.",
-            content_encoding=encoding[:_SHOWN],
+            f"A body in {encoding[:40]} is not unpacked here. Send the file as it is; FLAC, OGG and MP3 are small.",
+            content_encoding=encoding[:40],
         )
     content_type = request.headers.get("content-type", "")
     if len(content_type) > _MAX_TYPE_CHARACTERS:
@@ -244,7 +243,7 @@ class _Form:
             )
         if not files or not (files[0].filename or files[0].chunks):
             raise MissingFile(self._why_none(), fields=[part.name for part in self.parts])
-        if text := [f"`{part.name[:_SHOWN]}`" for part in self.parts if part.filename is None]:
+        if text := [shown(part.name) for part in self.parts if part.filename is None]:
             raise InvalidRequest(
                 f"Beside the file the form has {', '.join(text)}, which is no file. Parameters belong in the query, as "
                 f"?{MIN_CONFIDENCE}=0.6 after the path; there are {', '.join(OF_PREDICTIONS)}."

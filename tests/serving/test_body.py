@@ -84,7 +84,7 @@ def test_other_files_beside_it_are_passed_over() -> None:
 @pytest.mark.parametrize("first", [True, False])
 def test_text_beside_the_file_is_refused_and_told_where_it_belongs(first: bool) -> None:
     file, text = part("file", b"sound", "a.wav"), part("min_confidence", b"0.9")
-    with pytest.raises(InvalidRequest, match=r"has `min_confidence`, .* belong in the query, as \?min_confidence=0\.6"):
+    with pytest.raises(InvalidRequest, match=r"has 'min_confidence', .* belong in the query, as \?min_confidence=0\.6"):
         read_form(form(text, file) if first else form(file, text))
 
 
