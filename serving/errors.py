@@ -153,6 +153,17 @@ class MethodNotAllowed(RequestError):
     code, http_status, grpc_status = "method_not_allowed", 405, "UNIMPLEMENTED"
 
 
+class UpgradeRequired(RequestError):
+    """A path that is a WebSocket is asked as if it were a page."""
+
+    code, http_status, grpc_status = "upgrade_required", 426, "UNIMPLEMENTED"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """To what, as RFC 9110 (15.5.22) wants it."""
+        return super().headers | {"Upgrade": "websocket", "Connection": "Upgrade"}
+
+
 class UploadTimeout(RequestError):
     code, http_status, grpc_status = "upload_timeout", 408, "DEADLINE_EXCEEDED"
 

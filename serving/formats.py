@@ -19,7 +19,7 @@ from serving.isolated import Undecoded, open_isolated
 
 Samples = npt.NDArray[np.float32]
 
-READABLE = "WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, M4A/AAC and WebM"
+READABLE = "WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, M4A/AAC or WebM"
 
 _BLOCK_FRAMES = 1 << 16  # 2 MB of float32 at 8 channels: bounds memory, still few calls
 _SALVAGE_FRAMES = 256

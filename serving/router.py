@@ -122,7 +122,8 @@ def choose(routes: Routes, pinned: str | None, key: str | None, chance: Callable
         if pinned not in routes.versions:
             loaded = routes.versions
             raise UnknownVersion(
-                f"Version {pinned[:40]!r} is not loaded; {', '.join(loaded)} {'is' if len(loaded) == 1 else 'are'}.",
+                f"Version {pinned[:40]!r} is not loaded; {', '.join(loaded)} {'is' if len(loaded) == 1 else 'are'}. "
+                "GET /models lists them.",
                 versions=loaded,
             )
         return Choice(PINNED, pinned)

@@ -94,7 +94,7 @@ def check_grpc_port(settings: Settings) -> None:
         AddressError: the port is taken, or the address is not this machine's.
     """
     if settings.grpc_port:
-        _listen(settings, settings.grpc_port, f"grpc://{settings.host_of_url}:{settings.grpc_port}").close()
+        _listen(settings, settings.grpc_port, settings.grpc_url).close()
 
 
 def _listen(settings: Settings, port: int, url: str) -> socket.socket:

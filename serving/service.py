@@ -123,9 +123,8 @@ async def _start(lifecycle: Lifecycle, settings: Settings, doors: contextlib.Asy
     if server is not None:
         await server.tell()
     runtime = parts.registry.runtime
-    logger.info(
-        "Version %s on %s answers at %s", ", ".join(parts.registry.fleet.versions), runtime.device, settings.url
-    )
+    versions, urls = ", ".join(parts.registry.fleet.versions), filter(None, (settings.url, settings.grpc_url))
+    logger.info("Version %s on %s answers at %s", versions, runtime.device, " and ".join(urls))
     if settings.warning:
         logger.warning(settings.warning)
     if runtime.note:

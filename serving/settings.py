@@ -180,6 +180,12 @@ class Settings(BaseModel):
         return f"{'https' if self.tls_cert else 'http'}://{self.host_of_url}:{self.port}"
 
     @property
+    def grpc_url(self) -> str:
+        """Where it answers over gRPC; empty where it does not."""
+        scheme = "grpcs" if self.tls_cert else "grpc"
+        return f"{scheme}://{self.host_of_url}:{self.grpc_port}" if self.grpc_port else ""
+
+    @property
     def host_of_url(self) -> str:
         """The address as it stands before a port."""
         return f"[{self.host}]" if ":" in self.host else self.host
@@ -240,15 +246,16 @@ class Settings(BaseModel):
             return cls.model_validate(given)
         except ValidationError as error:
             raise SettingsError(
-                "\n".join(_explain(problem["loc"], problem["msg"]) for problem in error.errors())
+                "\n".join(_explain(fault["loc"], fault["msg"], fault["input"]) for fault in error.errors())
             ) from None
 
 
-def _explain(where: tuple[int | str, ...], problem: str) -> str:
+def _explain(where: tuple[int | str, ...], problem: str, came: object) -> str:
+    ours = problem.removeprefix("Value error, ")
     if not where:  # of several settings together; the message names them
-        return f"{problem.removeprefix('Value error, ')}."
+        return f"{ours}."
     name = f"{PREFIX}{str(where[0]).upper()}"
     if str(where[0]) not in Settings.model_fields:
         known = ", ".join(f"{PREFIX}{field.upper()}" for field in Settings.model_fields)
         return f"{name} is not a setting. There are {known}."
-    return f"{name}: {problem}."
+    return f"{name}: {ours}." if ours != problem else f"{name}: {problem}; {came!r:.80} came."

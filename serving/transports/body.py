@@ -19,6 +19,7 @@ from starlette.requests import Request
 from serving.errors import InvalidRequest, MissingFile, TooManyFiles, UnsupportedMediaType, UploadTimeout, too_large
 from serving.pipeline import Upload
 from serving.room import Take
+from serving.transports.query import MIN_CONFIDENCE, OF_PREDICTIONS, shown
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks  # known to type checkers only
@@ -28,13 +29,15 @@ FIELD = "file"
 
 _RAW_TYPES = frozenset({"application/octet-stream", "application/ogg", "video/mp4", "video/webm", "video/ogg"})
 _ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # and how zlib is told
+_PLAIN = ("", "identity")
 _MULTIPART = "multipart/form-data"
-_MULTIPART_OVERHEAD_BYTES = 1 << 16  # boundaries, headers and small text fields around the file
+_MULTIPART_OVERHEAD_BYTES = 1 << 16  # boundaries and headers around the file
 _MAX_PARTS = 32
 _MAX_TYPE_CHARACTERS = 1024  # the time to read a type grows with the square of what it is long
 _PIECE = 1 << 16
 _HOW = (
-    f"Send the audio as multipart field `{FIELD}` (curl -F {FIELD}=@clip.wav) or as the raw body with its audio type."
+    f"Send the audio as multipart field `{FIELD}` (curl -F {FIELD}=@clip.wav URL) or as the raw body with its type "
+    "(curl -H 'Content-Type: application/octet-stream' --data-binary @clip.wav URL)."
 )
 
 
@@ -49,8 +52,8 @@ async def read_upload(request: Request, max_bytes: int, timeout_s: float, take: 
         UploadTimeout: the body has not come within ``timeout_s``.
         TooLarge: more than ``max_bytes``, by the announced length or while reading.
         MissingFile: no file in the body. TooManyFiles: more than one.
-        UnsupportedMediaType: a content type that carries no audio.
-        InvalidRequest: a multipart body that does not follow its own format.
+        UnsupportedMediaType: a content type that carries no audio, or a body in a content encoding.
+        InvalidRequest: a multipart body that does not follow its own format, or has text beside the file.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -81,7 +84,7 @@ async def unpacked(body: bytes, encoding: str, max_bytes: int, take: Take) -> by
         InvalidRequest: it is not such data, or not all of it, or more than that.
     """
     kind = encoding.strip().lower()
-    if kind in ("", "identity"):
+    if kind in _PLAIN:
         return body
     if kind not in _ENCODINGS:
         raise UnsupportedMediaType(
@@ -138,6 +141,12 @@ def _joined(pieces: list[bytes], take: Take) -> bytes:
 
 
 async def _read(request: Request, max_bytes: int, take: Take) -> Upload:
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in _PLAIN:
+        raise UnsupportedMediaType(
+            f"A body in {encoding[:40]} is not unpacked here. Send the file as it is; FLAC, OGG and MP3 are small.",
+            content_encoding=encoding[:40],
+        )
     content_type = request.headers.get("content-type", "")
     if len(content_type) > _MAX_TYPE_CHARACTERS:
         raise UnsupportedMediaType(
@@ -234,6 +243,11 @@ class _Form:
             )
         if not files or not (files[0].filename or files[0].chunks):
             raise MissingFile(self._why_none(), fields=[part.name for part in self.parts])
+        if text := [shown(part.name) for part in self.parts if part.filename is None]:
+            raise InvalidRequest(
+                f"Beside the file the form has {', '.join(text)}, which is no file. Parameters belong in the query, as "
+                f"?{MIN_CONFIDENCE}=0.6 after the path; there are {', '.join(OF_PREDICTIONS)}."
+            )
         data = _joined(files[0].chunks, take)
         if len(data) > max_bytes:
             raise too_large(max_bytes)

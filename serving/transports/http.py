@@ -7,7 +7,7 @@ asked, fetch URLs that come in file fields, and know no error body but their own
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 
-from serving.errors import InvalidFeedback, InvalidRequest, RequestError, Starting, TooLarge, UploadTimeout
+from serving import __version__
+from serving.errors import InvalidRequest, RequestError
 from serving.experiments import experiments
 from serving.lifecycle import Lifecycle
 from serving.metrics import CONTENT_TYPE
@@ -29,16 +30,11 @@ from serving.tracing import PARENT
 from serving.transports.admission import Admission
 from serving.transports.asgi import place_of, unless_gone
 from serving.transports.body import read_upload, read_whole
+from serving.transports.docs import docs, swagger_assets
 from serving.transports.faults import Faults
-from serving.transports.openapi import (
-    PREDICT_BODY,
-    PREDICT_PARAMETERS,
-    REFUSALS_OF_PREDICT,
-    describe,
-    docs,
-    swagger_assets,
-    tell_of_others,
-)
+from serving.transports.openapi import DESCRIPTION, TAGS, tell_everything
+from serving.transports.paths import ROUTES
+from serving.transports.query import KEY, OF_PREDICTIONS, VERSION, min_confidence, parameters, shown
 from serving.transports.refusals import HANDLERS, Unmatched, refusal, refusal_of
 
 Small = TypeVar("Small", bound=BaseModel)
@@ -50,8 +46,6 @@ PREDICT = "/predict"
 
 VERSION_HEADER, VARIANT_HEADER = "X-Model-Version", "X-Timbre-Variant"
 KEY_HEADER, ID_HEADER = "X-Timbre-Key", "X-Request-ID"
-
-CONFIDENCE_PARAMETER = "min_confidence"
 
 _SMALL_BYTES = 4096
 
@@ -70,9 +64,10 @@ class HttpTransport:
     async def predict(self, request: Request) -> Response:
         """Hear one clip: multipart field `file`, or the raw body. WAV, FLAC, OGG, MP3, AIFF, M4A/AAC and WebM.
 
-        With `?min_confidence=0.6` the emotion is null where the model is less sure. Headers: `X-Model-Version` asks for
-        a version; `X-Timbre-Key` (any user or session id) for always the same variant. The answer's `X-Model-Version`
-        and `X-Timbre-Variant` say who answered, and its `X-Request-ID` is what `/feedback` takes.
+        With `?min_confidence=0.6` the emotion is null where the model is less sure. `?version=`, or the header
+        `X-Model-Version`, asks for a version; `?key=`, or `X-Timbre-Key` (any user or session id), for always the same
+        variant. The answer's `X-Model-Version` and `X-Timbre-Variant` say who answered, and its `X-Request-ID` is what
+        `/feedback` takes.
         """
         parts = self._lifecycle.get()
         with parts.uploads.holding() as take:
@@ -93,18 +88,19 @@ class HttpTransport:
         )
 
     async def _asked(self, request: Request, parts: Parts, take: Holding) -> Ask:
-        """What the pipeline is asked; its permits are looked at before the body is read."""
+        """What the pipeline is asked; its permits and all that the head says are looked at before the body is read."""
         place = place_of(request.scope)
         parts.pipeline.expect_room(place)
-        min_confidence = _share(request, CONFIDENCE_PARAMETER)
-        settings, headers = parts.settings, request.headers
+        given = parameters(request.query_params, PREDICT, OF_PREDICTIONS)
+        version, key = _said(request, VERSION_HEADER, given, VERSION), _said(request, KEY_HEADER, given, KEY)
+        least, settings = min_confidence(given), parts.settings
         return Ask(
             await read_upload(request, settings.max_upload_bytes, settings.upload_timeout_s, take),
             TRANSPORT,
-            headers.get(VERSION_HEADER),
-            headers.get(KEY_HEADER) or None,
-            min_confidence,
-            traceparent=headers.get(PARENT),
+            version,
+            key or None,
+            least,
+            traceparent=request.headers.get(PARENT),
             place=place,
             body=take,
         )
@@ -157,37 +153,20 @@ class HttpTransport:
     def _build(self, others: Sequence[BaseRoute]) -> FastAPI:
         app = FastAPI(
             title="Timbre",
-            version="1",
-            description="Hears a voice and says which emotion is in it.",
+            version=__version__,
+            description=DESCRIPTION,
+            openapi_tags=TAGS,
             docs_url=None,
             redoc_url=None,
             exception_handlers=HANDLERS,
         )
         app.add_middleware(Admission, lifecycle=self._lifecycle)
         app.add_middleware(Faults)  # the last added hears of what all others fail at
-        app.add_api_route(
-            PREDICT,
-            self.predict,
-            methods=["POST"],
-            response_model=Prediction,
-            responses=describe(*REFUSALS_OF_PREDICT),
-            openapi_extra={"requestBody": PREDICT_BODY, "parameters": PREDICT_PARAMETERS},
-        )
-        app.add_api_route("/models", self.models, methods=["GET"], responses=describe(Starting))
-        app.add_api_route(
-            "/feedback",
-            self.feedback,
-            methods=["POST"],
-            responses=describe(InvalidRequest, InvalidFeedback, TooLarge, UploadTimeout, Starting),
-            openapi_extra={
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": FeedbackIn.model_json_schema()}},
-                }
-            },
-        )
-        app.add_api_route("/experiments", self.experiments, methods=["GET"], responses=describe(Starting))
-        app.add_api_route("/health", self.health, methods=["GET"], responses=describe(Starting))
+        app.add_api_route(PREDICT, self.predict, methods=["POST"], response_model=Prediction, **ROUTES[PREDICT])
+        app.add_api_route("/models", self.models, methods=["GET"], **ROUTES["/models"])
+        app.add_api_route("/feedback", self.feedback, methods=["POST"], **ROUTES["/feedback"])
+        app.add_api_route("/experiments", self.experiments, methods=["GET"], **ROUTES["/experiments"])
+        app.add_api_route("/health", self.health, methods=["GET"], **ROUTES["/health"])
         app.add_route("/health", self._head_of_health, methods=["HEAD"], include_in_schema=False)
         app.add_route("/livez", self._livez, include_in_schema=False)
         app.add_route("/readyz", self._readyz, include_in_schema=False)
@@ -198,24 +177,23 @@ class HttpTransport:
         app.add_route("/", self._to_the_docs, include_in_schema=False)  # where there is no page
         # Last, for whatever nothing above takes.
         app.router.routes.append(Route("/{path:path}", Unmatched()))
-        tell_of_others(app)
+        tell_everything(app, self._lifecycle)
         return app
 
 
-def _share(request: Request, name: str) -> float:
-    """A query parameter from 0 to 1, 0 where it is not given.
+def _said(request: Request, header: str, given: Mapping[str, str], parameter: str) -> str | None:
+    """What a header or a parameter of the query says, whichever came; None where neither did.
 
     Raises:
-        InvalidRequest: it is not such a number.
+        InvalidRequest: they say different things.
     """
-    given = request.query_params.get(name, "0")
-    try:
-        value = float(given)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise InvalidRequest(f"{name} must be a number from 0 to 1; got {given[:40]!r}.")
-    return value
+    said = request.headers.getlist(header) + ([given[parameter]] if parameter in given else [])
+    if len(set(said)) > 1:
+        raise InvalidRequest(
+            f"{header} and ?{parameter}= say the same thing, and it came as {' and as '.join(map(shown, said[:3]))}. "
+            "Send one of them."
+        )
+    return said[0] if said else None
 
 
 async def _read_small(request: Request, schema: type[Small], timeout_s: float) -> Small:

@@ -7,11 +7,13 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from pydantic import ValidationError
-from starlette.routing import WebSocketRoute
+from starlette.datastructures import Headers
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serving.errors import InternalError, InvalidFrame, InvalidRequest, RequestError
-from serving.keys import Scope
+from serving.errors import InternalError, InvalidFrame, InvalidRequest, RequestError, UpgradeRequired
+from serving.keys import Scope as Use
 from serving.lifecycle import Lifecycle
 from serving.live import Listen
 from serving.messages import End, ErrorMessage, Message
@@ -20,11 +22,17 @@ from serving.schemas import ErrorDetail
 from serving.tracing import PARENT
 from serving.transports.admission import credential_of, foreign, is_foreign
 from serving.transports.faults import fault
+from serving.transports.query import KEY, OF_PREDICTIONS, VERSION, min_confidence, number, parameters
+from serving.transports.refusals import refusal
 
 TRANSPORT = "websocket"
 """This transport's name in the metrics."""
 
 PATH = "/v1/listen"
+EXAMPLE = f"{PATH}?rate_hz=16000"
+"""How it is opened."""
+
+_RATE, _HOP = "rate_hz", "hop_s"
 
 PROTOCOL, _KEY = "timbre", "timbre.key."
 """Subprotocols: ours, and what stands before a key that comes as another."""
@@ -33,6 +41,7 @@ PROTOCOL, _KEY = "timbre", "timbre.key."
 _DONE, _POLICY, _FAULT, _RESTART, _LATER = 1000, 1008, 1011, 1012, 1013
 _CLOSE_CODES = {"stopping": _RESTART, "starting": _LATER, "overloaded": _LATER, "rate_limited": _LATER}
 _LAST_WORD_S = 1.0
+_HOST_CHARACTERS = 100
 
 
 class ListenTransport:
@@ -42,9 +51,9 @@ class ListenTransport:
         self._lifecycle = lifecycle
 
     @property
-    def routes(self) -> list[WebSocketRoute]:
+    def routes(self) -> list[BaseRoute]:
         """What is mounted."""
-        return [WebSocketRoute(PATH, self._listen)]
+        return [WebSocketRoute(PATH, self._listen), Route(PATH, _Unopened())]
 
     async def _listen(self, socket: WebSocket) -> None:
         # Accepted whatever comes of it: a browser shows its script nothing of a refused handshake.
@@ -66,6 +75,19 @@ class ListenTransport:
             await _refuse(socket, fault(error, socket.headers.get(PARENT)))
 
 
+class _Unopened:
+    """Whoever asks for the path over HTTP, by whatever method, hears what it is."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scheme = scope["scheme"].replace("http", "ws")
+        host = Headers(scope=scope).get("host", "localhost")[:_HOST_CHARACTERS]
+        error = UpgradeRequired(
+            f"{PATH} is a WebSocket and {scope['method']} came without an upgrade. Open it as "
+            f"{scheme}://{host}{EXAMPLE}; what stands before the service must let upgrades through."
+        )
+        await refusal(error)(scope, receive, send)
+
+
 def _admit(socket: WebSocket, parts: Parts) -> None:
     """Ask for the key: of a header, or, since a page can set none, behind a protocol's name.
 
@@ -76,7 +98,7 @@ def _admit(socket: WebSocket, parts: Parts) -> None:
         raise foreign(socket.headers)
     credential, _ = credential_of(socket.headers)
     offered = [name.removeprefix(_KEY) for name in socket.scope["subprotocols"] if name.startswith(_KEY)]
-    parts.guard.admit(offered[0] if credential is None and offered else credential, Scope.PREDICT)
+    parts.guard.admit(offered[0] if credential is None and offered else credential, Use.PREDICT)
 
 
 async def _refuse(socket: WebSocket, error: RequestError) -> None:
@@ -96,19 +118,13 @@ async def _asked(socket: WebSocket) -> Listen:
     Raises:
         InvalidRequest: the rate is missing, or one of them is not what it should be.
     """
-    query = socket.query_params
-    try:
-        rate_hz, min_confidence = int(query["rate_hz"]), float(query.get("min_confidence", "0"))
-        hop_s = float(query["hop_s"]) if "hop_s" in query else None
-    except (KeyError, ValueError):
-        rate_hz, min_confidence, hop_s = 0, -1.0, None
-    if not 0 <= min_confidence <= 1:
-        raise InvalidRequest(
-            f"{PATH} takes ?rate_hz= as a whole number of samples a second, &min_confidence= from 0 to 1, and &hop_s= "
-            "as seconds between two measurements."
-        )
+    given = parameters(socket.query_params, PATH, (_RATE, _HOP, *OF_PREDICTIONS))
+    rate_hz = number(given, _RATE, int, "a whole number, the samples a second of the frames")
+    if rate_hz is None:
+        raise InvalidRequest(f"{_RATE} is missing, the samples a second of the frames: {EXAMPLE}.")
+    hop_s = number(given, _HOP, float, "a number, the seconds between two measurements")
     parent = socket.headers.get(PARENT)
-    return Listen(TRANSPORT, rate_hz, query.get("version"), query.get("key"), min_confidence, hop_s, parent)
+    return Listen(TRANSPORT, rate_hz, given.get(VERSION), given.get(KEY), min_confidence(given), hop_s, parent)
 
 
 async def _frames(socket: WebSocket) -> AsyncIterator[bytes]:

@@ -1,195 +1,92 @@
-"""What /docs and /openapi.json say of /predict: its body, parameters and refusals; and the page that shows it."""
+"""/openapi.json: what FastAPI finds out of its routes, and what it does not know."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
-from pathlib import Path
+import copy
+from collections.abc import Collection
 from typing import Any
 
-import bentoml
+import numpy as np
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.requests import Request
-from starlette.responses import HTMLResponse
 
-from serving.errors import (
-    AudioTooLong,
-    AudioTooShort,
-    BadSamples,
-    DeadlineExceeded,
-    EmptyAudio,
-    Forbidden,
-    InternalError,
-    InvalidRequest,
-    MissingFile,
-    NoSpeech,
-    Overloaded,
-    RateLimited,
-    RequestError,
-    Starting,
-    Stopping,
-    TooLarge,
-    TooManyFiles,
-    Unauthenticated,
-    UnknownVersion,
-    UnsupportedAudio,
-    UnsupportedMediaType,
-    UploadTimeout,
-)
-from serving.schemas import ErrorBody
-from serving.transports.body import FIELD
+from serving.aggregate import answer
+from serving.keys import API_KEY
+from serving.lifecycle import Lifecycle
+from serving.registry import Fleet
+from serving.schemas import Prediction, Segment, Timing
+from serving.transports.admission import use_of
+from serving.transports.paths import OTHERS, TO_HEALTH, TO_MODELS, TO_OIP, TO_PREDICT
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-PREDICT_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "properties": {FIELD: {"type": "string", "format": "binary", "description": "One audio file."}},
-            }
-        },
-        "audio/*": _BINARY,
-        "application/octet-stream": _BINARY,
-    },
-}
+DESCRIPTION = """Hears a voice and says which emotion is in it.
 
-PREDICT_PARAMETERS = [
-    {
-        "name": "min_confidence",
-        "in": "query",
-        "description": "Below this probability no emotion is named.",
-        "schema": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
-    },
-    {
-        "name": "X-Model-Version",
-        "in": "header",
-        "description": "The version that shall answer.",
-        "schema": {"type": "string"},
-    },
-    {
-        "name": "X-Timbre-Key",
-        "in": "header",
-        "description": "Any user or session id: it always gets the same variant.",
-        "schema": {"type": "string"},
-    },
+    curl -F file=@clip.wav http://localhost:3000/predict
+
+Live audio goes over a WebSocket, which OpenAPI has no words for: `ws://localhost:3000/v1/listen?rate_hz=16000` takes
+16-bit little-endian mono samples in binary messages of about 100 ms, and the text `{"type": "end"}` after the last one;
+what comes back is JSON. Its query takes `version`, `key` and `min_confidence` as that of `/predict` does, and `hop_s`.
+"""
+TAGS = [
+    {"name": TO_PREDICT, "description": "Clips, and what was really in them."},
+    {"name": TO_MODELS, "description": "What is loaded, and how versions compare."},
+    {"name": TO_HEALTH, "description": "For probes and Prometheus."},
+    {"name": TO_OIP, "description": "For clients and tools of Triton and KServe."},
 ]
-_AT_THE_DOOR: tuple[type[RequestError], ...] = (Unauthenticated, Forbidden, RateLimited)
-REFUSALS_OF_PREDICT = (
-    InvalidRequest,
-    MissingFile,
-    TooManyFiles,
-    EmptyAudio,
-    AudioTooShort,
-    NoSpeech,
-    BadSamples,
-    UnsupportedMediaType,
-    UnsupportedAudio,
-    TooLarge,
-    AudioTooLong,
-    UploadTimeout,
-    UnknownVersion,
-    Overloaded,
-    DeadlineExceeded,
-    Starting,
-    Stopping,
-    InternalError,
-)
+"""The groups of paths, in their order."""
+
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
+    "header": {"type": "apiKey", "in": "header", "name": API_KEY, "description": "An API key."},
+    "login": {"type": "http", "scheme": "basic", "description": "An API key as the password of any user."},
+}
+_UNSURE = 0.08  # of the example's probability, shared by all labels
 
 
-def describe(*errors: type[RequestError]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses: one per status, its description listing the codes, those of API keys among them."""
-    codes: dict[int, list[str]] = {}
-    for error in (*_AT_THE_DOOR, *errors):
-        codes.setdefault(error.http_status, []).append(error.code)
-    return {
-        status: {"model": ErrorBody, "description": ", ".join(f"`{code}`" for code in words)}
-        for status, words in codes.items()
-    }
+def tell_everything(app: FastAPI, lifecycle: Lifecycle) -> None:
+    """Let /openapi.json have what FastAPI does not know.
 
-
-async def docs(_: Request) -> HTMLResponse:
-    """Swagger UI from the copy that BentoML ships: no page of ours loads anything from another host."""
-    page = get_swagger_ui_html(
-        openapi_url="openapi.json",
-        title="Timbre API",
-        swagger_js_url="docs/assets/swagger-ui-bundle.js",
-        swagger_css_url="docs/assets/swagger-ui.css",
-        swagger_favicon_url="docs/assets/favicon-light-32x32.png",
-    )
-    page.headers["Content-Security-Policy"] = _policy(bytes(page.body))
-    return page
-
-
-def _policy(page: bytes) -> str:
-    """What the page may load: what comes from this host, and the one script that stands in it."""
-    (script,) = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
-    return (
-        f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-
-
-def swagger_assets() -> Path:
-    """The folder of that copy."""
-    return Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"
-
-
-def tell_of_others(app: FastAPI) -> None:
-    """Let /openapi.json have the paths too that are no routes of FastAPI's: probes, metrics, other protocols."""
+    Paths that are no routes of its own: probes, metrics, other protocols. And what is known only once the service has
+    started, so that it is looked up each time: keys, or where there are none, an answer as the default version gives
+    it; the document is there for everybody, and who has no key shall not learn from it what is loaded.
+    """
     of_routes = app.openapi
 
     def everything() -> dict[str, Any]:
-        document = of_routes()
-        document["paths"] = _OTHERS | document["paths"]
+        document = copy.deepcopy(of_routes())
+        document["paths"] |= copy.deepcopy(OTHERS)
+        parts = lifecycle.parts
+        if parts and parts.settings.api_keys_file:
+            _ask_for_keys(document, parts.settings.exempt)
+        elif parts:
+            answered = document["paths"]["/predict"]["post"]["responses"]["200"]
+            answered["content"]["application/json"]["example"] = _example(parts.registry.fleet)
         return document
 
     app.openapi = everything  # type: ignore[method-assign]  # FastAPI's own way of changing the document
 
 
-def _operation(summary: str, *errors: int, body: bool = False, kind: str = "application/json") -> dict[str, Any]:
-    """One of them; its refusals are JSON with an ``error``, whatever stands in it."""
-    content: dict[str, Any] = {kind: {"schema": {"type": ["object", "array"]} if kind == "application/json" else {}}}
-    refused = {"application/json": {"schema": {"type": "object", "required": ["error"]}}}
-    answers: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
-    for status in sorted({*(error.http_status for error in _AT_THE_DOOR), *errors}):
-        answers[str(status)] = {"description": "Refused; the code says why.", "content": refused}
-    operation: dict[str, Any] = {"summary": summary, "responses": answers}
-    if body:
-        operation["requestBody"] = {"content": {"application/json": {"schema": {"type": "object"}}}}
-    return operation
+def _example(fleet: Fleet) -> dict[str, Any]:
+    """What the default version might say of a clip that is as long as its window."""
+    version = fleet.routes.default_version
+    metadata = fleet.versions[version].session.metadata
+    labels, windows = metadata.labels, metadata.windows
+    probabilities = np.full(len(labels), _UNSURE / len(labels))
+    probabilities[len(labels) // 2] += 1 - _UNSURE  # any of them
+    heard, length_s = answer(probabilities, labels), windows.window_samples / windows.rate_hz
+    return Prediction(
+        **heard,
+        filename="clip.wav",
+        model_version=version,
+        duration_s=length_s,
+        segments=[Segment(start_s=0.0, end_s=length_s, **heard)],
+        timing_ms=Timing(decode=0.4, queue=0.1, inference=1.9, total=2.4),
+    ).model_dump()
 
 
-_NAMED = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-_VERSIONED = {**_NAMED, "name": "version"}
-_OF_A_BODY = (408, 413, 415, 422)
-
-
-def _of_model(path: str, *parameters: dict[str, Any]) -> dict[str, Any]:
-    """The Open Inference Protocol's paths below a model."""
-    return {
-        path: {"parameters": parameters, "get": _operation("What its tensors are.", 404, 503)},
-        f"{path}/config": {"parameters": parameters, "get": _operation("The same for Triton's tools.", 404, 503)},
-        f"{path}/ready": {"parameters": parameters, "get": _operation("Whether it answers.", 404, 503)},
-        f"{path}/infer": {
-            "parameters": parameters,
-            "post": _operation("Hear clips.", *_OF_A_BODY, 404, 500, 503, 504, body=True),
-        },
-    }
-
-
-_OTHERS: dict[str, Any] = {
-    "/livez": {"get": _operation("Whether the process lives.")},
-    "/readyz": {"get": _operation("Whether every routed version answers.", 503)},
-    "/metrics": {"get": _operation("For Prometheus.", 503, kind="text/plain")},
-    "/v2": {"get": _operation("The Open Inference Protocol: the server.")},
-    "/v2/health/live": {"get": _operation("Whether the process lives.")},
-    "/v2/health/ready": {"get": _operation("Whether every routed version answers.", 503)},
-    "/v2/repository/index": {"post": _operation("The loaded versions.", *_OF_A_BODY, 503, body=True)},
-    **_of_model("/v2/models/{name}", _NAMED),
-    **_of_model("/v2/models/{name}/versions/{version}", _NAMED, _VERSIONED),
-}
+def _ask_for_keys(document: dict[str, Any], exempt: Collection[str]) -> None:
+    """Say what a key may come as, and of each operation for which scope it must be."""
+    document["components"]["securitySchemes"] = _KEYS
+    for path, operations in document["paths"].items():
+        use = use_of(path)
+        for method, operation in operations.items():
+            if method in ("get", "post") and use is not None and use not in exempt:
+                operation["security"] = [{name: [use]} for name in _KEYS]

@@ -50,8 +50,11 @@ def _nothing_at(request: Request) -> JSONResponse:
 
 
 def _wrong_method(request: Request, allowed: str) -> JSONResponse:
+    methods = allowed.split(", ")
     error = MethodNotAllowed(
-        f"{request.method} is not allowed on {request.url.path}; {allowed} is.", allowed=allowed.split(", ")
+        f"{request.method} is not allowed on {request.url.path}; {' and '.join(methods)} "
+        f"{'is' if len(methods) == 1 else 'are'}.",
+        allowed=methods,
     )
     return JSONResponse(error.body(), error.http_status, {"Allow": allowed})
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
+import re
+import shlex
 import shutil
 import socket
 import struct
@@ -16,10 +19,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from serving import __version__
+from serving.schemas import Prediction
 from tests.conftest import SERVED
 from tests.service import Service, metric
 from tests.sounds import encode, encode_av, voice
 
+METHODS = ("get", "post")
 LABELS = ["angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised"]
 WAV = encode(voice(2.0), 16_000)
 
@@ -96,6 +102,26 @@ def test_a_confidence_that_is_none_is_refused(client: httpx.Client, threshold: s
     assert "from 0 to 1" in refused(response, 422, "invalid_request")["message"]
 
 
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("minconfidence=0.6", ["'minconfidence'", "version, key, min_confidence"]),
+        ("min_confidence=0.9&min_confidence=0.1", ["2 times", "'0.9'", "'0.1'"]),
+        ("min_confidence=0.9&key=a&api_key=b", ["'api_key'"]),
+    ],
+)
+def test_a_parameter_that_is_unknown_or_comes_twice_is_refused(
+    client: httpx.Client, query: str, told: list[str]
+) -> None:
+    message = refused(client.post(f"/predict?{query}", files={"file": WAV}), 422, "invalid_request")["message"]
+    assert all(part in message for part in told), message
+
+
+def test_text_beside_the_file_is_refused(client: httpx.Client) -> None:
+    response = client.post("/predict", data={"min_confidence": "0.9"}, files={"file": WAV})
+    assert "?min_confidence=" in refused(response, 422, "invalid_request")["message"]
+
+
 def test_a_long_clip_gets_a_timeline_whose_mean_is_the_answer(client: httpx.Client) -> None:
     answer = post(client, encode(voice(10.0), 16_000)).json()
     spans = [(segment["start_s"], segment["end_s"]) for segment in answer["segments"]]
@@ -111,6 +137,13 @@ def test_a_raw_body_gives_the_same_answer(client: httpx.Client, kind: str) -> No
     form = post(client, WAV).json()
     assert raw["all_emotions"] == form["all_emotions"]
     assert raw["filename"] is None
+
+
+def test_a_packed_body_is_refused_by_its_head(client: httpx.Client) -> None:
+    headers = {"Content-Type": "audio/wav", "Content-Encoding": "gzip"}
+    for body in (gzip.compress(WAV), gzip.compress(bytes(64 << 20), 1)):
+        error = refused(client.post("/predict", content=body, headers=headers), 415, "unsupported_media_type")
+        assert "in gzip" in error["message"]
 
 
 def test_every_format_gives_nearly_the_same_answer(client: httpx.Client) -> None:
@@ -163,6 +196,22 @@ def test_curl_as_in_readme(service: Service, tmp_path: Path) -> None:
     assert answer["filename"] == "clip.wav"
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which is not on this machine")
+def test_curl_as_a_refusal_says(service: Service, tmp_path: Path) -> None:
+    """Without a type curl says that a body is a form of a web page."""
+    clip = tmp_path / "clip.wav"
+    clip.write_bytes(WAV)
+    command = ["curl", "-sS", "--data-binary", f"@{clip}", f"{service.url}/predict"]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["error"]
+    assert told["code"] == "unsupported_media_type"
+    lines = re.findall(r"\((curl .*?)\)", told["message"])
+    assert len(lines) == 2
+    for line in lines:
+        command = shlex.split(line.replace("URL", f"{service.url}/predict").replace("clip.wav", str(clip)))
+        done = subprocess.run([*command, "-sS", "--fail"], check=True, capture_output=True)
+        assert json.loads(done.stdout)["all_emotions"]
+
+
 def test_health_probes_metrics_and_docs(client: httpx.Client) -> None:
     assert client.get("/health").json() == {"status": "ok", "model_version": SERVED}
     for path in ("/livez", "/readyz", "/metrics"):
@@ -201,6 +250,40 @@ def test_openapi_describes_the_refusals(client: httpx.Client) -> None:
         "504",
     }
     assert "`audio_too_long`" in predict["responses"]["413"]["description"]
+
+
+def test_openapi_says_what_the_paths_are_for(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert document["info"]["version"] == __version__
+    assert "/v1/listen" in document["info"]["description"]
+    assert next(iter(document["paths"])) == "/predict"
+    groups = [tag["name"] for tag in document["tags"]]
+    assert groups == ["Predict", "Models", "Health", "Open Inference Protocol"]
+    told = [operation for item in document["paths"].values() for name, operation in item.items() if name in METHODS]
+    assert [tag for operation in told for tag in operation["tags"] if tag not in groups] == []
+    assert all(len(operation["tags"]) == 1 and operation["summary"].endswith(".") for operation in told)
+    parameters = {(one["name"], one["in"]) for one in document["paths"]["/predict"]["post"]["parameters"]}
+    assert parameters == {
+        ("min_confidence", "query"),
+        ("version", "query"),
+        ("X-Model-Version", "header"),
+        ("key", "query"),
+        ("X-Timbre-Key", "header"),
+    }
+    assert "securitySchemes" not in document["components"]
+    assert not any("security" in operation for operation in told)
+
+
+def test_openapi_shows_an_answer_of_the_version_that_answers(client: httpx.Client) -> None:
+    ok = client.get("/openapi.json").json()["paths"]["/predict"]["post"]["responses"]["200"]
+    example, answer = ok["content"]["application/json"]["example"], post(client, encode(voice(3.0), 16_000)).json()
+    assert Prediction.model_validate(example).model_dump() == example
+    for name in ("filename", "model_version", "duration_s"):
+        assert example[name] == answer[name]
+    assert list(example["all_emotions"]) == list(answer["all_emotions"])
+    assert sum(example["all_emotions"].values()) == pytest.approx(1)
+    assert example["confidence"] == example["all_emotions"][example["emotion"]]
+    assert example["segments"][0].keys() == answer["segments"][0].keys()
 
 
 def test_no_file(client: httpx.Client) -> None:
@@ -333,7 +416,9 @@ def test_paths_and_methods_that_do_not_exist(client: httpx.Client) -> None:
         ("DELETE", "/metrics", ["GET", "HEAD"]),
     ):
         response = client.request(method, path)
-        assert refused(response, 405, "method_not_allowed")["allowed"] == allowed
+        error = refused(response, 405, "method_not_allowed")
+        assert error["allowed"] == allowed
+        assert error["message"].endswith({"POST": "; POST is.", "GET": "; GET and HEAD are."}[allowed[0]])
         assert response.headers["allow"] == ", ".join(allowed)
 
 

@@ -58,6 +58,7 @@ def bearer(key: str) -> dict[str, str]:
         ("POST", "/predict", True),
         ("POST", "/v2/models/timbre/infer", True),
         ("GET", "/v2/models/timbre", True),
+        ("GET", "/v1/listen", True),
         ("GET", "/models", False),
         ("GET", "/experiments", False),
         ("POST", "/feedback", False),
@@ -102,6 +103,20 @@ def test_every_path_of_the_application_is_public_or_has_a_use() -> None:
 def test_what_tells_nothing_is_open_and_health_and_metrics_are(locked: Service) -> None:
     for path in ("/", "/docs", "/openapi.json", "/health", "/livez", "/readyz", "/v2/health/ready", "/metrics"):
         assert httpx.get(f"{locked.url}{path}", follow_redirects=True).status_code == 200, path
+
+
+def test_openapi_says_which_paths_want_a_key_and_not_what_is_loaded(locked: Service) -> None:
+    document = httpx.get(f"{locked.url}/openapi.json").json()
+    schemes = document["components"]["securitySchemes"]
+    assert {scheme.get("scheme") or scheme["name"] for scheme in schemes.values()} == {"bearer", "x-api-key", "basic"}
+    for path, item in document["paths"].items():
+        for method in item.keys() & {"get", "post"}:
+            security = item[method].get("security", [])
+            answer = httpx.request(method, locked.url + path.format(name="timbre", version="1"))
+            assert (answer.status_code == 401) == bool(security), path
+            assert [name for way in security for name in way] in ([], list(schemes)), path
+    assert document["paths"]["/experiments"]["get"]["security"][0] == {"bearer": ["experiments"]}
+    assert "example" not in json.dumps(document["paths"]["/predict"])
 
 
 def test_health_and_metrics_may_want_a_key_too(file: Path, tmp_path: Path) -> None:

@@ -210,6 +210,33 @@ def test_what_is_refused_over_the_socket(service: Service, query: Any, frame: An
         assert (socket.close_code, socket.close_reason) == (closed, code)
 
 
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("", ["rate_hz is missing", "/v1/listen?rate_hz=16000"]),
+        ("rate_hz=fast", ["rate_hz must be a whole number", "'fast'"]),
+        ("rate_hz=16000&min_confidence=2", ["min_confidence must be a number from 0 to 1", "'2'"]),
+        ("rate_hz=16000&hop_s=often", ["hop_s must be a number", "'often'"]),
+        ("rate_hz=16000&minconfidence=0.5", ["'minconfidence'", "rate_hz, hop_s, version, key, min_confidence"]),
+        ("rate_hz=16000&rate_hz=8000", ["rate_hz came 2 times"]),
+    ],
+)
+def test_a_refusal_says_which_parameter_and_what_came(service: Service, query: str, told: list[str]) -> None:
+    with connect(f"{service.listen_url()}{query}") as socket:
+        error = json.loads(socket.recv())["error"]
+    assert error["code"] == "invalid_request"
+    assert all(part in error["message"] for part in told), error["message"]
+
+
+def test_asked_without_an_upgrade_it_says_that_it_is_a_websocket(service: Service) -> None:
+    for method in ("GET", "POST"):
+        answer = httpx.request(method, f"{service.url}/v1/listen?rate_hz=16000")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (426, "upgrade_required")
+        assert (answer.headers["upgrade"], answer.headers["connection"]) == ("websocket", "Upgrade")
+        address = f"{service.listen_url(rate_hz=16_000)}; "
+        assert address in answer.json()["error"]["message"]
+
+
 START = pb.ListenRequest(start=pb.ListenStart(rate_hz=16_000))
 
 

@@ -92,6 +92,27 @@ def test_a_key_always_gets_the_same_variant_unless_it_is_pinned(client: httpx.Cl
     assert (pinned.headers["X-Timbre-Variant"], pinned.headers["X-Model-Version"]) == ("pinned", "2")
 
 
+def test_the_query_says_what_the_headers_say(client: httpx.Client) -> None:
+    def ask_by(query: str, *headers: tuple[str, str]) -> httpx.Response:
+        return client.post(f"/predict?{query}", content=WAV, headers=[("Content-Type", "audio/wav"), *headers])
+
+    for headers in ((), (("X-Model-Version", "2"),)):
+        answer = ask_by("version=2", *headers)
+        assert (answer.headers["X-Timbre-Variant"], answer.headers["X-Model-Version"]) == ("pinned", "2")
+    assert ask_by("version=9").json()["error"]["code"] == "unknown_version"
+    for user in range(10):
+        variant = ask_of(client, user).headers["X-Timbre-Variant"]
+        assert ask_by(f"key=user-{user}").headers["X-Timbre-Variant"] == variant
+    for query, header, came in (
+        ("version=2", "X-Model-Version", ["1"]),
+        ("key=a", "X-Timbre-Key", ["b"]),
+        ("", "X-Model-Version", ["1", "2"]),
+    ):
+        answer = ask_by(query, *((header, value) for value in came))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+        assert all(f"'{value}'" in answer.json()["error"]["message"] for value in came)
+
+
 def test_without_a_key_traffic_goes_by_weight(client: httpx.Client) -> None:
     counts = Counter(ask(client).headers["X-Timbre-Variant"] for _ in range(200))
     # 150 expected, deviation 6.1: five of them to either side.

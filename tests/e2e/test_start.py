@@ -47,6 +47,13 @@ def test_another_schema_is_refused_by_name(models: Path) -> None:
     assert f"{path}: schema version 2 is not read here" in result.stderr
 
 
+def test_the_log_says_where_it_answers_over_either(tmp_path: Path) -> None:
+    port = free_port()
+    for grpc_port, also in ((port, f" and grpc://127.0.0.1:{port}"), (0, "")):
+        with running(tmp_path / "log.txt", grpc_port=grpc_port) as service:
+            assert f"answers at {service.url}{also}\n" in service.log.read_text()
+
+
 def test_no_model_at_all_is_refused(tmp_path: Path) -> None:
     result = refusal(models=tmp_path)
     assert result.returncode == 1

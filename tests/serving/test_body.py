@@ -76,9 +76,16 @@ def test_one_file() -> None:
     assert read_form(form(part("file", b"sound", "a b.wav"))) == Upload(b"sound", "a b.wav")
 
 
-def test_other_fields_beside_the_file_are_passed_over() -> None:
-    body = form(part("user", b"7"), part("file", b"sound", "a.wav"), part("cover", b"picture", "a.png"))
+def test_other_files_beside_it_are_passed_over() -> None:
+    body = form(part("file", b"sound", "a.wav"), part("cover", b"picture", "a.png"))
     assert read_form(body) == Upload(b"sound", "a.wav")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_text_beside_the_file_is_refused_and_told_where_it_belongs(first: bool) -> None:
+    file, text = part("file", b"sound", "a.wav"), part("min_confidence", b"0.9")
+    with pytest.raises(InvalidRequest, match=r"has 'min_confidence', .* belong in the query, as \?min_confidence=0\.6"):
+        read_form(form(text, file) if first else form(file, text))
 
 
 def test_a_file_that_looks_like_a_boundary_stays_whole() -> None:
@@ -89,7 +96,7 @@ def test_a_file_that_looks_like_a_boundary_stays_whole() -> None:
 @given(content=st.binary(max_size=300), cuts=st.lists(st.integers(0, 500), max_size=20))
 @settings(deadline=None)
 def test_how_a_body_is_cut_into_chunks_makes_no_difference(content: bytes, cuts: list[int]) -> None:
-    body = form(part("note", b"hello"), part("file", content, "näme.wav"))
+    body = form(part("note", b"hello", "note.txt"), part("file", content, "näme.wav"))
     edges = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     chunks = [body[start:end] for start, end in pairwise(edges)]
     upload = read(chunks, content_type=f"multipart/form-data; boundary={BOUNDARY}")
@@ -144,8 +151,21 @@ def test_a_body_without_a_type_is_taken_as_the_file() -> None:
     ["application/vnd.bentoml+pickle", "application/json", "text/plain", "application/x-www-form-urlencoded", "a/b/c"],
 )
 def test_other_types_are_refused_unread(kind: str) -> None:
-    with pytest.raises(UnsupportedMediaType, match=r"curl -F file=@clip\.wav"):
+    with pytest.raises(UnsupportedMediaType, match=r"curl -F file=@clip\.wav") as caught:
         read([], content_type=kind)  # there is nothing to receive: reading would stall
+    assert "curl -H 'Content-Type: application/octet-stream' --data-binary @clip.wav URL" in caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["audio/wav", f"multipart/form-data; boundary={BOUNDARY}"])
+@pytest.mark.parametrize("encoding", ["gzip", "Deflate", "br", "identity, gzip"])
+def test_a_body_in_a_content_encoding_is_refused_unread(kind: str, encoding: str) -> None:
+    with pytest.raises(UnsupportedMediaType, match=f"A body in {encoding.lower()} is not unpacked"):
+        read([], content_type=kind, content_encoding=encoding)
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
+def test_a_body_that_is_said_to_be_as_it_is_is_taken(encoding: str) -> None:
+    assert read([b"sound"], content_type="audio/wav", content_encoding=encoding).data == b"sound"
 
 
 @pytest.mark.parametrize("kind", ["audio/wav", f"multipart/form-data; boundary={BOUNDARY}"])

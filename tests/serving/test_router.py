@@ -69,7 +69,7 @@ def test_pinned_goes_before_sticky_goes_before_weighted() -> None:
 
 
 def test_an_unknown_version_is_refused_with_the_list() -> None:
-    with pytest.raises(UnknownVersion, match="'9' is not loaded; 1, 2, 3 are") as caught:
+    with pytest.raises(UnknownVersion, match=r"'9' is not loaded; 1, 2, 3 are\. GET /models lists them\.") as caught:
         choose(Routes.parse(TEXT, SOURCE), "9", None)
     assert caught.value.details == {"versions": ["1", "2", "3"]}
 
