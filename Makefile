@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 CHECKS := $(VENV)-checks
+BILL := $(VENV)-bill
 ARGS ?=
 # Which lock the service is installed from: serving, or serving-cuda where there is an NVIDIA GPU.
 SERVING ?= serving
@@ -14,8 +15,8 @@ UV ?= $(shell command -v uv)
 install = $(if $(UV),$(UV) pip install --quiet --compile-bytecode --python $(1),$(1) -m pip install --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve extras test fuzz soak licences lint format proto ui screenshots lock image image-cuda rollout-test benchmark \
-	benchmark-peers benchmark-soak benchmark-check data train evaluate compare export clean
+.PHONY: help serve extras test fuzz soak licences lint format proto ui screenshots lock image image-cuda bill rollout-test \
+	benchmark benchmark-peers benchmark-soak benchmark-check data train evaluate compare export clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,11 +70,13 @@ screenshots: $(VENV)/.dev ## take README's two pictures of the page anew, from i
 	$(BIN)/python -m pytest $(foreach test,$(SHOTS),tests/e2e/test_page.py::$(test))
 	cp build/screenshots/page.png build/screenshots/page-live.png docs
 
-image: $(VENV)/.dev ## build the image with docker, podman or buildah; its bill of materials and its size go into build/
+image: ## build the image with docker, podman or buildah; its size goes into build/, after `make bill` its bill of materials too
 	@k8s/image.sh serving timbre $(ARGS)
 
-image-cuda: $(VENV)/.dev ## the same for NVIDIA GPUs
+image-cuda: ## the same for NVIDIA GPUs
 	@k8s/image.sh serving-cuda timbre-cuda $(ARGS)
+
+bill: $(BILL)/.ready ## install what writes an image's bill of materials, where `make test` has not: make bill image
 
 rollout-test: $(VENV)/.dev ## play a Kubernetes rollout on this machine: HAProxy, pods replaced and killed under load
 	$(BIN)/python -m pytest tests/k8s/test_rollout.py -s $(ARGS)
@@ -127,6 +130,8 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		requirements/clients.in -o requirements/clients.txt
 	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		--generate-hashes -c requirements/dev.txt requirements/bill.in -o requirements/bill.txt
+	$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--generate-hashes requirements/checks.in -o requirements/checks.txt
 	for peer in benchmarks/peers/*/requirements.in; do \
 		$(BIN)/uv pip compile -q --universal -p 3.11 --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
@@ -134,7 +139,7 @@ lock: $(VENV)/.dev ## resolve requirements/*.in anew
 	done
 
 clean: ## remove the environment and caches, not data or runs
-	rm -rf $(VENV) $(CHECKS) .venv-peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build
+	rm -rf $(VENV) $(CHECKS) $(BILL) .venv-peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
@@ -154,4 +159,9 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.serving
 $(CHECKS)/.ready: requirements/checks.txt | $(VENV)/bin/python
 	$(BIN)/python -m venv $(CHECKS)
 	$(call install,$(CHECKS)/bin/python) --require-hashes -r requirements/checks.txt
+	@touch $@
+
+$(BILL)/.ready: requirements/bill.txt
+	$(PYTHON) -m venv $(BILL)
+	$(call install,$(BILL)/bin/python) --require-hashes -r requirements/bill.txt
 	@touch $@

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.histogram import Histogram
 from benchmarks.load import quoted
+from benchmarks.tables import HIGHER_IS_BETTER
 
 Json = dict[str, Any]
 
@@ -123,7 +124,7 @@ def _peers(part: Json, figure: Figure) -> None:
         bars = axes.barh(list(started), [middle for middle, _, _ in ratios], xerr=errors, capsize=2)
         bars[0].set_color("tab:green")
         axes.axvline(1, color="black", linewidth=0.8)
-        axes.set(title=f"{title}, to ours")
+        axes.set(title=f"{title}, to ours", xlabel=f"{'more' if measure in HIGHER_IS_BETTER else 'less'} is better")
         axes.grid(axis="x", alpha=0.3)
     panels[0].invert_yaxis()
 
@@ -241,7 +242,7 @@ def _offline(found: Json, figure: Figure) -> None:
 _PLOTS: dict[str, tuple[float, float, Callable[[Json, Figure], None]]] = {
     "latency": (13, 4, _latency),
     "capacity": (9, 3.5, _capacity),
-    "peers": (15, 3, _peers),
+    "peers": (15, 3.2, _peers),
     "stages": (9, 2.8, _stages),
     "profile": (8, 5, _profile),
     "batching": (11, 3.2, _batching),

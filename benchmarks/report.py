@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.plots import plot
 from benchmarks.pods import capacity_md
 from benchmarks.process import ROOT
-from benchmarks.tables import SECTIONS, held, latency_short, peers_short, reached
+from benchmarks.tables import SECTIONS, held, peers_short, reached
+from benchmarks.target import MULTIPART
 from training.provenance import CHANGED
 
 Json = dict[str, Any]
@@ -65,26 +65,42 @@ def shown(readme: str) -> Path:
 
 
 def for_readme(found: Json, place: Path) -> str:
-    """The peers, where one of them is better and why, the latency at fixed rates, and how long all of it took.
+    """How much it takes, how long measuring took, the peers, and where one of them is better and why.
 
     Args:
         place: of the results file, as README links it.
     """
-    parts = found["parts"]
-    sections: tuple[tuple[str, Callable[[Json], str]], ...] = (
-        ("peers", peers_short),
-        ("latency", latency_short),
-        ("capacity", held),
-        ("stages", reached),
-    )
-    text = f"{_where(found)} [All tables]({place.with_suffix('.md')}).\n\n"
-    tables = {name: make(parts[name]) for name, make in sections if there(parts, name)}
-    if "peers" in tables:
-        tables["peers"] += f"\nWhat follows is of other clips: {_clips(found)}.\n"
-    text += "\n".join(tables.values())
-    if there(parts, "peers"):
+    text = _lead(found)
+    text += f"{_where(found)} [All tables]({place.with_suffix('.md')}), latency by transport and rate among them.\n"
+    if there(found["parts"], "peers"):
+        text += f"\n{peers_short(found['parts']['peers'])}"
         text += f"\n![The peers, as ratios to this service]({place.with_name(place.stem + '-peers.png')})\n"
     return text
+
+
+def _lead(found: Json) -> str:
+    """Every capacity that is told, beside the others, since each alone is taken for one of them."""
+    parts, told = found["parts"], []
+    if there(parts, "peers"):
+        part = parts["peers"]
+        most = next(iter(part["summary"].values())).get("figures", {}).get("per_second")
+        if most is not None:
+            told.append(
+                f"{most:.0f} requests/s of clips of {part['clip']['seconds']:g} s at {part['clip']['rate_hz'] / 1e3:g} "
+                f"kHz, from {part['clients']['closed']} clients, each of which asks again as soon as it is answered."
+            )
+    if there(parts, "capacity"):
+        part = parts["capacity"]
+        ours = part["transports"].get(MULTIPART, {})
+        if ours.get("per_second") is not None:
+            told.append(
+                f"{ours['per_second']:.0f} requests/s of clips that take more decoding and resampling "
+                f"({_clips(found)}), from {ours['clients']} such clients."
+            )
+        told.append(held(part).strip())
+    if there(parts, "stages"):
+        told.append(reached(parts["stages"]).strip())
+    return f"{' '.join(filter(None, told))}\n\n" if told else ""
 
 
 def _where(found: Json) -> str:

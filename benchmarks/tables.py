@@ -24,7 +24,7 @@ MEASURES = {
 }
 _SAID = {"said": "it said `{}`", "logged": "its log `{}`"}
 _SHORT = ("per_second", "p99")
-_HIGHER_IS_BETTER = {"per_second", "crowd"}
+HIGHER_IS_BETTER = {"per_second", "crowd"}
 
 
 def rows(headings: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
@@ -51,7 +51,7 @@ def peers_short(part: Json) -> str:
 
 
 def peers_section(part: Json, *, short: bool = False) -> str:
-    """The table of the peers, then where one is better and why, and who is missing."""
+    """The table of the peers, what they are, then where one is better and why, and who is missing."""
     text = (
         "A WAV of {seconds:g} s at {rate_hz} Hz".format(**part["clip"])
         + " to each. Requests/s of {closed} clients, and of a crowd of {crowd}, that ask again as soon as they are "
@@ -59,17 +59,31 @@ def peers_section(part: Json, *, short: bool = False) -> str:
         + f"p50 and p99 at {part['rate']:g} requests/s that arrive by chance (Poisson), from when each was due"
     )
     text += "; what follows is theirs to ours, with the lowest and highest of the rounds.\n\n"
-    text += peers_table(part["summary"], short=short)
-    for name, line in part["summary"].items():
-        for measure, why in line.get("not_quoted", {}).items():
-            text += f"\n{MEASURES[measure]} of {name} is not quoted, or not as a ratio; {why}.\n"
-        for measure, why in line.get("left_out", {}).items():
-            text += f"\n{MEASURES[measure]} of {name} leaves out {why}.\n"
+    text += peers_table(part["summary"], short=short) + "\n"
+    _, *others = part["summary"]
+    text += "".join(f"- {name} is {part['what'][name]}.\n" for name in others)
+    for case, how in (("not_quoted", "is not quoted, or not as a ratio;"), ("left_out", "leaves out")):
+        text += "".join(f"\n{told}\n" for told in _with_reasons(part["summary"], case, how))
     text += "".join(f"\n{told}\n" for told in ahead(part["summary"]))
     text += "".join(f"\n{told}\n" for told in failed(part["summary"]))
     for name, reason in part["missing"].items():
         text += f"\n{name} was not measured: {reason}.\n"
     return text
+
+
+def _with_reasons(lines: Json, case: str, how: str) -> list[str]:
+    """What has a reason not to count as it is, a sentence per measure and reason."""
+    servers: dict[tuple[str, str], list[str]] = {}
+    for name, line in lines.items():
+        for measure, why in line.get(case, {}).items():
+            servers.setdefault((measure, why), []).append(name)
+    return [f"{MEASURES[measure]} of {_listed(names)} {how} {why}." for (measure, why), names in servers.items()]
+
+
+def _listed(names: list[str]) -> str:
+    """As a sentence names them: "one, two and three"."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def failed(lines: Json) -> list[str]:
@@ -96,7 +110,7 @@ def peers_table(lines: Json, *, short: bool = False) -> str:
             told.append([name, "did not start", *[""] * (len(headings) - 2 + len(measures))])
             continue
         figures = [
-            _DASH if value is None else f"{value:.0f}" if measure in _HIGHER_IS_BETTER else f"{value:.1f}"
+            _DASH if value is None else f"{value:.0f}" if measure in HIGHER_IS_BETTER else f"{value:.1f}"
             for measure, value in line["figures"].items()
         ]
         rest = [f"{line['server_cpu_ms']:.1f}", f"{line['resident_mb']:.0f}", line["errors"]]
@@ -111,11 +125,12 @@ def spread_of(ratio: Iterable[float]) -> str:
 
 
 def ahead(lines: Json) -> list[str]:
-    """Where a peer is better, or has the better median, and why; then all that the rounds do not tell apart."""
+    """Where a peer is better, or has the better median, and why; then what else the rounds do not tell apart."""
     cases: dict[tuple[str, str], list[str]] = {}
     ahead_of_us = better(lines)
     for name, measure, ratio in ahead_of_us:
-        how = f"{name} has the better median, but is not told apart, in" if _level(ratio) else f"{name} is better in"
+        level = f"{'smaller' if measure == 'memory' else 'faster'} by less than the spread between rounds"
+        how = f"{name} is {level if _level(ratio) else 'better'} in"
         case = (how, WHY_BETTER.get((name, measure), ""))
         cases.setdefault(case, []).append(f"{MEASURES[measure]}, {spread_of(ratio)} of ours")
     told = [f"{how} {'; '.join(measures)}{': ' + why if why else ''}." for (how, why), measures in cases.items()]
@@ -124,7 +139,7 @@ def ahead(lines: Json) -> list[str]:
         for name, measure, ratio in _ratios(lines)
         if _level(ratio) and (name, measure, ratio) not in ahead_of_us
     ]
-    return told + ([f"Not told apart either, our median being no worse: {'; '.join(ours)}."] if ours else [])
+    return told + ([f"Behind ours by no more than the spread between rounds: {'; '.join(ours)}."] if ours else [])
 
 
 def better(lines: Json) -> list[tuple[str, str, list[float]]]:
@@ -132,7 +147,7 @@ def better(lines: Json) -> list[tuple[str, str, list[float]]]:
     return [
         (name, measure, ratio)
         for name, measure, ratio in _ratios(lines)
-        if (ratio[0] > 1 if measure in _HIGHER_IS_BETTER else ratio[0] < 1)
+        if (ratio[0] > 1 if measure in HIGHER_IS_BETTER else ratio[0] < 1)
     ]
 
 
@@ -153,12 +168,7 @@ def _level(ratio: list[float]) -> bool:
     return low <= 1 <= high
 
 
-def latency_short(part: Json) -> str:
-    """The same without what the load generator cost."""
-    return latency_table(part, short=True)
-
-
-def latency_table(part: Json, *, short: bool = False) -> str:
+def latency_table(part: Json) -> str:
     """Percentiles of each transport at each share of its capacity."""
     text = (
         "Latency at fixed rates (Poisson, from when a request was due); no p99 of fewer than "
@@ -169,11 +179,11 @@ def latency_table(part: Json, *, short: bool = False) -> str:
         del names["p999_ms"]
     headings = ["transport", "of capacity", "requests/s", *names.values()]
     text += rows(
-        [*headings, "requests", "errors", *([] if short else ["generator"])],
+        [*headings, "requests", "errors", "generator"],
         (
             [load["transport"], _DASH if load["share_not_quoted"] else f"{load['share']:.0%}", f"{load['rate']:.0f}"]
             + [percentile(load, key) for key in names]
-            + [load["requests"], load["errors"], *([] if short else [_generator(load)])]
+            + [load["requests"], load["errors"], _generator(load)]
             for load in part["loads"]
         ),
     )
@@ -214,7 +224,7 @@ def held(part: Json) -> str:
     found, what = part["held"], f"have a p99 within {part['held']['p99_ms']:g} ms"
     if found["not_quoted"]:
         return f"How many requests/s (Poisson, HTTP multipart) {what} is not quoted: {found['not_quoted']}.\n"
-    return f"Up to {found['rate']:.0f} requests/s (Poisson, HTTP multipart) {what}.\n"
+    return f"Up to {found['rate']:.0f} requests/s that arrive by chance (Poisson, HTTP multipart) {what}.\n"
 
 
 def reached(part: Json) -> str:
@@ -229,7 +239,7 @@ def reached(part: Json) -> str:
         )
     )
     return (
-        "Decoding, cutting and inference alone, without any server, on the same cores, clip by clip: "
+        "Decoding, cutting and inference of the same clips alone, without any server, on the same cores, clip by clip: "
         f"{part['roof']['per_second']:.0f} requests/s; {reaches}.\n"
     )
 

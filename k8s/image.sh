@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the image, measures it and writes its software bill of materials: image.sh LOCK NAME [build options].
 # LOCK is serving or serving-cuda. Takes docker, podman or buildah, whichever is there and works; BUILDER= chooses one.
+# The bill alone needs Python: that of `make bill`, or of VENV. Where neither has what writes it, it is left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 lock=$1 name=$2
@@ -39,5 +40,15 @@ fi
 mkdir -p build
 bytes=$(find "$contents" -type f -exec cat {} + | wc -c)
 echo "$name:$version is $((bytes / 1000000)) MB without its base ($((bytes)) bytes)" | tee "build/$name-$version.size.txt"
-"${VENV:-.venv}/bin/python" k8s/bill.py "$contents" pyproject.toml "build/$name-$version.cdx.json"
-echo "$name:$version is built by $builder; what is in it stands in build/$name-$version.cdx.json"
+echo "$name:$version is built by $builder"
+
+bill="build/$name-$version.cdx.json"
+rm -f "$bill" # of an image before this one
+for python in "${VENV:-.venv}-bill/bin/python" "${VENV:-.venv}/bin/python"; do
+    if "$python" -c "import cyclonedx_py" 2>/dev/null; then
+        "$python" k8s/bill.py "$contents" pyproject.toml "$bill"
+        echo "What is in it stands in $bill"
+        exit
+    fi
+done
+echo "What is in it is not written down: that needs cyclonedx-bom, which \`make bill\` installs." >&2

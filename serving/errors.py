@@ -290,6 +290,6 @@ def told(error: Exception) -> dict[str, str]:
 def missing(package: str, what: str) -> UsageError:
     """Something optional is asked for and not installed."""
     return UsageError(
-        f"{what} needs the package {package}, which is not installed. `make extras` installs it, or pip with "
-        "requirements/extras.txt."
+        f"{what} needs the package {package}, which is not installed. `make extras` installs it, and where Timbre is "
+        f"a package itself, `pip install {package}`."
     )

@@ -60,7 +60,14 @@ def load(path: str | Path, limits: Limits | None = None) -> Local:
 
     Raises:
         ArtifactError: what is there is no version, or it is damaged.
+        ModuleNotFoundError: the client alone is installed.
     """
-    from serving.client.local import Local  # ONNX Runtime and the decoders: who asks a service needs neither
+    try:
+        from serving.client.local import Local  # ONNX Runtime and the decoders: who asks a service needs neither
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error}: a version without a service needs more than the client. Install Timbre with its extra 'local'.",
+            name=error.name,
+        ) from None
 
     return Local.load(Path(path), limits)

@@ -166,7 +166,7 @@ def results() -> Json:
                 "clip": {"seconds": 3.0, "rate_hz": 16_000},
                 "rate": 40.0,
                 "missing": {"mlserver_onnx": "it did not install: no wheel"},
-                "what": {},
+                "what": {"timbre": "this service", "classic": "the usual one", "fastapi_onnx": "FastAPI, no batching"},
                 "settings": {"classic": {"taken": "one thread"}},
                 "rounds": rounds,
                 "summary": summary(rounds),

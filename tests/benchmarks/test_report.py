@@ -52,15 +52,50 @@ def test_ratios_are_of_rounds_and_their_spread_is_told() -> None:
     assert "0.25 (0.20 to 0.33)" in peers_table(lines)
 
 
+def test_readme_begins_with_every_capacity_and_what_each_is_of() -> None:
+    found = results()
+    lead, _ = for_readme(found, PLACE).split("\n", 1)
+    assert lead == (
+        "220 requests/s of clips of 3 s at 16 kHz, from 8 clients, each of which asks again as soon as it is answered. "
+        "200 requests/s of clips that take more decoding and resampling (2 in turn, of 2.0 to 3.0 s, at 24414 and "
+        "48000 Hz), from 8 such clients. Up to 150 requests/s that arrive by chance (Poisson, HTTP multipart) have a "
+        "p99 within 50 ms. Decoding, cutting and inference of the same clips alone, without any server, on the same "
+        "cores, clip by clip: 250 requests/s; asked in turn with that, the service reaches 80% of it (75% to 83%)."
+    )
+    found["parts"]["peers"]["summary"]["timbre"]["figures"]["per_second"] = None  # the load generator limited it
+    found["parts"]["capacity"]["transports"]["HTTP multipart"]["per_second"] = None
+    assert for_readme(found, PLACE).startswith("Up to 150 requests/s")
+    found["parts"] = {"size": found["parts"]["size"]}
+    assert for_readme(found, PLACE).startswith("Measured on Some Processor")
+
+
+def test_what_the_peers_are_is_told_a_line_each_and_ours_is_not() -> None:
+    told = peers_section(results()["parts"]["peers"])
+    assert "|\n\n- classic is the usual one.\n- fastapi_onnx is FastAPI, no batching.\n\n" in told
+    assert "this service" not in told
+
+
+def test_one_reason_of_several_servers_is_one_sentence() -> None:
+    part = results()["parts"]["peers"]
+    for name, why in (("timbre", "it was late"), ("classic", "it was late"), ("fastapi_onnx", "it was later")):
+        part["summary"][name]["left_out"] = {"alone": f"1 of 3 rounds: {why}"}
+        part["summary"][name]["not_quoted"] = {"p99": "1 of 3 rounds: few answers"}
+    told = peers_section(part)
+    assert told.count("leaves out") == 2
+    assert "\nms alone of timbre and classic leaves out 1 of 3 rounds: it was late.\n" in told
+    assert "\nms alone of fastapi_onnx leaves out 1 of 3 rounds: it was later.\n" in told
+    assert "\np99 of timbre, classic and fastapi_onnx is not quoted, or not as a ratio; 1 of 3 rounds: few" in told
+
+
 def test_readme_has_fewer_columns_a_plot_and_how_long_it_took() -> None:
     found = results()
     found["parts"]["latency"]["took_s"], found["parts"]["peers"]["took_s"] = 90.0, 240.0
     text = for_readme(found, PLACE)
-    assert "in 5.5 minutes. [All tables](benchmarks/results/day-machine.md)" in text
+    assert "in 5.5 minutes. [All tables](benchmarks/results/day-machine.md), latency by transport" in text
     assert "](benchmarks/results/day-machine-peers.png)" in text
     ratio = "{:.2f} ({:.2f} to {:.2f})".format(*found["parts"]["peers"]["summary"]["classic"]["ratios"]["p99"])
     assert f"| 0.25 (0.25 to 0.25) | {ratio} |\n" in text
-    assert "of a core" not in text
+    assert "| HTTP multipart |" not in text
     assert all(len(line) < 180 for line in text.splitlines() if line.startswith("|"))
     assert "Measured on Some Processor" in text
     found["settings"]["url"] = "http://there"
@@ -79,7 +114,7 @@ def test_where_a_peer_is_better_is_said_and_why() -> None:
     assert better(found["parts"]["peers"]["summary"]) == [("fastapi_onnx", "memory", [0.55, 0.55, 0.55])]
     text = for_readme(found, PLACE)
     assert "fastapi_onnx is better in memory, 0.55 (0.55 to 0.55) of ours: it loads one model" in text
-    assert "told apart" not in text
+    assert "between rounds" not in text
     assert "mlserver_onnx was not measured: it did not install: no wheel" in text
 
 
@@ -97,10 +132,10 @@ def test_what_the_rounds_do_not_tell_apart_is_said_with_its_spread_and_the_reaso
     ]
     for text in (peers_section(part), peers_section(part, short=True)):
         assert (
-            "\nfastapi_onnx has the better median, but is not told apart, in requests/s, 1.05 (0.75 to 1.10) of ours; "
-            "requests/s of the crowd, 1.05 (0.75 to 1.10) of ours: it does less for a request" in text
+            "\nfastapi_onnx is faster by less than the spread between rounds in requests/s, 1.05 (0.75 to 1.10) of "
+            "ours; requests/s of the crowd, 1.05 (0.75 to 1.10) of ours: it does less for a request" in text
         )
-        (rest,) = [line for line in text.splitlines() if line.startswith("Not told apart either")]
+        (rest,) = [line for line in text.splitlines() if line.startswith("Behind ours by no more")]
         assert "p99 of fastapi_onnx, 1.50 (0.50 to 2.00) of ours" in rest
         assert "memory of fastapi_onnx, 1.00 (1.00 to 1.00) of ours" in rest
         assert "classic" not in rest
@@ -134,8 +169,8 @@ def test_what_the_generator_limited_is_no_ratio_either() -> None:
         rounds["fast"][turn]["alone"] |= {"outcomes": {"http_500": 100}}
     lines = summary(rounds)
     assert lines["fast"]["left_out"] == {"crowd": "1 of 3 rounds: it was late"}
-    assert "requests/s of the crowd of fast leaves out 1 of 3 rounds: it was late." in peers_section(
-        {**results()["parts"]["peers"], "summary": lines}
+    assert "requests/s of the crowd of timbre and fast leaves out 1 of 3 rounds: it was late." in peers_section(
+        {**results()["parts"]["peers"], "summary": lines, "what": {"fast": "a fast one"}}
     )
     assert lines["fast"]["not_quoted"].keys() == {"per_second", "alone", "p50", "p99"}
     assert {name for name, ratio in lines["fast"]["ratios"].items() if ratio} == {"crowd", "memory"}
@@ -151,11 +186,11 @@ def test_a_percentile_of_too_few_requests_is_kept_and_not_quoted() -> None:
     few, many = found["parts"]["latency"]["loads"]
     few["outcomes"], many["outcomes"] = {"ok": 98, "unanswered": 1, "http_429": 1}, {"ok": 1000}
     many["requests"] = 1000
-    text = for_readme(found, PLACE)
+    text = whole(found)
     assert "| 20 | 9.0 | 9.0 | - | - | 100 |" in text  # the refused one is in no percentile
     assert f"| 180 | 9.0 | 9.0 | {many['p99_ms']:.1f} | {many['p999_ms']:.1f} | 1000 |" in text
     many["requests"], many["outcomes"] = 999, {"ok": 999}
-    text = for_readme(found, PLACE)
+    text = whole(found)
     assert "p99.9 ms" not in text
     assert "No load had enough requests for a p99.9: the histograms of `make benchmark-soak`" in text
     rounds = {"timbre": [once(200, 8.0, 200)], "few": [once(100, 8.0, 200)]}
@@ -201,9 +236,9 @@ def test_a_sweep_that_never_waited_says_so() -> None:
 
 def test_what_was_refused_is_said() -> None:
     found = results()
-    assert "Refused" not in for_readme(found, PLACE)
+    assert "Refused" not in whole(found)
     found["parts"]["latency"]["loads"][1]["outcomes"] = {"ok": 31, "http_429": 69}
-    assert "more than was held: 69 of 100 over HTTP multipart at 180 requests/s." in for_readme(found, PLACE)
+    assert "more than was held: 69 of 100 over HTTP multipart at 180 requests/s." in whole(found)
 
 
 def test_what_the_generator_limited_is_said_of_clips_too() -> None:
@@ -231,6 +266,14 @@ def test_every_part_is_drawn(tmp_path: Path) -> None:
     assert all(file.stat().st_size > 3_000 for file in files)
 
 
+def test_each_panel_of_the_peers_says_whether_more_or_less_is_better() -> None:
+    figure = Figure()
+    draw = _PLOTS["peers"][2]
+    draw(results()["parts"]["peers"], figure)
+    more, less = "more is better", "less is better"
+    assert [axes.get_xlabel() for axes in figure.axes] == [more, more, less, less, less]
+
+
 def test_readme_gets_the_table_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = results()
     found["parts"]["peers"]["took_s"], found["parts"]["size"]["took_s"] = 500.0, 20.0
@@ -242,7 +285,6 @@ def test_readme_gets_the_table_between_its_marks(tmp_path: Path, monkeypatch: py
         text = readme.read_text()
         assert text == f"about 9 minutes on 2 cores\n{block(path)}\nafter\n"
         assert start.format(path) in text
-        assert "What follows is of other clips: 2 in turn, of 2.0 to 3.0 s, at 24414 and 48000 Hz." in text
         assert shown(text) == path
     with pytest.raises(ValueError, match="no marks"):
         shown("nothing")

@@ -21,6 +21,7 @@ import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http
 import tritonclient.http.aio
+import tritonclient.utils
 
 MODEL = "timbre"
 PACKINGS = ("gzip", "deflate")
@@ -106,6 +107,21 @@ async def http(client: Any, way: str, clips: list[bytes]) -> None:
         await now(client.infer(MODEL, audio(module, [b"no audio"])))
     except module.InferenceServerException as error:
         say(f"{way}-refused", status=error.status(), message=error.message())
+    await elsewhere(client, way)
+
+
+async def elsewhere(client: Any, way: str) -> None:
+    """What Triton has and this service does not."""
+    for ask, of in (
+        (client.get_inference_statistics, ()),
+        (client.get_inference_statistics, (MODEL,)),
+        (client.load_model, (MODEL,)),
+        (client.unload_model, (MODEL,)),
+    ):
+        try:
+            await now(ask(*of))
+        except tritonclient.utils.InferenceServerException as error:
+            say(f"{way}-elsewhere", status=error.status(), message=error.message())
 
 
 async def grpc(client: Any, way: str, clips: list[bytes]) -> None:
@@ -135,6 +151,7 @@ async def grpc(client: Any, way: str, clips: list[bytes]) -> None:
         await now(client.infer(MODEL, audio(module, [b"no audio"])))
     except module.InferenceServerException as error:
         say(f"{way}-refused", status=error.status(), message=error.message())
+    await elsewhere(client, way)
 
 
 def stream(client: Any, clips: list[bytes]) -> None:

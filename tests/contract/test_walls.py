@@ -68,7 +68,7 @@ def test_servings_lock_holds_nothing_of_training_and_hashes_everything() -> None
     locked = names_in("serving.txt")
     assert "bentoml" in locked
     assert not locked.keys() & {name.lower() for name in TRAINING_ONLY}
-    for name in ("serving.txt", "serving-cuda.txt", "extras.txt"):
+    for name in ("serving.txt", "serving-cuda.txt", "extras.txt", "bill.txt"):
         text = (ROOT / "requirements" / name).read_text()
         entries = re.split(r"\n(?=[A-Za-z0-9])", text.split("\n", 2)[2])
         assert all("--hash=sha256:" in entry for entry in entries if "==" in entry)
@@ -77,7 +77,8 @@ def test_servings_lock_holds_nothing_of_training_and_hashes_everything() -> None
 def test_the_locks_agree() -> None:
     serving, development = names_in("serving.txt"), names_in("dev.txt")
     assert serving.items() <= development.items()
-    assert names_in("extras.txt").items() <= development.items()
+    for name in ("extras.txt", "bill.txt"):
+        assert names_in(name).items() <= development.items()
     assert "torch" not in development
     cuda = names_in("serving-cuda.txt")
     assert serving.items() - cuda.items() == {("onnxruntime", serving["onnxruntime"])}

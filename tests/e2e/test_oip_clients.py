@@ -18,6 +18,7 @@ import pytest
 
 from serving.proto.inference import inference_pb2
 from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
+from serving.transports.oip.model import LOADING, STATISTICS
 from tests.conftest import ROOT, SERVED, SHARED
 from tests.environments import environment_of
 from tests.service import Service
@@ -173,6 +174,16 @@ def test_triton_is_told_why(triton: Told, who: str) -> None:
     (told,) = triton[who]
     assert told["status"] == ("415" if who.startswith("http") else "StatusCode.INVALID_ARGUMENT")
     assert told["message"].startswith("unsupported_audio: ")
+
+
+@pytest.mark.parametrize("who", both("http-elsewhere", "grpc-elsewhere"))
+def test_triton_is_told_where_else_to_look(triton: Told, who: str) -> None:
+    """Statistics of all and of one, then loading and unloading."""
+    word = "not_found" if who.startswith("http") else "method_not_allowed"
+    status = "404" if who.startswith("http") else "StatusCode.UNIMPLEMENTED"
+    assert [told["status"] for told in triton[who]] == [status] * 4
+    statistics, loading = f"{word}: {STATISTICS}", f"{word}: {LOADING}"
+    assert [told["message"] for told in triton[who]] == [statistics, statistics, loading, loading]
 
 
 def test_readmes_data_for_perf_analyzer_are_the_clips(

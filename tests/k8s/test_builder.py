@@ -121,6 +121,27 @@ def test_the_builder_can_be_named(workplace: Workplace) -> None:
     assert {f"timbre-cuda:{VERSION}", "REQUIREMENTS=serving-cuda"} <= set(asked)
 
 
+def test_without_python_there_is_an_image_and_no_bill_of_another_one(workplace: Workplace) -> None:
+    workplace.add("docker", works=True)
+    assert workplace.build("serving", "timbre").returncode == 0
+    assert workplace.bill(f"timbre-{VERSION}")
+    done = workplace.build("serving", "timbre", VENV="nowhere")
+    assert done.returncode == 0, done.stderr
+    assert f"timbre:{VERSION} is built by docker" in done.stdout
+    assert done.stderr == "What is in it is not written down: that needs cyclonedx-bom, which `make bill` installs.\n"
+    with pytest.raises(FileNotFoundError):
+        workplace.bill(f"timbre-{VERSION}")
+
+
+def test_an_environment_for_the_bill_alone_is_enough(workplace: Workplace, tmp_path: Path) -> None:
+    workplace.add("docker", works=True)
+    (tmp_path / "apart-bill").symlink_to(Path(sys.executable).parent.parent)
+    done = workplace.build("serving", "timbre", VENV=str(tmp_path / "apart"))
+    assert done.returncode == 0, done.stderr
+    assert f"What is in it stands in build/timbre-{VERSION}.cdx.json" in done.stdout
+    assert workplace.bill(f"timbre-{VERSION}").count("one") == 1
+
+
 def test_without_a_builder_it_says_what_to_do(workplace: Workplace) -> None:
     workplace.add("docker", works=False)
     done = workplace.build("serving", "timbre")
@@ -129,11 +150,11 @@ def test_without_a_builder_it_says_what_to_do(workplace: Workplace) -> None:
 
 
 @pytest.mark.parametrize(("target", "lock"), [("image", "serving"), ("image-cuda", "serving-cuda")])
-def test_make_asks_for_the_lock(target: str, lock: str) -> None:
-    command = ["make", "--dry-run", target, "ARGS=--no-cache"]
+def test_make_asks_for_the_lock_and_installs_nothing(target: str, lock: str) -> None:
+    command = ["make", "--dry-run", target, "ARGS=--no-cache", "VENV=nowhere"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     name = lock.replace("serving", "timbre")
-    assert f"k8s/image.sh {lock} {name} --no-cache" in told.stdout
+    assert told.stdout == f"k8s/image.sh {lock} {name} --no-cache\n"
     assert (ROOT / "requirements" / f"{lock}.txt").is_file()
 
 

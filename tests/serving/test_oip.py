@@ -218,6 +218,8 @@ def test_a_deadline_that_is_over_is_one(
     assert ask.timeout_s == waits_s
 
 
-def test_the_repository_extension_is_claimed_where_models_can_be_loaded() -> None:
-    paths = [route.path for route in http.OipHttpTransport(Lifecycle()).routes]
-    assert ("model_repository" in SERVER["extensions"]) is any(path.endswith("/load") for path in paths)
+def test_an_extension_that_is_refused_is_not_claimed() -> None:
+    """Of the repository there is the index; who asks for more is told where else to look."""
+    endings = {route.path.rsplit("/", 1)[1] for route in http.OipHttpTransport(Lifecycle()).routes}
+    assert {"load", "unload", "stats"} <= endings
+    assert not {"model_repository", "statistics"} & set(SERVER["extensions"])

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 from google.protobuf.json_format import ParseDict
 
-from serving.errors import InvalidRequest, NotFound, RequestError, UnknownVersion, too_large
+from serving.errors import InvalidRequest, MethodNotAllowed, NotFound, RequestError, UnknownVersion, too_large
 from serving.lifecycle import Lifecycle
 from serving.ordered import in_order
 from serving.pipeline import AT_A_TIME, MOST_CLIPS
@@ -21,7 +21,7 @@ from serving.proto.inference.inference_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 from serving.transports.fields import Came, unpacker
-from serving.transports.oip.model import SERVER, Infer, Inferred, Model, beside
+from serving.transports.oip.model import LOADING, SERVER, STATISTICS, Infer, Inferred, Model, beside
 from serving.transports.oip.tensors import BYTES, Tensor, check, from_raw, to_raw
 from serving.transports.rpc import Context, refusing, traceparent, until_stopped, waits_s
 
@@ -108,6 +108,15 @@ class OipGrpcTransport(GRPCInferenceServiceServicer):
             async for answer in answers:
                 await context.write(answer)
 
+    # Of messages that nobody unpacks, since no answer hangs on what they say.
+    @refusing
+    async def ModelStatistics(self, _: bytes, __: Context) -> bytes:
+        raise MethodNotAllowed(STATISTICS)
+
+    @refusing
+    async def RepositoryModelLoad(self, _: bytes, __: Context) -> bytes:
+        raise MethodNotAllowed(LOADING)
+
     async def _infer(self, came: Asked, timeout_s: float | None, parent: str | None) -> pb.ModelInferResponse:
         parts = self._lifecycle.get()
         with parts.uploads.holding() as take:
@@ -132,7 +141,12 @@ def add_to_server(transport: OipGrpcTransport, server: grpc.aio.Server) -> None:
     stream = grpc.stream_stream_rpc_method_handler(
         transport.ModelStreamInfer, clips, pb.ModelStreamInferResponse.SerializeToString
     )
-    server.add_registered_method_handlers(SERVICE, {"ModelInfer": infer, "ModelStreamInfer": stream})
+    elsewhere: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+        "ModelStatistics": grpc.unary_unary_rpc_method_handler(transport.ModelStatistics),
+        "RepositoryModelLoad": grpc.unary_unary_rpc_method_handler(transport.RepositoryModelLoad),
+        "RepositoryModelUnload": grpc.unary_unary_rpc_method_handler(transport.RepositoryModelLoad),
+    }
+    server.add_registered_method_handlers(SERVICE, {"ModelInfer": infer, "ModelStreamInfer": stream, **elsewhere})
 
 
 def _parse(request: pb.ModelInferRequest, parent: str | None) -> Infer:

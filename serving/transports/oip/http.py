@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serving.audio import Samples
-from serving.errors import InvalidRequest, RequestError, TooLarge
+from serving.errors import InvalidRequest, NotFound, RequestError, TooLarge
 from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.pipeline import MOST_CLIPS
@@ -28,7 +28,7 @@ from serving.tracing import PARENT
 from serving.transports.asgi import Unread, place_of, unless_gone
 from serving.transports.body import read_whole, unpacked
 from serving.transports.faults import fault
-from serving.transports.oip.model import SERVER, Infer, Inferred, Model, beside
+from serving.transports.oip.model import LOADING, SERVER, STATISTICS, Infer, Inferred, Model, beside
 from serving.transports.oip.tensors import AUDIO, Tensor, check, from_raw, to_raw
 
 TRANSPORT = "oip-http"
@@ -93,11 +93,15 @@ class OipHttpTransport:
             Route("/v2/health/live", _told(self._live)),
             Route("/v2/health/ready", _told(self._ready)),
             Route("/v2/repository/index", _told(self._index), methods=["POST"]),
+            Route("/v2/repository/models/{name}/load", _elsewhere(LOADING), methods=["POST"]),
+            Route("/v2/repository/models/{name}/unload", _elsewhere(LOADING), methods=["POST"]),
+            Route("/v2/models/stats", _elsewhere(STATISTICS)),  # before a model of that name
         ]
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             routes += [
                 Route(model, _told(self._metadata)),
                 Route(f"{model}/config", _told(self._config)),
+                Route(f"{model}/stats", _elsewhere(STATISTICS)),
                 Route(f"{model}/ready", _told(self._model_ready)),
                 Route(f"{model}/infer", _told(self._infer), methods=["POST"]),
             ]
@@ -169,6 +173,15 @@ def _told(endpoint: Endpoint) -> Endpoint:
             return _refused(request, fault(error, request.headers.get(PARENT)))
 
     return told
+
+
+def _elsewhere(why: str) -> Endpoint:
+    """An endpoint of an extension that is not here, for those who take it for granted."""
+
+    async def refuse(_: Request) -> Response:
+        raise NotFound(why)
+
+    return _told(refuse)
 
 
 def _refused(request: Request, error: RequestError) -> Response:

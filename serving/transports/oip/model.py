@@ -47,6 +47,9 @@ SERVER = {
     "version": __version__,
     "extensions": ["binary_tensor_data", "model_configuration"],  # of the repository the index only: no load, no unload
 }
+STATISTICS = "No statistics are told by this protocol; /metrics over HTTP has them, for Prometheus."
+LOADING = "No request loads or unloads a version; routes.yaml does, which is followed while the service runs."
+"""Why two of Triton's extensions are refused: each says where what is looked for can be had."""
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING", FP32: "TYPE_FP32"}
 
 
