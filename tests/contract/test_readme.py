@@ -106,6 +106,12 @@ def test_what_the_bench_is_said_to_have_found_it_found() -> None:
     assert f"<!-- compare: made by `make compare` -->\n{table(lines)}<!-- /compare -->" in README
 
 
+def test_the_bench_was_run_by_code_that_is_committed() -> None:
+    results = json.loads((ROOT / "training" / "results" / "compare.json").read_text())
+    made = [results["costs"], *(cell for cells in results["cells"].values() for cell in cells.values())]
+    assert not [one["provenance"] for one in made if one["provenance"]["commit"].endswith("+changes")]
+
+
 def test_why_there_is_no_8_bit_file_is_what_was_measured() -> None:
     told = json.loads((ROOT / "training" / "results" / "int8.json").read_text())
     assert not told["shipped"]

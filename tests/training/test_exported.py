@@ -11,7 +11,8 @@ import pytest
 from serving.artifact import Artifact, versions
 from serving.runtime import Runtime
 from serving.session import Session
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SERVED
+from training.card import model_card
 from training.datasets import find_clips
 from training.evaluate import predict
 from training.metrics import scores
@@ -43,3 +44,11 @@ def test_no_speaker_of_the_exam_was_learned_from(version: str) -> None:
     split = json.loads((ROOT / "exported" / version / "report" / "split.json").read_text())
     assert split["kind"] == "actor"
     assert not set(split["test"]["speakers"]) & {*split["train"]["speakers"], *split["validation"]["speakers"]}
+
+
+def test_the_card_of_the_version_that_answers_is_what_its_figures_make() -> None:
+    folder = ROOT / "exported" / SERVED
+    metadata = json.loads((folder / "model.json").read_text())["metadata"]
+    files = {"test": "metrics.json", "validation": "validation_metrics.json", "tess": "tess_metrics.json"}
+    results = {part: json.loads((folder / "report" / files[part]).read_text()) for part in metadata["metrics"]}
+    assert (folder / "card.md").read_text() == model_card(metadata, results)
