@@ -43,7 +43,7 @@ def plot_curves(history: Sequence[dict[str, float]], path: Path, validated_by: S
         results.plot(epochs, [row["learning_rate"] for row in history])
         results.set(title="Learning rate; all epochs run, the last kept", xlabel="epoch")
     for axes in (losses, results) if validated else (losses,):
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15))  # on no curve
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18))  # on no curve
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=_DPI)
 
