@@ -473,7 +473,7 @@ def test_a_model_that_is_unknown_is_not_ready(service: Service, name: str, versi
 
 def test_workers_share_the_port(tmp_path: Path) -> None:
     with running(tmp_path / "log.txt", workers=2) as service, httpx.Client(base_url=service.url) as client:
-        assert len(children(service.process.pid)) == 2
+        assert until(lambda: len(children(service.process.pid)) == 2, 60)  # the second comes once the first answers
 
         def asked() -> bool:
             """On a connection of its own, which the kernel gives to either; one may still be starting."""

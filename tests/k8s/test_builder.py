@@ -151,7 +151,7 @@ def test_without_a_builder_it_says_what_to_do(workplace: Workplace) -> None:
 
 @pytest.mark.parametrize(("target", "lock"), [("image", "serving"), ("image-cuda", "serving-cuda")])
 def test_make_asks_for_the_lock_and_installs_nothing(target: str, lock: str) -> None:
-    command = ["make", "--dry-run", target, "ARGS=--no-cache", "VENV=nowhere"]
+    command = ["make", "--no-print-directory", "--dry-run", target, "ARGS=--no-cache", "VENV=nowhere"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     name = lock.replace("serving", "timbre")
     assert told.stdout == f"k8s/image.sh {lock} {name} --no-cache\n"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +192,16 @@ def test_what_learned_from_its_validation_part_is_calibrated_by_a_run_that_did_n
 
 
 def test_a_run_on_another_split_calibrates_nothing(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
-    other = train(dataclasses.replace(settings, name="elsewhere", split="random", epochs=1))
+    whole = train(dataclasses.replace(settings, name="everywhere", whole=True, schedule="cosine", epochs=1))
+    other = tmp_path / "elsewhere"  # of the same settings, over other data
+    shutil.copytree(run, other)
+    saved = TrainConfig.load(whole).to_json() | {"whole": False, "name": "elsewhere"}
+    (other / "config.json").write_text(json.dumps(saved))
+    split = json.loads((other / "split.json").read_text())
+    split["test"]["clips"] = split["test"]["clips"][1:]
+    (other / "split.json").write_text(json.dumps(split))
     with pytest.raises(ValueError, match="another split"):
-        export(ExportConfig(run=run, out=tmp_path, data=settings.data, calibrate_by=other))
+        export(ExportConfig(run=whole, out=tmp_path, data=settings.data, calibrate_by=other))
 
 
 def test_a_run_is_calibrated_by_one_of_its_own_recipe_alone(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
