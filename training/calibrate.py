@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from training.metrics import clip_probabilities
 
-BINS = 15
+_BINS = 15
 _REJECTION_STEPS = 20
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -62,9 +62,9 @@ def reliability(probabilities: Floats, labels: Integers) -> dict[str, Any]:
         labels: (clips,).
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    place = bin_of(confidence)
+    place = _bin_of(confidence)
     bins = []
-    for index in range(BINS):
+    for index in range(_BINS):
         inside = place == index
         if not inside.any():
             continue
@@ -99,7 +99,7 @@ def pooled_bins(found: Sequence[Sequence[Bin]]) -> list[Bin]:
     """The bins of several parts' clips together: in few clips of each, errors of either sign do not show."""
     together: dict[int, list[Bin]] = {}
     for one in itertools.chain.from_iterable(found):
-        together.setdefault(bin_of(one["confidence"]), []).append(one)
+        together.setdefault(_bin_of(one["confidence"]), []).append(one)
     return [
         {"clips": _clips(same)}
         | {score: sum(one["clips"] * one[score] for one in same) / _clips(same) for score in ("confidence", "accuracy")}
@@ -111,9 +111,9 @@ def _clips(bins: Sequence[Bin]) -> int:
     return sum(one["clips"] for one in bins)
 
 
-def bin_of(confidence: Any) -> Any:
-    """The bin that a confidence, or each of many, falls into, 0 to BINS - 1."""
-    return np.minimum((np.asarray(confidence) * BINS).astype(int), BINS - 1)
+def _bin_of(confidence: Any) -> Any:
+    """The bin that a confidence, or each of many, falls into, 0 to _BINS - 1."""
+    return np.minimum((np.asarray(confidence) * _BINS).astype(int), _BINS - 1)
 
 
 def rejection_curve(probabilities: Floats, labels: Integers) -> list[dict[str, float]]:

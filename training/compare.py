@@ -29,7 +29,7 @@ from training.provenance import ROOT, provenance
 from training.recordings import Recordings
 from training.rows import ROWS, SPLITS, Row, recipe
 from training.splits import PARTS, Split
-from training.train import FITTED, corpus_clips, load_classifier, make_split, used
+from training.train import FITTED, load_classifier, make_split, split_of
 from training.train import train as train
 
 RESULTS = ROOT / "training" / "results"
@@ -166,7 +166,7 @@ def _cell(config: CompareConfig, row: Row, split: str, temperature: float | None
     run = _trained(dataclasses.replace(told, name=f"{row.name}-{split}", teachers=tuple(teachers)))
     seconds = sum(epoch["seconds"] for each in (*teachers, run) for epoch in read_pace(each))
     settings, model = load_model(run)
-    parts = used(settings, Split.load(run / "split.json", corpus_clips(settings, config.data)))
+    parts = split_of(run, settings, config.data)
     heard = {part: decoded(parts, part) for part in ("validation", "test") if parts.part(part)}
     scores = {part: examine(model, clips, part, run / part, settings.seed) for part, clips in heard.items()}
     kept = ("clips", "uar", "accuracy", "f1_macro")

@@ -41,11 +41,10 @@ def summary(results: Json) -> list[Json]:
             line[f"{name}_accuracy"] = cells[name]["test"]["accuracy"] if name in cells else None
         for when in ("before", "after"):
             found = [cell["calibration"][when]["bins"] for cell in folds if "calibration" in cell]
-            pooled = [pooled_bins(found)] if found else []
             for name, error in (("ece", calibration_error), ("ece_if_calibrated", error_if_calibrated)):
                 key = f"{name}_{when}"
                 line[key], line[f"{key}_sd"] = _mean_and_deviation([error(bins) for bins in found])
-                line[f"{key}_pooled"], _ = _mean_and_deviation([error(bins) for bins in pooled])
+                line[f"{key}_pooled"] = error(pooled_bins(found)) if found else None
         line["parameters"] = any_cell["parameters"]
         cost = results.get("costs", {}).get("rows", {}).get(row.name, {})  # told once all cells are there
         line["megabytes"], line["ms"] = cost.get("megabytes"), cost.get("ms")
@@ -128,7 +127,7 @@ def into_readme(lines: list[Json], readme: Path) -> None:
 
 def _mean(line: Json, score: str) -> str:
     """With its deviation, where there is more than one fold."""
-    if line.get(score) is None:
+    if line[score] is None:
         return ""
     return f"{line[score]:.3f}" + (f" ± {line[f'{score}_sd']:.3f}" if line["folds"] > 1 else "")
 

@@ -168,11 +168,8 @@ class TrainConfig:
 
     def _refuse_front_ends_that_do_not_fit(self) -> None:
         """Means over all frames are one frame, the waveform is as many as it has samples: few can learn from those."""
-        models = _FRONT_ENDS_OF_FEW.get(self.features)
-        wants_it = USUAL_FEATURES.get(self.model) == "waveform"
-        if (models and self.model not in models) or (wants_it and self.features != "waveform"):
-            fitting = [name for name in FEATURES if self.model in _FRONT_ENDS_OF_FEW.get(name, (self.model,))]
-            fitting = ["waveform"] if wants_it else fitting
+        fitting = [name for name in FEATURES if self.model in _LEARN_FROM.get(name, _LEARN_FROM_PICTURES)]
+        if self.features not in fitting:
             raise ValueError(f"{self.model} cannot learn from {self.features}; it can from {', '.join(fitting)}.")
 
     def _check_numbers(self) -> None:
@@ -194,6 +191,11 @@ class TrainConfig:
             raise ValueError(f"teacher_share must be from 0 to 1; got {self.teacher_share}.")
         if not 0 < self.tess_share <= 1:
             raise ValueError(f"tess_share must be above 0, at most 1; got {self.tess_share}.")
+
+    @property
+    def made_with(self) -> tuple[Path, ...]:
+        """The runs that have a part in this one: its teachers, and what it is begun from."""
+        return (*self.teachers, *([self.init_from] if self.init_from else []))
 
     @property
     def run_name(self) -> str:
@@ -346,8 +348,9 @@ _ONLY_OF = {
 }
 """Settings that not every model has, and which have them."""
 
-_FRONT_ENDS_OF_FEW = {"averaged": ("cnn1d", *CLASSICAL), "waveform": ("wav2vec2",)}
-"""Front ends that not every model can learn from, and which can."""
+_LEARN_FROM = {"averaged": ("cnn1d", *CLASSICAL), "waveform": ("wav2vec2",)}
+"""Which models can learn from front ends that make no picture of bands over frames."""
+_LEARN_FROM_PICTURES = tuple(model for model in (*MODELS, *CLASSICAL) if model not in _LEARN_FROM["waveform"])
 
 
 def _default(one: dataclasses.Field[Any]) -> Any:

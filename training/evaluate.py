@@ -19,7 +19,7 @@ from training.provenance import provenance
 from training.recordings import Recordings
 from training.report import classification_text, plot_confusion, plot_reliability, plot_roc
 from training.splits import Split
-from training.train import FITTED, corpus_clips, load_classifier, used
+from training.train import FITTED, load_classifier, split_of
 
 
 def evaluate(config: EvaluateConfig) -> tuple[Path, dict[str, Any]]:
@@ -31,7 +31,7 @@ def evaluate(config: EvaluateConfig) -> tuple[Path, dict[str, Any]]:
     """
     run = config.run_folder
     settings, model = load_model(run)
-    split = used(settings, Split.load(run / "split.json", corpus_clips(settings, config.data)))
+    split = split_of(run, settings, config.data)
     if not split.part(config.part):
         raise ValueError(
             f"{run.name} learned from its {config.part} part too (whole): its scores there would say nothing. "

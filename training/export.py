@@ -29,7 +29,7 @@ from training.recordings import Recordings
 from training.report import plot_conditions, plot_curves
 from training.spec import AUDIO, LABELS, SCHEMA_VERSION
 from training.splits import Split
-from training.train import corpus_clips, load_classifier, used
+from training.train import load_classifier, split_of
 
 PARITY = 1e-5
 """Largest difference allowed between ONNX Runtime's and PyTorch's probabilities."""
@@ -55,7 +55,7 @@ def export(config: ExportConfig) -> Path:
         raise FileExistsError(f"{folder} exists. Give another --version, or --replace it.")
     run = config.run_folder
     settings, classifier = load_classifier(run)
-    split = used(settings, Split.load(run / "split.json", corpus_clips(settings, config.data)))
+    split = split_of(run, settings, config.data)
 
     work = config.out / f".{config.version}.new"
     shutil.rmtree(work, ignore_errors=True)
@@ -192,9 +192,8 @@ def chosen_temperature(run: Path, calibrate_by: Path | None, data: Path) -> floa
             f"{(calibrate_by or run).name} learned from its validation part: a temperature fitted there would trust "
             "it too far. Give --calibrate-by, a run on the same split without --whole."
         )
-    split = Split.load((calibrate_by or run) / "split.json", corpus_clips(settings, data))
-    examined = Split.load(run / "split.json", corpus_clips(TrainConfig.load(run), data)).test
-    if split.test != examined:
+    split = split_of(calibrate_by or run, settings, data)
+    if split.test != split_of(run, TrainConfig.load(run), data).test:
         raise ValueError(f"{settings.run_name} was trained on another split than {run.name}.")
     heard = decoded(split, "validation")
     logits, owners = heard.through(torch_model(classifier))

@@ -143,10 +143,9 @@ def _refuse_who_heard_the_exam(config: TrainConfig, split: Split) -> None:
         ValueError: it learned from what this run is chosen by or examined on.
     """
     exam = split.test if config.whole else split.test + split.validation
-    for run in (*config.teachers, *([config.init_from] if config.init_from else [])):
-        settings = TrainConfig.load(run)
-        theirs = Split.load(run / "split.json", corpus_clips(settings, config.data))
-        heard = {(clip.corpus, clip.name) for clip in learned_from(settings, theirs)}
+    for run in config.made_with:
+        theirs = split_of(run, TrainConfig.load(run), config.data)
+        heard = {(clip.corpus, clip.name) for clip in theirs.train}
         if known := [clip for clip in exam if (clip.corpus, clip.name) in heard]:
             raise ValueError(
                 f"{run} was trained on another split: it has learned from {len(known)} clips, {known[0].name} one of "
@@ -210,8 +209,13 @@ def learned_from(config: TrainConfig, split: Split) -> tuple[Clip, ...]:
     return split.train + split.validation if config.whole else split.train
 
 
-def used(config: TrainConfig, split: Split) -> Split:
-    """The split as a run used it: what it learned from, what it was chosen on, what it is examined on."""
+def split_of(run: Path, config: TrainConfig, data: Path) -> Split:
+    """The split of a run as it used it: what it learned from, what it was chosen on, what it is examined on.
+
+    Raises:
+        FileNotFoundError: clips of it are not in the data.
+    """
+    split = Split.load(run / "split.json", corpus_clips(config, data))
     if not config.whole:
         return split
     return dataclasses.replace(split, train=tuple(sorted(learned_from(config, split))), validation=())
@@ -265,7 +269,7 @@ def _make_run(config: TrainConfig, run: Path) -> None:
 
 def _refuse_what_lies_elsewhere(config: TrainConfig) -> None:
     """A run keeps the names of its teachers, and of what it was begun from, and finds them beside itself."""
-    for run in (*config.teachers, *([config.init_from] if config.init_from else [])):
+    for run in config.made_with:
         if run.resolve().parent != config.runs.resolve():
             raise ValueError(f"{run} must lie in {config.runs}, beside the run that is made: move it there, or --runs.")
 
