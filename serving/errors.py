@@ -6,7 +6,8 @@ Transports translate; nobody else needs to know which transport a request came b
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 UNREADABLE = "unreadable"
 """Code of a file that could not be read: it may be another time."""
@@ -188,6 +189,15 @@ class UnknownVersion(RequestError):
     """A version that is not loaded."""
 
     code, http_status, grpc_status = "unknown_version", 404, "NOT_FOUND"
+
+    @classmethod
+    def among(cls, version: str, loaded: Sequence[str]) -> Self:
+        """Of ``version``, where those of ``loaded`` are."""
+        return cls(
+            f"Version {version[:40]!r} is not loaded; {', '.join(loaded)} {'is' if len(loaded) == 1 else 'are'}. "
+            "GET /models lists them.",
+            versions=list(loaded),
+        )
 
 
 class InvalidFeedback(RequestError):

@@ -120,12 +120,7 @@ def choose(routes: Routes, pinned: str | None, key: str | None, chance: Callable
     """
     if pinned is not None:
         if pinned not in routes.versions:
-            loaded = routes.versions
-            raise UnknownVersion(
-                f"Version {pinned[:40]!r} is not loaded; {', '.join(loaded)} {'is' if len(loaded) == 1 else 'are'}. "
-                "GET /models lists them.",
-                versions=loaded,
-            )
+            raise UnknownVersion.among(pinned, routes.versions)
         return Choice(PINNED, pinned)
     weights = {name: variant.weight for name, variant in routes.variants.items() if variant.weight > 0}
     if not weights:

@@ -93,9 +93,7 @@ class PageTransport:
         parts = self._parts(request.scope)
         loaded, version = list(parts.registry.fleet.versions), request.path_params["version"]
         if version not in loaded:
-            raise UnknownVersion(
-                f"Version {version[:40]!r} is not loaded. GET /models lists those that are.", versions=loaded
-            )
+            raise UnknownVersion.among(version, loaded)
         return JSONResponse(await asyncio.to_thread(report, parts.settings.models, version), headers=_HEADERS)
 
     def _parts(self, scope: Scope) -> Parts:

@@ -206,10 +206,7 @@ class Model:
         if not version:
             return fleet.default
         if version not in fleet.versions:
-            loaded = list(fleet.versions)
-            raise UnknownVersion(
-                f"Version {version[:40]!r} is not loaded; {', '.join(loaded)} can be had.", versions=loaded
-            )
+            raise UnknownVersion.among(version, list(fleet.versions))
         return fleet.versions[version]
 
     def _shapes(self, loaded: Loaded) -> dict[str, list[int]]:
