@@ -53,6 +53,11 @@ class Statistics(nn.Module):
         return torch.cat([mean, deviation, features.amin(dim=2), features.amax(dim=2)], dim=1)
 
 
+def estimator(config: TrainConfig) -> str:
+    """The estimator with its own settings, which no :class:`TrainConfig` has."""
+    return repr(ESTIMATORS[config.model](config.seed))
+
+
 def fit_classical(config: TrainConfig, recordings: Recordings) -> onnx.ModelProto:
     """Fit on every window of some clips; the graph from waveform (n, samples) to probabilities (n, classes).
 

@@ -21,7 +21,7 @@ from training.classifier import Classifier
 from training.comparison import into_readme, plot, summary, table
 from training.config import CLASSICAL, CompareConfig, TrainConfig
 from training.evaluate import decoded, examine, load_model
-from training.export import chosen_temperature, export_graph
+from training.export import chosen_temperature, export_graph, temperature_of
 from training.folds import write_folds
 from training.graph import time_in_turn, torch_model
 from training.history import read_pace
@@ -29,7 +29,7 @@ from training.provenance import ROOT, provenance
 from training.recordings import Recordings
 from training.rows import ROWS, SPLITS, Row, recipe
 from training.splits import PARTS, Split
-from training.train import FITTED, load_classifier, make_split, split_of
+from training.train import ESTIMATOR, FITTED, load_classifier, make_split, split_of
 from training.train import train as train
 
 RESULTS = ROOT / "training" / "results"
@@ -50,7 +50,7 @@ def compare(config: CompareConfig) -> Path:
     for name in splits:  # all rows on one split before the next: a comparison that stops half-way compares something
         for row in rows.values():
             clips = _digest(make_split(recipe(row, name), config.data))
-            temperature = _settled(results, row, name, clips)
+            temperature = _settled(config, results, row, name)
             if not _is_of_now(_cell_of(results, row.name, name), row, name, temperature, clips):
                 cell = _cell(config, row, name, temperature) | {"clips": clips}
                 with _kept(config.out) as results:
@@ -103,11 +103,10 @@ def _settings(row: Row, split: str) -> Json:
 
 
 def _estimator(told: TrainConfig) -> str:
-    """A classical baseline with its own settings, which no recipe has."""
     # Here, because it takes seconds to import and networks do without.
-    from training.classical import ESTIMATORS
+    from training.classical import estimator
 
-    return repr(ESTIMATORS[told.model](told.seed))
+    return estimator(told)
 
 
 def _digest(split: Split) -> str:
@@ -143,18 +142,19 @@ def _is_of_now(cell: Json | None, row: Row, split: str, temperature: float | Non
     return bool(cell["parameters"] == Classifier(told).parameters_count)
 
 
-def _settled(results: Json, row: Row, split: str, clips: str) -> float | None:
+def _settled(config: CompareConfig, results: Json, row: Row, split: str) -> float | None:
     """The temperature that another row has found on this split, for one that leaves nobody to find its own by."""
     if not row.settled_by:
         return None
     other = next(one for one in ROWS if one.name == row.settled_by)
     cell = _cell_of(results, other.name, split)
+    clips = _digest(make_split(recipe(other, split), config.data))
     if cell is None or not _is_of_now(cell, other, split, None, clips):
         raise ValueError(
             f"{row.name} on {split} takes its temperature from {other.name} on {split}, which has not been run as it "
             f"is now: run both, --rows {other.name} {row.name}."
         )
-    return float(cell["calibration"]["temperature"])
+    return float(cell["calibration"]["temperature_of_last"])
 
 
 def _cell(config: CompareConfig, row: Row, split: str, temperature: float | None) -> Json:
@@ -175,6 +175,7 @@ def _cell(config: CompareConfig, row: Row, split: str, temperature: float | None
         **{part: {key: scores[part][key] for key in kept} for part in scores},
         "train_s": round(seconds, 1),
         "parameters": None,
+        "trained": _read(run / "provenance.json"),
         "provenance": provenance(settings.seed),
     }
     if settings.model in CLASSICAL:
@@ -182,10 +183,10 @@ def _cell(config: CompareConfig, row: Row, split: str, temperature: float | None
     classifier = load_classifier(run)[1]
     if temperature is None:
         temperature = chosen_temperature(run, None, config.data)
-    return cell | {
-        "calibration": _calibration(classifier, heard["test"], temperature),
-        "parameters": classifier.parameters_count,
-    }
+    calibration = _calibration(classifier, heard["test"], temperature)
+    if row.name in {other.settled_by for other in ROWS}:
+        calibration["temperature_of_last"] = temperature_of(run, config.data, last=True)
+    return cell | {"calibration": calibration, "parameters": classifier.parameters_count}
 
 
 def _trained(settings: TrainConfig) -> Path:
@@ -202,12 +203,17 @@ def _trained(settings: TrainConfig) -> Path:
 
 def _is_run_of(run: Path, settings: TrainConfig) -> bool:
     """Whether a run is of this recipe, over these clips."""
-    split = run / "split.json"
+    split, estimator = run / "split.json", run / ESTIMATOR
     return (
         TrainConfig.load(run).to_json() == settings.to_json()
         and split.exists()
-        and json.loads(split.read_text()) == make_split(settings, settings.data).to_json()
+        and _read(split) == make_split(settings, settings.data).to_json()
+        and (settings.model not in CLASSICAL or (estimator.exists() and _read(estimator) == _estimator(settings)))
     )
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def _set_aside(run: Path) -> None:

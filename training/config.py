@@ -148,6 +148,8 @@ class TrainConfig:
         _known("split", self.split, ("actor", "random"))
         self._refuse_what_has_no_effect()
         self._refuse_front_ends_that_do_not_fit()
+        if self.features == "averaged" and (self.augment.warp or self.augment.masks):
+            raise ValueError("augment.warp and augment.masks have no effect on averaged features, which are one frame.")
         if not 0 <= self.fold < len(ACTOR_FOLDS):
             raise ValueError(f"There is no fold {self.fold}; there are 0 to {len(ACTOR_FOLDS) - 1}.")
         self._check_numbers()
@@ -156,6 +158,9 @@ class TrainConfig:
         """A setting that is taken and does nothing would be believed."""
         without = {
             "fold": (self.split == "random", "a split at random"),
+            "tess_share": ("tess" not in self.corpora, "who does not learn from TESS"),
+            "patience": (self.whole, "who learns from the validation part too"),
+            "level": (self.features == "waveform", "an encoder that brings its input to one level itself"),
             "split_seed": (self.split == "actor", "a split by actor"),
             "teacher_share": (not self.teachers, "who has no teachers"),
             "checkpoint_gradients": (self.model == "wav2vec2" and self.freeze, "a frozen encoder"),

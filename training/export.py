@@ -180,11 +180,14 @@ def _examine_elsewhere(model: Any, config: ExportConfig, settings: TrainConfig, 
 def chosen_temperature(run: Path, calibrate_by: Path | None, data: Path) -> float:
     """The temperature fitted on the validation part of a run, or of the one that it is to be calibrated by.
 
+    Of the latter the last weights are taken, as they are of what learned from its validation part: how far a network
+    trusts itself grows with its epochs.
+
     Raises:
         ValueError: the run learned from its validation part and no other is given; the other is of another recipe or
             on another split, or is not needed.
     """
-    settings, classifier = load_classifier(calibrate_by or run)
+    settings = TrainConfig.load(calibrate_by or run)
     if calibrate_by:
         _refuse_another_recipe(run, calibrate_by)
     if settings.whole:
@@ -192,10 +195,15 @@ def chosen_temperature(run: Path, calibrate_by: Path | None, data: Path) -> floa
             f"{(calibrate_by or run).name} learned from its validation part: a temperature fitted there would trust "
             "it too far. Give --calibrate-by, a run on the same split without --whole."
         )
-    split = split_of(calibrate_by or run, settings, data)
-    if split.test != split_of(run, TrainConfig.load(run), data).test:
+    if split_of(calibrate_by or run, settings, data).test != split_of(run, TrainConfig.load(run), data).test:
         raise ValueError(f"{settings.run_name} was trained on another split than {run.name}.")
-    heard = decoded(split, "validation")
+    return temperature_of(calibrate_by or run, data, last=calibrate_by is not None)
+
+
+def temperature_of(run: Path, data: Path, *, last: bool) -> float:
+    """The temperature fitted on a run's own validation part, of its best weights or its last."""
+    settings, classifier = load_classifier(run, last=last)
+    heard = decoded(split_of(run, settings, data), "validation")
     logits, owners = heard.through(torch_model(classifier))
     return fit_temperature(logits, owners, heard.labels.numpy())
 
@@ -204,7 +212,7 @@ def _refuse_another_recipe(run: Path, calibrate_by: Path) -> None:
     own, other = TrainConfig.load(run).to_json(), TrainConfig.load(calibrate_by).to_json()
     if not own["whole"]:
         raise ValueError(f"{run.name} kept its validation part and is calibrated on it: leave --calibrate-by out.")
-    of_its_own = ("whole", "teachers", "seed", "name")
+    of_its_own = ("whole", "patience", "teachers", "seed", "name")
     if different := [name for name in own if own[name] != other[name] and name not in of_its_own]:
         raise ValueError(
             f"{calibrate_by.name} differs from {run.name} in {', '.join(different)}: how far it trusts itself says "

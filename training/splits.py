@@ -83,10 +83,13 @@ class Split:
         return Split(saved["kind"], saved["key"], **parts)
 
 
-def actor_split(clips: Sequence[Clip], fold: int) -> Split:
+def actor_split(clips: Sequence[Clip], fold: int, *, whole: bool = False) -> Split:
     """Speaker-disjoint: one published fold is the test, the next the validation, everyone else is learned from.
 
     Song and speakers outside the folds (TESS) are only ever learned from, and song only of actors that are.
+
+    Args:
+        whole: the validation part is to be learned from too, so its actors' song is.
 
     Raises:
         ValueError: no such fold, or a part comes out empty.
@@ -97,9 +100,10 @@ def actor_split(clips: Sequence[Clip], fold: int) -> Split:
     parts: dict[str, list[Clip]] = {part: [] for part in PARTS}
     for clip in clips:
         held_out = "test" if clip.speaker in test else "validation" if clip.speaker in validation else None
-        if held_out is None:
+        speech = clip.corpus == "ravdess"
+        if held_out is None or (whole and held_out == "validation" and not speech):
             parts["train"].append(clip)
-        elif clip.corpus == "ravdess":
+        elif speech:
             parts[held_out].append(clip)
     return _split("actor", fold, parts)
 

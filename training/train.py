@@ -37,6 +37,8 @@ from training.splits import Split, actor_split, random_split
 
 DEFAULT_EPOCHS = 100
 BEST, LAST, FITTED = "best.ckpt", "last.ckpt", "best.onnx"
+ESTIMATOR = "estimator.json"
+"""What a classical baseline was fitted with."""
 
 
 def train(config: TrainConfig) -> Path:
@@ -139,17 +141,22 @@ def _begin_from(run: Path, classifier: Classifier) -> None:
 def _refuse_who_heard_the_exam(config: TrainConfig, split: Split) -> None:
     """What teaches or is begun from tells what is in the clips it learned from: of the exam none may be among them.
 
+    Nor may it be chosen by what this run is examined on.
+
     Raises:
-        ValueError: it learned from what this run is chosen by or examined on.
+        ValueError: it learned from what this run is chosen by or examined on, or was chosen by the latter.
     """
-    exam = split.test if config.whole else split.test + split.validation
+    chosen_by = () if config.whole else split.validation
     for run in config.made_with:
         theirs = split_of(run, TrainConfig.load(run), config.data)
-        heard = {(clip.corpus, clip.name) for clip in theirs.train}
-        if known := [clip for clip in exam if (clip.corpus, clip.name) in heard]:
+        learned = {(clip.corpus, clip.name) for clip in theirs.train}
+        heard = learned | {(clip.corpus, clip.name) for clip in theirs.validation}
+        known = [clip for clip in chosen_by if (clip.corpus, clip.name) in learned]
+        if known := known + [clip for clip in split.test if (clip.corpus, clip.name) in heard]:
             raise ValueError(
-                f"{run} was trained on another split: it has learned from {len(known)} clips, {known[0].name} one of "
-                "them, that this run is to be chosen by or examined on. Take one of the same split."
+                f"{run} was trained on another split: it has learned from, or was chosen by, {len(known)} clips, "
+                f"{known[0].name} one of them, that this run is to be chosen by or examined on. Take one of the same "
+                "split."
             )
 
 
@@ -163,7 +170,7 @@ def _choosing(config: TrainConfig, folder: Path) -> list[Callback]:
 
 def _fit(config: TrainConfig, run: Path) -> None:
     """A classical baseline: no epochs, one file."""
-    from training.classical import fit_classical
+    from training.classical import estimator, fit_classical
 
     split = Split.load(run / "split.json", corpus_clips(config, config.data))
     with progress("decoding train") as update:
@@ -171,19 +178,23 @@ def _fit(config: TrainConfig, run: Path) -> None:
     began = time.perf_counter()
     graph = fit_classical(config, recordings).SerializeToString()
     write_pace(run, 0, len(recordings), time.perf_counter() - began, 0.0)
+    _write(run / ESTIMATOR, estimator(config))
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / FITTED).write_bytes(graph)
 
 
-def load_classifier(run: Path) -> tuple[TrainConfig, Classifier]:
+def load_classifier(run: Path, *, last: bool = False) -> tuple[TrainConfig, Classifier]:
     """The settings of a run and its best classifier (the last where none was chosen), in evaluation mode.
+
+    Args:
+        last: the last in any case.
 
     Raises:
         FileNotFoundError: the folder is not a run, or has no checkpoint yet.
         ValueError: it is of a classical baseline.
     """
     config = TrainConfig.load(run)
-    path = run / "checkpoints" / (LAST if config.whole else BEST)
+    path = run / "checkpoints" / (LAST if last or config.whole else BEST)
     if (path.parent / FITTED).is_file():
         raise ValueError(
             f"{run} is a {config.model}: no network, so nothing to export, to begin from or to be taught by."
@@ -225,7 +236,7 @@ def make_split(config: TrainConfig, data: Path) -> Split:
     """The split that a run's settings ask for, over the clips found."""
     clips = corpus_clips(config, data)
     if config.split == "actor":
-        return actor_split(clips, config.fold)
+        return actor_split(clips, config.fold, whole=config.whole)
     # One recording under two names must not stand on both sides; by actor it cannot.
     return random_split(without_copies(clips), config.split_seed)
 

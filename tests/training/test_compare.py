@@ -23,7 +23,7 @@ from training.rows import ROWS, Row
 @pytest.fixture
 def config(settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompareConfig:
     """Three short rows of the bench over the synthetic corpus."""
-    few: dict[str, Any] = {"epochs": 1, "batch_size": 8, "corpora": ("ravdess",)}
+    few: dict[str, Any] = {"epochs": 1, "batch_size": 8, "corpora": ("ravdess",), "tess_share": 1.0}
     short: dict[str, dict[str, Any]] = {"cnn_tdnn": few, "cnn_tdnn_whole": few, "knn": {}}
     rows = [
         dataclasses.replace(
@@ -158,10 +158,12 @@ def test_cells_and_runs_of_other_data_are_not_taken_for_ones_of_this(config: Com
 def test_another_estimator_is_another_cell(config: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     only = dataclasses.replace(config, splits=("fold3",), rows=("knn",))
     first = json.loads(compare(only).read_text())["cells"]["knn"]["fold3"]
+    before = (config.runs / "knn-fold3" / "checkpoints" / "best.onnx").read_bytes()
     monkeypatch.setitem(classical.ESTIMATORS, "knn", lambda _: KNeighborsClassifier(3))
     again = json.loads(compare(only).read_text())["cells"]["knn"]["fold3"]
     assert first["settings"]["estimator"] == "KNeighborsClassifier(n_neighbors=7)"
     assert again["settings"]["estimator"] == "KNeighborsClassifier(n_neighbors=3)"
+    assert (config.runs / "knn-fold3" / "checkpoints" / "best.onnx").read_bytes() != before
 
 
 def test_a_finished_run_is_taken_though_a_setting_has_come_since(

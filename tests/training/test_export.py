@@ -23,7 +23,7 @@ from training import export as export_module
 from training.augment import AugmentConfig
 from training.config import ExportConfig, TrainConfig
 from training.datasets import find_clips
-from training.export import chosen_temperature, export
+from training.export import export, temperature_of
 from training.recordings import Recordings
 from training.spec import AUDIO, LABELS
 from training.train import load_classifier, train
@@ -172,11 +172,12 @@ def test_a_version_is_replaced_only_when_told(version: Path, run: Path, settings
 
 
 def test_what_learned_from_its_validation_part_is_calibrated_by_a_run_that_did_not(
-    settings: TrainConfig, tmp_path: Path
+    run: Path, settings: TrainConfig, tmp_path: Path
 ) -> None:
-    recipe = dataclasses.replace(settings, schedule="cosine", epochs=1)
+    recipe = dataclasses.replace(settings, schedule="cosine", epochs=2)
     settled = train(dataclasses.replace(recipe, name="settled"))
     whole = train(dataclasses.replace(recipe, name="all", whole=True))
+    shutil.copy(run / "checkpoints" / "best.ckpt", settled / "checkpoints" / "best.ckpt")  # of one epoch
     config = ExportConfig(run=whole, out=tmp_path, data=settings.data)
     with pytest.raises(ValueError, match="--calibrate-by"):
         export(config)
@@ -184,7 +185,8 @@ def test_what_learned_from_its_validation_part_is_calibrated_by_a_run_that_did_n
         export(dataclasses.replace(config, calibrate_by=whole))
     folder = export(dataclasses.replace(config, calibrate_by=settled))
     told = json.loads((folder / "model.json").read_text())["metadata"]
-    assert told["calibration"]["temperature"] == chosen_temperature(settled, None, settings.data)
+    of_last, of_best = (temperature_of(settled, settings.data, last=last) for last in (True, False))
+    assert told["calibration"]["temperature"] == of_last != of_best  # its last weights are what is kept of the whole
     assert told["calibration"]["temperature_from"] == "settled"
     assert told["training"]["speakers"] == {"train": ["01", "02", "03"], "validation": [], "test": ["08"]}
     assert told["metrics"].keys() == {"test"}

@@ -32,6 +32,17 @@ def test_by_actor_no_voice_is_in_two_parts(fold: int) -> None:
     assert {clip.corpus for clip in split.train} == {"ravdess", "ravdess_song", "tess"}
 
 
+@pytest.mark.parametrize("fold", range(5))
+def test_who_learns_from_the_validation_actors_learns_their_song_too(fold: int) -> None:
+    split, more = actor_split(CLIPS, fold), actor_split(CLIPS, fold, whole=True)
+    added = set(more.train) - set(split.train)
+    assert (more.validation, more.test) == (split.validation, split.test)
+    assert {clip.corpus for clip in added} == {"ravdess_song"}
+    assert {clip.speaker for clip in added} <= set(split.speakers("validation"))
+    unheard = set(CLIPS) - set(more.train) - set(more.validation) - set(more.test)
+    assert {clip.speaker for clip in unheard} <= set(ACTOR_FOLDS[fold])
+
+
 def test_at_random_every_clip_is_in_one_part_and_labels_are_even() -> None:
     split = random_split(CLIPS, seed=3)
     whole = [clip for part in PARTS for clip in split.part(part)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -164,7 +165,7 @@ def test_a_run_can_begin_with_the_weights_of_another(run: Path, settings: TrainC
 def test_a_whole_run_learns_from_validation_too_and_keeps_its_last_weights(
     settings: TrainConfig, tmp_path: Path
 ) -> None:
-    run = train(dataclasses.replace(settings, runs=tmp_path, whole=True, schedule="cosine", patience=1))
+    run = train(dataclasses.replace(settings, runs=tmp_path, whole=True, schedule="cosine"))
     assert len(read_history(run)) == 2
     assert not any(
         name.startswith("val_") for row in read_history(run) for name in row
@@ -205,9 +206,26 @@ def test_who_has_heard_the_exam_neither_teaches_nor_is_begun_from(
     how: str, run: Path, settings: TrainConfig, tmp_path: Path
 ) -> None:
     used: dict[str, Any] = {"teachers": (run,)} if how == "teachers" else {"init_from": run}
-    with pytest.raises(ValueError, match=r"another split: it has learned from \d+ clips"):
+    with pytest.raises(ValueError, match=r"another split: it has learned from, or was chosen by, \d+ clips"):
         train(dataclasses.replace(settings, runs=tmp_path, split="random", **used))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", ["teachers", "init_from"])
+def test_who_was_chosen_by_the_exam_neither_teaches_nor_is_begun_from(
+    how: str, run: Path, settings: TrainConfig, tmp_path: Path
+) -> None:
+    """Nothing of the exam was learned from; still, no figure of a test part may choose anything."""
+    chosen = tmp_path / "chosen"
+    shutil.copytree(run, chosen)
+    split = json.loads((chosen / "split.json").read_text())
+    split["train"], split["validation"], split["test"] = split["train"], split["test"], split["validation"]
+    (chosen / "split.json").write_text(json.dumps(split))
+    used: dict[str, Any] = {"teachers": (chosen,)} if how == "teachers" else {"init_from": chosen}
+    whole: dict[str, Any] = {"whole": True, "schedule": "cosine"}
+    with pytest.raises(ValueError, match=r"or was chosen by, \d+ clips"):
+        train(dataclasses.replace(settings, runs=tmp_path, name="new", **whole, **used))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_run_is_not_begun_from_another_network(run: Path, settings: TrainConfig) -> None:
@@ -308,7 +326,8 @@ def test_an_epoch_draws_a_share_of_tess() -> None:
 def test_a_class_weighs_by_how_much_of_it_an_epoch_draws(settings: TrainConfig) -> None:
     clips = [Clip("ravdess", str(n), Path(), "sad", "01") for n in range(10)]
     clips += [Clip("tess", str(n), Path(), "angry", "OAF") for n in range(100)]
-    step = TrainingStep(dataclasses.replace(settings, class_weights=True, tess_share=0.1), Classifier(settings))
+    both = dataclasses.replace(settings, corpora=("ravdess", "tess"), class_weights=True, tess_share=0.1)
+    step = TrainingStep(both, Classifier(settings))
     labels = torch.tensor([LABELS.index(clip.label) for clip in clips])
     recordings = SimpleNamespace(clips=clips, labels=labels)
     step.trainer = SimpleNamespace(  # type: ignore[assignment]
@@ -363,7 +382,7 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
         ({"batch_size": 0}, "batch_size must be above 0"),
         ({"dropout": 1.0}, "dropout must be"),
         ({"average": 1.0}, "average must be"),
-        ({"tess_share": 0.0}, "tess_share must be"),
+        ({"corpora": ("ravdess", "tess"), "tess_share": 0.0}, "tess_share must be"),
         ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
         ({"devices": 0}, "devices must be above 0"),
         ({"split": "nonsense"}, "There is no split 'nonsense'"),
@@ -374,6 +393,11 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
         ({"model": "wav2vec2", "checkpoint_gradients": True}, "checkpoint_gradients has no effect on a frozen encoder"),
         ({"split": "random", "fold": 1}, "fold has no effect on a split at random"),
         ({"split_seed": 1}, "split_seed has no effect on a split by actor"),
+        ({"tess_share": 0.5}, "tess_share has no effect on who does not learn from TESS"),
+        ({"whole": True, "schedule": "cosine", "patience": 3}, "patience has no effect on who learns from the valid"),
+        ({"model": "wav2vec2", "level": True}, "level has no effect on an encoder that brings its input to one level"),
+        ({"model": "cnn1d", "augment": AugmentConfig(masks=1)}, "have no effect on averaged features"),
+        ({"model": "cnn1d", "augment": AugmentConfig(warp=0.1)}, "have no effect on averaged features"),
         ({"teacher_share": 0.5}, "teacher_share has no effect on who has no teachers"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"corpora": ("tess",)}, "corpora must hold ravdess"),
