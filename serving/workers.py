@@ -120,6 +120,7 @@ class _Worker:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 [*self._command, *map(str, numbers), *options],
                 env=self._environment,
+                stderr=sys.stderr,  # descriptor 2 is a pipe into our log, for C libraries: a few lines a minute, cut
                 pass_fds=numbers,
                 start_new_session=True,
             )

@@ -166,12 +166,13 @@ def faults(service: Service, trace: dict[str, str]) -> Iterator[str]:
     yield told
 
 
-def test_a_client_finds_its_fault_in_the_log(models: Path, tmp_path: Path) -> None:
-    """By the id that it got, which is its trace's where it has brought one that is one."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_client_finds_its_fault_in_the_log(models: Path, tmp_path: Path, workers: int) -> None:
+    """By the id that it got, its trace's where it has brought one that is one; whole, whichever process it met."""
     rewrite(models / "2", fails_when_loud)
     route(models, "2")
     trace, name = "0af7651916cd43dd8448eb211c80319c", "traceparent"
-    with running(tmp_path / "log.txt", models=models, log="json") as service:
+    with running(tmp_path / "log.txt", models=models, log="json", workers=workers) as service:
         none, of_ours, traced = [
             list(faults(service, sent))
             for sent in ({}, {name: f"00-{trace}-x"}, {name: f"00-{trace}-b7ad6b7169203331-01"})
@@ -183,6 +184,7 @@ def test_a_client_finds_its_fault_in_the_log(models: Path, tmp_path: Path) -> No
     assert len({*none, *of_ours, trace}) == 7
     for line in lines:
         assert ("exception" in line) == ("request_id" in line)  # once, and of nothing else
+        assert "exception" not in line or line["exception"].startswith("Traceback (")
 
 
 @contextlib.contextmanager
