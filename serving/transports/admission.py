@@ -22,6 +22,7 @@ from serving.keys import Scope as Use
 from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.transports.asgi import Unread, place_of
+from serving.transports.refusals import body_at
 
 _BEARER, _BASIC = "bearer", "basic"
 # By the second a browser asks whoever sits before it; in a line of its own, or Chromium sees the first alone.
@@ -159,9 +160,8 @@ def foreign(headers: Headers) -> Forbidden:
 
 
 def refusal_at(path: str, error: RequestError) -> JSONResponse:
-    """In the form of the path, since the Open Inference Protocol wants a string; of a request that is not read."""
-    body = {"error": error.line} if path.startswith("/v2") else error.body()
-    answer = Unread(body, error.http_status, _HEADERS | error.headers)
+    """In the form of the path, of a request that is not read."""
+    answer = Unread(body_at(path, error), error.http_status, _HEADERS | error.headers)
     if isinstance(error, Unauthenticated):
         for challenge in _ASKS:
             answer.headers.append("WWW-Authenticate", challenge)

@@ -52,4 +52,4 @@ class Faults:
         except Exception as error:
             if begun or scope["type"] != "http":
                 raise  # so that the server breaks the connection off
-            await refusal(fault(error, Headers(scope=scope).get(PARENT)))(scope, receive, send)
+            await refusal(fault(error, Headers(scope=scope).get(PARENT)), scope["path"])(scope, receive, send)

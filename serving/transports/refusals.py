@@ -1,4 +1,7 @@
-"""Every refusal of the HTTP application in one form, its own as the framework's: ``{"error": {"code", "message"}}``."""
+"""Every refusal of the HTTP application in one form, its own as the framework's: ``{"error": {"code", "message"}}``.
+
+Below ``/v2`` it is ``{"error": "code: message"}``: the Open Inference Protocol wants a string.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,14 @@ from serving.errors import MethodNotAllowed, NotFound, RequestError, TooLarge, U
 from serving.transports.asgi import Unread
 
 
-def refusal(error: RequestError) -> JSONResponse:
+def body_at(path: str, error: RequestError) -> dict[str, Any]:
+    """The body of a refusal, in the form of its path."""
+    return {"error": error.line} if f"{path}/".startswith("/v2/") else error.body()
+
+
+def refusal(error: RequestError, path: str = "/") -> JSONResponse:
     """The answer to a refused request."""
-    return JSONResponse(error.body(), error.http_status, error.headers)
+    return JSONResponse(body_at(path, error), error.http_status, error.headers)
 
 
 def refusal_of(request: Request, error: RequestError) -> JSONResponse:
@@ -46,17 +54,17 @@ def _methods_of(request: Request) -> set[str]:
 
 
 def _nothing_at(request: Request) -> JSONResponse:
-    return refusal(NotFound(f"There is nothing at {request.url.path}. /docs shows what there is."))
+    path = request.url.path
+    return refusal(NotFound(f"There is nothing at {path}. /docs shows what there is."), path)
 
 
 def _wrong_method(request: Request, allowed: str) -> JSONResponse:
-    methods = allowed.split(", ")
+    methods, path = allowed.split(", "), request.url.path
     error = MethodNotAllowed(
-        f"{request.method} is not allowed on {request.url.path}; {' and '.join(methods)} "
-        f"{'is' if len(methods) == 1 else 'are'}.",
+        f"{request.method} is not allowed on {path}; {' and '.join(methods)} {'is' if len(methods) == 1 else 'are'}.",
         allowed=methods,
     )
-    return JSONResponse(error.body(), error.http_status, {"Allow": allowed})
+    return JSONResponse(body_at(path, error), error.http_status, {"Allow": allowed})
 
 
 async def _answer_refusal(request: Request, error: Exception) -> Response:

@@ -122,6 +122,17 @@ async def elsewhere(client: Any, way: str) -> None:
             await now(ask(*of))
         except tritonclient.utils.InferenceServerException as error:
             say(f"{way}-elsewhere", status=error.status(), message=error.message())
+    for ask in (
+        client.get_system_shared_memory_status,
+        client.get_cuda_shared_memory_status,
+        client.unregister_system_shared_memory,
+        client.get_trace_settings,
+        client.get_log_settings,
+    ):
+        try:
+            await now(ask())
+        except tritonclient.utils.InferenceServerException as error:
+            say(f"{way}-nowhere", told=str(error))
 
 
 async def grpc(client: Any, way: str, clips: list[bytes]) -> None:

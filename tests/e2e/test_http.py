@@ -423,6 +423,24 @@ def test_paths_and_methods_that_do_not_exist(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v2/systemsharedmemory/status", 404, "not_found"),
+        ("POST", "/v2/logging", 404, "not_found"),
+        ("GET", "/v2/models/timbre/trace/setting", 404, "not_found"),
+        ("GET", "/v2/models/timbre/infer", 405, "method_not_allowed"),
+        ("DELETE", "/v2", 405, "method_not_allowed"),
+    ],
+)
+def test_below_v2_an_error_is_a_string(client: httpx.Client, method: str, path: str, status: int, code: str) -> None:
+    """As the Open Inference Protocol has it, of what there is not, too: its clients take it for one."""
+    response = client.request(method, path)
+    assert (response.status_code, response.json()["error"].split(": ")[0]) == (status, code)
+    assert path in response.json()["error"]
+    refused(client.get("/v2x"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
     ("body", "code"), [(WAV, "ok"), (b"nothing", "unsupported_audio"), (bytes(26 << 20), "too_large")]
 )
 def test_each_answer_is_counted_by_its_outcome(client: httpx.Client, body: bytes, code: str) -> None:

@@ -186,6 +186,13 @@ def test_triton_is_told_where_else_to_look(triton: Told, who: str) -> None:
     assert [told["message"] for told in triton[who]] == [statistics, statistics, loading, loading]
 
 
+@pytest.mark.parametrize("who", both("http-nowhere", "grpc-nowhere"))
+def test_triton_is_told_what_there_is_not(triton: Told, who: str) -> None:
+    """Shared memory, and settings of traces and logs."""
+    word = "[404] not_found: There is nothing at /v2/" if who.startswith("http") else "[StatusCode.UNIMPLEMENTED]"
+    assert [told["told"].startswith(word) for told in triton[who]] == [True] * 5
+
+
 def test_readmes_data_for_perf_analyzer_are_the_clips(
     service: Service, clips: list[Path], expected: list[dict[str, Any]]
 ) -> None:
