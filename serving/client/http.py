@@ -42,8 +42,12 @@ class Http:
         body: dict[str, Any] = {"content": data, "headers": {"Content-Type": "application/octet-stream"}}
         if filename is not None:
             body = {"files": {"file": (filename, data)}, "headers": {}}
-        body["headers"] |= _headers(options)
-        response = await self._ask("POST", "/predict", params={"min_confidence": options.min_confidence}, **body)
+        query: dict[str, Any] = {"min_confidence": options.min_confidence}
+        if options.key is not None:
+            query["key"] = options.key  # any text, as no header could have it
+        if options.version is not None:
+            body["headers"]["X-Model-Version"] = options.version.encode()  # by which gateways route
+        response = await self._ask("POST", "/predict", params=query, **body)
         told = _json(response)
         return Prediction.of(told, response.headers.get("X-Timbre-Variant"), response.headers.get("X-Request-ID"))
 
@@ -117,11 +121,6 @@ class WebSocket:
 
     async def close(self) -> None:
         await self._connection.close()
-
-
-def _headers(options: Options) -> dict[str, str]:
-    given = {"X-Model-Version": options.version, "X-Timbre-Key": options.key}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:

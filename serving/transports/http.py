@@ -187,13 +187,22 @@ def _said(request: Request, header: str, given: Mapping[str, str], parameter: st
     Raises:
         InvalidRequest: they say different things.
     """
-    said = request.headers.getlist(header) + ([given[parameter]] if parameter in given else [])
+    said = [_text(value) for value in request.headers.getlist(header)]
+    said += [given[parameter]] if parameter in given else []
     if len(set(said)) > 1:
         raise InvalidRequest(
             f"{header} and ?{parameter}= say the same thing, and it came as {' and as '.join(map(shown, said[:3]))}. "
             "Send one of them."
         )
     return said[0] if said else None
+
+
+def _text(header: str) -> str:
+    """A header's value as its sender meant it: its bytes are UTF-8, as a query's are, or else Latin-1."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return header
 
 
 async def _read_small(request: Request, schema: type[Small], timeout_s: float) -> Small:

@@ -70,7 +70,7 @@ _PARAMETERS = [
     _parameter(VERSION, "query", "The version that shall answer."),
     _parameter("X-Model-Version", "header", f"The same as `{VERSION}`; both may come if they agree."),
     _parameter(KEY, "query", "Any user or session id: it always gets the same variant."),
-    _parameter("X-Timbre-Key", "header", f"The same as `{KEY}`; both may come if they agree."),
+    _parameter("X-Timbre-Key", "header", f"The same as `{KEY}`, in UTF-8; both may come if they agree."),
 ]
 _AT_THE_DOOR: tuple[type[RequestError], ...] = (Unauthenticated, Forbidden, RateLimited)
 _REFUSALS_OF_PREDICT = (

@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving.client import Client
+from serving.errors import UnknownVersion
 from tests.models import add_version, contrary, copy_versions, rewrite
 from tests.service import Service, metric, refusal, running, until
 from tests.sounds import encode, voice
@@ -111,6 +113,24 @@ def test_the_query_says_what_the_headers_say(client: httpx.Client) -> None:
         answer = ask_by(query, *((header, value) for value in came))
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
         assert all(f"'{value}'" in answer.json()["error"]["message"] for value in came)
+
+
+def test_a_key_beyond_ascii_is_one_key_by_whatever_way_it_comes(service: Service, client: httpx.Client) -> None:
+    """As bytes of UTF-8 or Latin-1 in the header, in the query, by both clients."""
+    variants = set()
+    with Client(service.url) as http, Client(f"grpc://{service.grpc}") as grpc:
+        for key in (*(f"müller {user}" for user in range(20)), "мир", "two\nlines", " "):
+            told = {timbre.predict(WAV, key=key).variant for timbre in (http, grpc)}
+            if key.startswith("m"):
+                for header, query in ((key.encode(), {}), (key.encode("latin-1"), {}), (key.encode(), {"key": key})):
+                    headers = {b"Content-Type": b"audio/wav", b"X-Timbre-Key": header}
+                    answer = client.post("/predict", content=WAV, params=query, headers=headers)
+                    told.add(answer.raise_for_status().headers["X-Timbre-Variant"])
+            assert len(told) == 1, (key, told)
+            variants |= told
+        assert variants == {"stable", "candidate"}
+        with pytest.raises(UnknownVersion, match="'é'"):
+            http.predict(WAV, version="é")
 
 
 def test_without_a_key_traffic_goes_by_weight(client: httpx.Client) -> None:
