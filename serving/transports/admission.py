@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -46,6 +47,8 @@ _USES = {
     "/v2": Use.PREDICT,
     "/v2/*": Use.PREDICT,
 }
+# Balancers ask for a model's health as for the server's; other paths below a model are for predictions.
+_MODEL_READY = re.compile("/v2/models/[^/]+(/versions/[^/]+)?/ready")
 _DOORS: dict[str, Use | None] = dict.fromkeys(_PUBLIC) | _USES
 # The longest first. A path is held against each: to cut it up at its slashes would be the asker's to make long.
 _BELOW = [(name.removesuffix("*"), _DOORS[name]) for name in sorted(_DOORS, key=len, reverse=True) if name[-1] == "*"]
@@ -127,6 +130,8 @@ def use_of(path: str) -> Use | None:
     """What a path is used for; None where everybody may. The longest name that fits counts."""
     if path in _DOORS:
         return _DOORS[path]
+    if _MODEL_READY.fullmatch(path):
+        return Use.HEALTH
     return next((use for below, use in _BELOW if path.startswith(below)), Use.PREDICT)
 
 

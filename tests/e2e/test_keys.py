@@ -22,6 +22,7 @@ from serving.proto.inference import inference_pb2 as oip
 from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
+from tests.conftest import SERVED
 from tests.service import Service, environment, free_port, metric, refusal, running, start_process, until
 from tests.sounds import encode, voice
 from tests.transports import code_of
@@ -103,6 +104,18 @@ def test_every_path_of_the_application_is_public_or_has_a_use() -> None:
 def test_what_tells_nothing_is_open_and_health_and_metrics_are(locked: Service) -> None:
     for path in ("/", "/docs", "/openapi.json", "/health", "/livez", "/readyz", "/v2/health/ready", "/metrics"):
         assert httpx.get(f"{locked.url}{path}", follow_redirects=True).status_code == 200, path
+
+
+def test_whether_a_model_answers_is_health_by_either_protocol(locked: Service) -> None:
+    """And tells nobody what else is loaded."""
+    with grpc.insecure_channel(locked.grpc) as channel:
+        inference = GRPCInferenceServiceStub(channel)
+        for version, ready in (("", True), (SERVED, True), ("9", False)):
+            which = oip.ModelReadyRequest(name="timbre", version=version)
+            assert inference.ModelReady(which, timeout=20).ready is ready
+            answer = httpx.get(f"{locked.url}/v2/models/timbre{version and f'/versions/{version}'}/ready")
+            assert answer.status_code == (200 if ready else 404)
+            assert ready or answer.json()["error"].endswith("is not loaded. GET /models lists those that are.")
 
 
 def test_openapi_says_which_paths_want_a_key_and_not_what_is_loaded(locked: Service) -> None:

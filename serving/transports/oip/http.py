@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serving.audio import Samples
-from serving.errors import InvalidRequest, NotFound, RequestError, TooLarge
+from serving.errors import InvalidRequest, NotFound, RequestError, TooLarge, UnknownVersion
 from serving.lifecycle import Lifecycle
 from serving.parts import Parts
 from serving.pipeline import MOST_CLIPS
@@ -119,7 +119,10 @@ class OipHttpTransport:
 
     async def _model_ready(self, request: Request) -> Response:
         name, version = _who(request)
-        ready = await self._model.ready(name, version)
+        try:
+            ready = await self._model.ready(name, version)
+        except UnknownVersion:  # not which are loaded: nobody is asked for a key here
+            raise UnknownVersion(f"Version {version[:40]!r} is not loaded. GET /models lists those that are.") from None
         return JSONResponse({"name": name, "ready": ready}, 200 if ready else 503)
 
     async def _metadata(self, request: Request) -> Response:
