@@ -16,7 +16,15 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from serving.errors import InvalidRequest, MissingFile, TooManyFiles, UnsupportedMediaType, UploadTimeout, too_large
+from serving.errors import (
+    InvalidRequest,
+    MissingFile,
+    TooLarge,
+    TooManyFiles,
+    UnsupportedMediaType,
+    UploadTimeout,
+    too_large,
+)
 from serving.pipeline import Upload
 from serving.room import Take
 from serving.transports.query import MIN_CONFIDENCE, OF_PREDICTIONS, shown
@@ -35,6 +43,7 @@ _MULTIPART_OVERHEAD_BYTES = 1 << 16  # boundaries and headers around the file
 _MAX_PARTS = 32
 _MAX_TYPE_CHARACTERS = 1024  # the time to read a type grows with the square of what it is long
 _PIECE = 1 << 16
+_SMALL_BYTES = 4096
 _HOW = (
     f"Send the audio as multipart field `{FIELD}` (curl -F {FIELD}=@clip.wav URL) or as the raw body with its type "
     "(curl -H 'Content-Type: application/octet-stream' --data-binary @clip.wav URL)."
@@ -69,6 +78,17 @@ async def read_whole(request: Request, max_bytes: int, timeout_s: float, take: T
             return _joined([chunk async for chunk in _counted(request, max_bytes, max_bytes, take)], take)
     except TimeoutError:
         raise _too_slow(timeout_s) from None
+
+
+async def read_small(request: Request, timeout_s: float, take: Take) -> bytes:
+    """A JSON object of a few hundred bytes. Raises as :func:`read_whole` does, and speaks of no audio."""
+    try:
+        return await read_whole(request, _SMALL_BYTES, timeout_s, take)
+    except TooLarge:
+        raise TooLarge(
+            f"The body is over {_SMALL_BYTES} bytes. Send the JSON object alone, which takes a few hundred.",
+            max_bytes=_SMALL_BYTES,
+        ) from None
 
 
 async def unpacked(body: bytes, encoding: str, max_bytes: int, take: Take) -> bytes:

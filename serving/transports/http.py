@@ -29,7 +29,7 @@ from serving.schemas import FeedbackIn, FeedbackOut, Health, Models, Prediction
 from serving.tracing import PARENT
 from serving.transports.admission import Admission
 from serving.transports.asgi import place_of, unless_gone
-from serving.transports.body import read_upload, read_whole
+from serving.transports.body import read_small, read_upload
 from serving.transports.docs import docs, swagger_assets
 from serving.transports.faults import Faults
 from serving.transports.openapi import DESCRIPTION, TAGS, tell_everything
@@ -46,8 +46,6 @@ PREDICT = "/predict"
 
 VERSION_HEADER, VARIANT_HEADER = "X-Model-Version", "X-Timbre-Variant"
 KEY_HEADER, ID_HEADER = "X-Timbre-Key", "X-Request-ID"
-
-_SMALL_BYTES = 4096
 
 
 class HttpTransport:
@@ -213,7 +211,7 @@ async def _read_small(request: Request, schema: type[Small], timeout_s: float) -
         UploadTimeout: it does not come in time.
         InvalidRequest: it is not JSON, or not of this schema.
     """
-    body = await read_whole(request, _SMALL_BYTES, timeout_s, lambda _: None)
+    body = await read_small(request, timeout_s, lambda _: None)
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:

@@ -204,8 +204,15 @@ def test_feedback_that_is_none_is_refused(client: httpx.Client, body: bytes) -> 
 
 
 def test_feedback_is_small(client: httpx.Client) -> None:
-    response = client.post("/feedback", content=bytes(5000))
-    assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
+    """As what is asked of the index is; what either is told speaks of no audio."""
+    told = {}
+    for path in ("/feedback", "/v2/repository/index"):
+        response = client.post(path, content=bytes(5000))
+        assert response.status_code == 413
+        told[path] = response.json()["error"]
+    assert told["/feedback"]["code"] == "too_large"
+    assert told["/feedback"]["message"].startswith("The body is over 4096 bytes. Send the JSON object ")
+    assert told["/v2/repository/index"] == f"too_large: {told['/feedback']['message']}"
 
 
 def test_routes_that_name_what_is_not_there_are_refused_at_start(models: Path, tmp_path: Path) -> None:

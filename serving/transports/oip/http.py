@@ -26,7 +26,7 @@ from serving.pipeline import MOST_CLIPS
 from serving.room import Take
 from serving.tracing import PARENT
 from serving.transports.asgi import Unread, place_of, unless_gone
-from serving.transports.body import read_whole, unpacked
+from serving.transports.body import read_small, read_whole, unpacked
 from serving.transports.faults import fault
 from serving.transports.oip.model import LOADING, SERVER, STATISTICS, Infer, Inferred, Model, beside
 from serving.transports.oip.tensors import AUDIO, Tensor, check, from_raw, to_raw
@@ -39,7 +39,6 @@ INFER = "/v2/models/[^/]+(/versions/[^/]+)?/infer"
 _JSON_LENGTH = "Inference-Header-Content-Length"
 _BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 _PIECE = 1 << 15  # numbers that are converted at a time: between two pieces the event loop has its turn
-_INDEX_BYTES = 4096
 # What becomes of JSON has little to do with how it is written: `[` is one byte of 300. So the signs of it are counted
 # before it is read. So many numbers are a minute and a half at 16 kHz; rows have a bracket each.
 _MOST_VALUES, _MOST_NESTED = 1_500_000, 4096
@@ -133,9 +132,8 @@ class OipHttpTransport:
 
     async def _index(self, request: Request) -> Response:
         parts = self._lifecycle.get()
-        settings = parts.settings
         with parts.uploads.holding() as take:
-            body = await read_whole(request, _INDEX_BYTES, settings.upload_timeout_s, take)
+            body = await read_small(request, parts.settings.upload_timeout_s, take)
             asked = _checked(_IndexIn, body or b"{}", take)
             return JSONResponse(await self._model.index(asked.ready))
 
