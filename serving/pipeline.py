@@ -234,6 +234,10 @@ class Pipeline:
         if isinstance(error, Overloaded):
             self._metrics.rejects.labels(error.details["reason"]).inc()
 
+    def left(self, transport: str) -> None:
+        """Count a request whose client went away before all of it was here."""
+        self._count(CANCELLED, transport, None)
+
     async def close(self) -> None:
         """Finish what was begun and let go of the models."""
         self._shadowing.close()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
@@ -74,6 +74,9 @@ class HttpTransport:
             except RequestError as error:
                 parts.pipeline.refused(error, TRANSPORT)
                 return refusal_of(request, error)
+            except ClientDisconnect:
+                parts.pipeline.left(TRANSPORT)
+                raise
             answer = await unless_gone(request, parts.pipeline.predict(ask))
         return Response(
             answer.prediction.model_dump_json(),

@@ -22,7 +22,7 @@ import soundfile
 from serving import __version__
 from serving.schemas import Prediction
 from tests.conftest import SERVED
-from tests.service import Service, metric
+from tests.service import Service, metric, until
 from tests.sounds import encode, encode_av, voice
 
 METHODS = ("get", "post")
@@ -43,9 +43,9 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     return error
 
 
-def head(*headers: str) -> bytes:
-    """The head of a raw request to /predict."""
-    return "\r\n".join(["POST /predict HTTP/1.1", "Host: test", "Content-Type: audio/wav", *headers, "\r\n"]).encode()
+def head(*headers: str, path: str = "/predict") -> bytes:
+    """The head of a raw request."""
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: test", "Content-Type: audio/wav", *headers, "\r\n"]).encode()
 
 
 CHUNK = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
@@ -496,3 +496,17 @@ def test_a_client_that_leaves_while_sending_harms_nobody(service: Service, clien
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert client.get("/health").status_code == 200
     assert "Traceback" not in service.log.read_text()
+
+
+@pytest.mark.parametrize(("path", "transport"), [("/predict", "http"), ("/v2/models/timbre/infer", "oip-http")])
+def test_a_client_that_leaves_while_sending_is_counted(
+    service: Service, client: httpx.Client, path: str, transport: str
+) -> None:
+    def left() -> float:
+        return metric(client, "timbre_requests_total", code="cancelled", transport=transport)
+
+    before = left()
+    with service.connect() as connection:
+        connection.sendall(head("Content-Length: 100000", path=path) + b"RIF")
+        assert until(lambda: metric(client, "timbre_upload_bytes") == 3)
+    assert until(lambda: left() == before + 1, seconds=20)

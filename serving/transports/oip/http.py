@@ -145,6 +145,9 @@ class OipHttpTransport:
             except RequestError as error:
                 parts.pipeline.refused(error, TRANSPORT)
                 raise
+            except ClientDisconnect:
+                parts.pipeline.left(TRANSPORT)
+                raise
             name, version = _who(request)
             wanted = [output.name for output in asked.outputs]
             parent, place = request.headers.get(PARENT), place_of(request.scope)
