@@ -43,6 +43,12 @@ def rows(result: Any) -> dict[str, Any]:
     }
 
 
+def classes(result: Any) -> dict[str, Any]:
+    """The best classes of each clip, one text each."""
+    told = result.as_numpy("probabilities")
+    return {"classes": [[text.decode() if isinstance(text, bytes) else text for text in row] for row in told.tolist()]}
+
+
 def labels(output: Any) -> str:
     """What names the columns, as a dictionary of HTTP has it or a message of gRPC."""
     if isinstance(output, dict):
@@ -64,8 +70,8 @@ def waveform(module: Any, **binary: bool) -> list[Any]:
     return [tensor]
 
 
-def outputs(module: Any, *names: str, **binary: bool) -> list[Any]:
-    return [module.InferRequestedOutput(name, **binary) for name in names]
+def outputs(module: Any, *names: str, **options: int) -> list[Any]:
+    return [module.InferRequestedOutput(name, **options) for name in names]
 
 
 async def now(told: Any) -> Any:
@@ -107,6 +113,9 @@ async def http(client: Any, way: str, clips: list[bytes]) -> None:
         await now(client.infer(MODEL, audio(module, [b"no audio"])))
     except module.InferenceServerException as error:
         say(f"{way}-refused", status=error.status(), message=error.message())
+    for binary in (True, False):
+        best = outputs(module, "probabilities", binary_data=binary, class_count=3)
+        say(f"{way}-classes", **classes(await now(client.infer(MODEL, audio(module, clips), outputs=best))))
     await elsewhere(client, way)
 
 
@@ -162,6 +171,8 @@ async def grpc(client: Any, way: str, clips: list[bytes]) -> None:
         await now(client.infer(MODEL, audio(module, [b"no audio"])))
     except module.InferenceServerException as error:
         say(f"{way}-refused", status=error.status(), message=error.message())
+    best = outputs(module, "probabilities", class_count=3)
+    say(f"{way}-classes", **classes(await now(client.infer(MODEL, audio(module, clips), outputs=best))))
     await elsewhere(client, way)
 
 

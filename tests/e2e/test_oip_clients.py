@@ -169,6 +169,23 @@ def test_triton_gets_only_what_it_requests(triton: Told, who: str) -> None:
     assert triton[who] == [{"outputs": ["emotion"]}]
 
 
+@pytest.mark.parametrize(
+    ("who", "times"), [(who, 1 + who.startswith("http")) for who in both("http-classes", "grpc-classes")]
+)
+def test_triton_gets_the_best_classes(triton: Told, expected: list[dict[str, Any]], who: str, times: int) -> None:
+    """`value:index:label`; over HTTP in binary and in JSON."""
+    assert len(triton[who]) == times
+    for told in triton[who]:
+        for row, answer in zip(told["classes"], expected[:-1], strict=True):
+            emotions = answer["all_emotions"]
+            parts = [text.split(":") for text in row]
+            assert [label for _, _, label in parts] == sorted(emotions, key=emotions.get, reverse=True)[:3]
+            assert [list(emotions)[int(index)] for _, index, _ in parts] == [label for _, _, label in parts]
+            assert [float(value) for value, _, _ in parts] == pytest.approx(
+                [emotions[label] for _, _, label in parts], abs=PRECISION
+            )
+
+
 @pytest.mark.parametrize("who", both("http-refused", "grpc-refused"))
 def test_triton_is_told_why(triton: Told, who: str) -> None:
     (told,) = triton[who]

@@ -23,11 +23,12 @@ from serving.errors import InvalidRequest, TooLarge
 from serving.formats import QUICK_BYTES
 from serving.lifecycle import Lifecycle
 from serving.proto.inference import inference_pb2 as pb
+from serving.schemas import Prediction
 from serving.settings import Settings
 from serving.transports.fields import unpacker
 from serving.transports.oip import grpc, http
 from serving.transports.oip.model import SERVER, Infer, Model
-from serving.transports.oip.tensors import Tensor
+from serving.transports.oip.tensors import Tensor, Wanted, answers, check_outputs
 from tests.memory import taking
 
 
@@ -216,6 +217,36 @@ def test_a_deadline_that_is_over_is_one(
     asked = Infer("timbre", "", {"timeout": timeout_us}, [clip], [])
     (ask,) = Model(Lifecycle())._asks(asked, "oip-grpc", deadline_s)
     assert ask.timeout_s == waits_s
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "told"),
+    [
+        ("probabilities", -1, "whole number of classes; '-1' came"),
+        ("probabilities", 1.5, "whole number of classes; '1.5' came"),
+        ("probabilities", True, "whole number of classes; 'True' came"),
+        ("probabilities", "3", "whole number of classes; '3' came"),
+        ("emotion", 1, "Output emotion has no classes to tell by classification; probabilities has"),
+        ("confidence", 1, "Output confidence has no classes"),
+        ("emotions", 1, "no output 'emotions'"),
+    ],
+)
+def test_classes_that_cannot_be_had_are_refused(name: str, count: Any, told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        check_outputs([Wanted(name, {"classification": count})])
+
+
+def test_the_best_classes_are_no_more_than_there_are() -> None:
+    """Of two that are as probable the first; 0 is the tensor itself, which stays beside them as it is."""
+    emotions = {"calm": 0.25, "happy": 0.5, "sad": 0.25}
+    heard = cast("Prediction", SimpleNamespace(all_emotions=emotions, emotion="happy", confidence=0.5))
+    wanted = [Wanted("probabilities", {"classification": count}) for count in (9, 1, 0)]
+    check_outputs(wanted)
+    every, one, tensor = answers([heard, heard], wanted)
+    assert every.shape == (2, 3)
+    assert every.data == 2 * [b"0.500000:1:happy", b"0.250000:0:calm", b"0.250000:2:sad"]
+    assert (one.datatype, one.shape, one.data) == ("BYTES", (2, 1), 2 * [b"0.500000:1:happy"])
+    assert (tensor.datatype, np.asarray(tensor.data).tolist()) == ("FP32", 2 * [[0.25, 0.5, 0.25]])
 
 
 def test_an_extension_that_is_refused_is_not_claimed() -> None:

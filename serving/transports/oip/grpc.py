@@ -22,7 +22,7 @@ from serving.proto.inference.inference_pb2_grpc import (
 )
 from serving.transports.fields import Came, unpacker
 from serving.transports.oip.model import LOADING, SERVER, STATISTICS, Infer, Inferred, Model, beside
-from serving.transports.oip.tensors import BYTES, Tensor, check, from_raw, to_raw
+from serving.transports.oip.tensors import BYTES, Tensor, Wanted, check, from_raw, to_raw
 from serving.transports.rpc import Context, refusing, traceparent, until_stopped, waits_s
 
 SERVICE = "inference.GRPCInferenceService"
@@ -171,7 +171,7 @@ def _parse(request: pb.ModelInferRequest, parent: str | None) -> Infer:
             numbers = given.contents.fp32_contents
             data = np.fromiter(numbers, np.float32, len(numbers))  # as a list they would be objects of Python first
         tensors.append(Tensor(given.name, given.datatype, tuple(given.shape), data, _values(given.parameters)))
-    wanted = [output.name for output in request.outputs]
+    wanted = [Wanted(output.name, _values(output.parameters)) for output in request.outputs]
     return Infer(request.model_name, request.model_version, _values(request.parameters), tensors, wanted, parent)
 
 

@@ -29,7 +29,7 @@ from serving.transports.asgi import Unread, place_of, unless_gone
 from serving.transports.body import read_small, read_whole, unpacked
 from serving.transports.faults import fault
 from serving.transports.oip.model import LOADING, SERVER, STATISTICS, Infer, Inferred, Model, beside
-from serving.transports.oip.tensors import AUDIO, Tensor, check, from_raw, to_raw
+from serving.transports.oip.tensors import AUDIO, Tensor, Wanted, check, from_raw, to_raw
 
 TRANSPORT = "oip-http"
 """This transport's name in the metrics."""
@@ -149,7 +149,7 @@ class OipHttpTransport:
                 parts.pipeline.left(TRANSPORT)
                 raise
             name, version = _who(request)
-            wanted = [output.name for output in asked.outputs]
+            wanted = [Wanted(output.name, output.parameters) for output in asked.outputs]
             parent, place = request.headers.get(PARENT), place_of(request.scope)
             infer = Infer(name, version, asked.parameters, tensors, wanted, parent, place, take)
             return _answer(name, asked, await unless_gone(request, self._model.infer(infer, TRANSPORT)))

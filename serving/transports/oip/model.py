@@ -29,6 +29,7 @@ from serving.transports.oip.tensors import (
     PROBABILITIES,
     WAVEFORM,
     Tensor,
+    Wanted,
     answers,
     check_outputs,
     clips,
@@ -45,7 +46,7 @@ PLATFORM = "onnxruntime_onnx"
 SERVER = {
     "name": NAME,
     "version": __version__,
-    "extensions": ["binary_tensor_data", "model_configuration"],  # of the repository the index only: no load, no unload
+    "extensions": ["binary_tensor_data", "classification", "model_configuration"],  # of the repository the index only
 }
 STATISTICS = "No statistics are told by this protocol; /metrics over HTTP has them, for Prometheus."
 LOADING = "No request loads or unloads a version; routes.yaml does, which is followed while the service runs."
@@ -60,7 +61,7 @@ class Infer:
     Attributes:
         version: empty for any by its weight.
         parameters: `key`, `min_confidence`, `sample_rate` and `timeout` (microseconds) are looked at.
-        outputs: names of what is wanted; empty for all.
+        outputs: what is wanted; empty for all.
         traceparent: the caller's trace, for whoever traces.
         place: what was kept for it on its way in.
         body: what it counts in memory.
@@ -70,7 +71,7 @@ class Infer:
     version: str
     parameters: Mapping[str, Any]
     inputs: Sequence[Tensor]
-    outputs: Sequence[str]
+    outputs: Sequence[Wanted]
     traceparent: str | None = None
     place: Place | None = None
     body: Holding | None = None

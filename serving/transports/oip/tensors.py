@@ -20,6 +20,8 @@ RATE = "sample_rate"
 LABELS = "labels"
 """Parameter that names the columns of `probabilities`, comma-separated: in the metadata and in every answer, since what
 some clients know of metadata has no place for it."""
+CLASSES = "classification"
+"""Parameter of a wanted output, of Triton's extension of that name: how many of the best classes to tell, as texts."""
 
 BYTES, FP32 = "BYTES", "FP32"
 INPUTS = {AUDIO: BYTES, WAVEFORM: FP32}
@@ -37,6 +39,26 @@ class Tensor:
     shape: tuple[int, ...]
     data: Sequence[bytes] | Samples
     parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A requested output; of its parameters `classification` is looked at."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> int:
+        """How many of the most probable classes are told instead of the tensor; 0 for the tensor.
+
+        Raises:
+            InvalidRequest: it is no such number.
+        """
+        count = self.parameters.get(CLASSES, 0)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise InvalidRequest(f"Parameter {CLASSES} is a whole number of classes; {str(count)[:40]!r} came.")
+        return count
 
 
 def check(name: str, datatype: str, shape: Sequence[int], most: int) -> None:
@@ -136,12 +158,8 @@ def named(labels: Iterable[str]) -> dict[str, str]:
     return {LABELS: ",".join(labels)}
 
 
-def answers(predictions: Sequence[Prediction], wanted: Sequence[str]) -> list[Tensor]:
-    """The requested outputs in the order requested, or all.
-
-    Raises:
-        InvalidRequest: there is no such output.
-    """
+def answers(predictions: Sequence[Prediction], wanted: Sequence[Wanted]) -> list[Tensor]:
+    """The requested outputs, which :func:`check_outputs` has looked at, in the order requested; or all."""
     count = len(predictions)
     rows = [list(prediction.all_emotions.values()) for prediction in predictions]
     made: dict[str, Tensor] = {
@@ -151,19 +169,43 @@ def answers(predictions: Sequence[Prediction], wanted: Sequence[str]) -> list[Te
             PROBABILITIES, FP32, (count, len(rows[0])), _fp32(rows), named(predictions[0].all_emotions)
         ),
     }
-    return [made[name] for name in wanted or OUTPUTS]
+    if not wanted:
+        return list(made.values())
+    labels = list(predictions[0].all_emotions)
+    return [
+        _best(made[output.name], labels, output.classes) if output.classes else made[output.name] for output in wanted
+    ]
+
+
+def _best(probabilities: Tensor, labels: Sequence[str], count: int) -> Tensor:
+    """The most probable classes as Triton's classification extension has them: `value:index:label`, the best first.
+
+    Args:
+        labels: of the columns.
+        count: how many are wanted of each clip; all where that is more.
+    """
+    values = np.asarray(probabilities.data)
+    best = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    texts = [
+        f"{row[index]:f}:{index}:{labels[index]}".encode()
+        for row, order in zip(values, best, strict=True)
+        for index in order
+    ]
+    return Tensor(PROBABILITIES, BYTES, best.shape, texts, probabilities.parameters)
 
 
 def _fp32(values: Sequence[float] | Sequence[Sequence[float]]) -> Samples:
     return np.array(values, dtype=np.float32)
 
 
-def check_outputs(wanted: Sequence[str]) -> None:
+def check_outputs(wanted: Sequence[Wanted]) -> None:
     """Whether these can be had; asked before anything is computed.
 
     Raises:
-        InvalidRequest: there is no such output.
+        InvalidRequest: there is no such output, or none that has the classes that are wanted of it.
     """
-    for name in wanted:
-        if name not in OUTPUTS:
-            raise InvalidRequest(f"There is no output {name[:40]!r}; there are {', '.join(OUTPUTS)}.")
+    for output in wanted:
+        if output.name not in OUTPUTS:
+            raise InvalidRequest(f"There is no output {output.name[:40]!r}; there are {', '.join(OUTPUTS)}.")
+        if output.classes and output.name != PROBABILITIES:
+            raise InvalidRequest(f"Output {output.name} has no classes to tell by {CLASSES}; {PROBABILITIES} has.")
