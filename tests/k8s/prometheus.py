@@ -6,7 +6,9 @@ import json
 import math
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -45,13 +47,24 @@ def promtool(*arguments: str | Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def check_value(query: str, growth: dict[str, float], expected: float | None, folder: Path) -> None:
-    """That a query has this value once its series have grown by so much each minute for ten; None for no answer."""
+def check_value(
+    query: str,
+    growth: dict[str, float],
+    expected: float | None,
+    folder: Path,
+    stands: Mapping[str, float] = MappingProxyType({}),
+) -> None:
+    """That a query has this value once its series have grown by so much each minute for ten; None for no answer.
+
+    Args:
+        stands: series that have this value all the time.
+    """
     if expected is not None and math.isnan(expected):
         query, expected = f"count(({query}) != ({query}))", 1  # promtool finds no NaN equal to another
     asked = {"record": "measured", "expr": f"round(({query}) * 1e6) / 1e6"}
     (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": [asked]}]}))
     inputs = [{"series": name, "values": f"0+{step}x10"} for name, step in growth.items()]
+    inputs += [{"series": name, "values": f"{value}x10"} for name, value in stands.items()]
     samples = [] if expected is None else [{"labels": "measured", "value": expected}]
     test = {"expr": "measured", "eval_time": "10m", "exp_samples": samples}
     case = {"interval": "1m", "input_series": inputs, "promql_expr_test": [test]}

@@ -75,6 +75,38 @@ def test_a_measurement_is_judged(
     assert verdict(asked, [] if measured is None else [measured]) == expected
 
 
+MODEL = 'timbre_model_info{version="%s",device="cpu",pod="%s",rollouts_pod_template_hash="%s"}'
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("loaded", "compared", "measured", "expected"),
+    [
+        # One version twice, in two pods, and later another that was let go: there is nothing to compare.
+        ({("2", "a", "new"): 1, ("2", "b", "new"): 1}, {}, 0.0, "Successful"),
+        ({("2", "a", "new"): 1, ("1", "a", "new"): 0}, {}, 0.0, "Successful"),
+        # Two are compared, and until they have been there is no verdict.
+        ({("2", "a", "new"): 1, ("1", "a", "new"): 1}, {}, None, "Inconclusive"),
+        ({("2", "a", "new"): 1, ("1", "a", "new"): 1}, {"agree": 9}, None, "Inconclusive"),
+        ({("2", "a", "new"): 1, ("1", "a", "new"): 1}, {"disagree": 15, "agree": 5}, 0.75, "Failed"),
+        # What stable has loaded says nothing of a canary that is not scraped.
+        ({("2", "c", "old"): 1}, {}, None, "Inconclusive"),
+    ],
+)
+def test_a_canary_with_one_version_cannot_disagree(
+    loaded: dict[tuple[str, str, str], float],
+    compared: dict[str, float],
+    measured: float | None,
+    expected: str,
+    tmp_path: Path,
+) -> None:
+    asked = analysis()["disagreement-with-stable"]
+    growth = {SHADOW % result: each for result, each in compared.items()}
+    stands = {MODEL % labels: value for labels, value in loaded.items()}
+    check_value(asked["provider"]["prometheus"]["query"], growth, measured, tmp_path, stands)
+    assert verdict(asked, [] if measured is None else [measured]) == expected
+
+
 def test_at_its_limit_a_canary_is_good_and_beyond_it_bad() -> None:
     for name, limit in {"error-rate": 0.01, "p99-seconds": 0.5, "disagreement-with-stable": 0.53}.items():
         metric = analysis()[name]

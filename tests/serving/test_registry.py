@@ -49,9 +49,11 @@ def test_a_version_that_fails_is_told_by_readiness_and_forgiven_when_it_runs_aga
     assert batcher.healthy
 
 
-def registry(models: Path) -> Registry:
-    metrics, runtime = Metrics(), choose_runtime("cpu", 0, 0)
-    return Registry(models, models / "routes.yaml", runtime, metrics, wait_s=0, queue_windows=8, retire_s=0)
+def registry(models: Path, metrics: Metrics | None = None) -> Registry:
+    runtime = choose_runtime("cpu", 0, 0)
+    return Registry(
+        models, models / "routes.yaml", runtime, metrics or Metrics(), wait_s=0, queue_windows=8, retire_s=0
+    )
 
 
 def test_without_a_file_the_newest_version_answers_and_with_an_empty_one_none_does(tmp_path: Path) -> None:
@@ -62,6 +64,19 @@ def test_without_a_file_the_newest_version_answers_and_with_an_empty_one_none_do
     (models / "routes.yaml").write_text("\n")
     with pytest.raises(RoutesError, match=r"routes\.yaml"):
         registry(models)
+
+
+@pytest.mark.parametrize(("shadow", "told"), [("1", {"1": 1}), ("2", {"1": 1, "2": 1})])
+def test_who_names_one_version_twice_has_one_loaded(tmp_path: Path, shadow: str, told: dict[str, float]) -> None:
+    """By this a canary that changes only the image is told from one whose shadow has heard nothing yet."""
+    models, metrics = copy_versions(tmp_path, "2"), Metrics()
+    (models / "routes.yaml").write_text(
+        'default: stable\nvariants: {stable: {version: "1", weight: 1}}\n'
+        f'shadow: {{version: "{shadow}", percent: 50}}\n'
+    )
+    asyncio.run(registry(models, metrics).close())
+    (info,) = metrics.model_info.collect()
+    assert {sample.labels["version"]: sample.value for sample in info.samples} == told
 
 
 @pytest.mark.parametrize("changed", ["sample_rate_hz", "hop_samples"])
