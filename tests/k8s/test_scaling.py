@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from serving.metrics import Metrics
 from serving.settings import Settings
 from tests.k8s.manifests import K8S, Rendered, components, each_overlay, render, settings_of
 from tests.k8s.prometheus import check_value, needs_promtool
@@ -108,3 +110,29 @@ def test_keda_asks_for_so_many_pods(
     check_value(trigger["metadata"]["query"], growth, measured, tmp_path)
     if measured is not None:
         assert math.ceil(measured / float(trigger["metadata"]["threshold"])) == pods
+
+
+def idle_series(namespace: str) -> dict[str, float]:
+    """All that a service of the namespace exports before anybody has asked it."""
+    samples = [sample for family in Metrics().registry.collect() for sample in family.samples]
+    labelled = [(sample, {**sample.labels, "namespace": namespace, "pod": "a"}) for sample in samples]
+    return {
+        f"{sample.name}{{{','.join(f'{name}={json.dumps(value)}' for name, value in labels.items())}}}": sample.value
+        for sample, labels in labelled
+        if sample.name.startswith("timbre_")
+    }
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", ["queue-wait", "in-flight"])
+@pytest.mark.parametrize(("namespace", "measured"), [("timbre", 0), ("other", None)])
+def test_an_idle_service_asks_for_no_pods_and_one_that_is_not_scraped_is_a_failure(
+    name: str, namespace: str, measured: float | None, tmp_path: Path
+) -> None:
+    """No answer at all means the fallback's replicas, so a service without a first answer must have one."""
+    check_value(triggers()[name]["metadata"]["query"], {}, measured, tmp_path, idle_series(namespace))
+
+
+def test_what_the_horizontal_pod_autoscaler_asks_for_is_told_before_the_first_answer() -> None:
+    (metric,) = hpa()["metrics"]
+    assert any(series.startswith(f"{metric['pods']['metric']['name']}{{") for series in idle_series("timbre"))
