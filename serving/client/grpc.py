@@ -17,7 +17,7 @@ from serving.proto.timbre.v1 import timbre_pb2 as pb
 from serving.proto.timbre.v1.timbre_pb2_grpc import TimbreStub
 
 _DETAILS = "grpc-status-details-bin"  # Google's richer error model
-_VARIANT, _ID = "x-timbre-variant", "x-request-id"
+_VERSION, _VARIANT, _ID = "x-model-version", "x-timbre-variant", "x-request-id"
 _CHANNEL = (
     ("grpc.max_receive_message_length", -1),  # hours of recording have a long timeline
     # Whether and when to try again is decided by the client, which would find a channel that waits for longer.
@@ -39,7 +39,7 @@ class Grpc:
         asked = _options(options)
         if filename is not None:
             asked.filename = filename
-        call = self._stub().Predict(pb.PredictRequest(audio=data, options=asked), metadata=self._metadata)
+        call = self._stub().Predict(pb.PredictRequest(audio=data, options=asked), metadata=self._asking(options))
         try:
             told = await call
             trailing = {key: value for key, value in await call.trailing_metadata() if isinstance(value, str)}
@@ -56,7 +56,7 @@ class Grpc:
         return told
 
     async def listen(self, rate_hz: int, options: Options) -> Listen:
-        call = self._stub().Listen(metadata=self._metadata)
+        call = self._stub().Listen(metadata=self._asking(options))
         stream = Listen(call, self)
         start = pb.ListenStart(rate_hz=rate_hz, options=_options(options), hop_s=options.hop_s)
         await stream.write(pb.ListenRequest(start=start))
@@ -65,6 +65,15 @@ class Grpc:
     async def close(self) -> None:
         if self._opened:
             await self._opened.close()
+
+    def _asking(self, options: Options) -> tuple[tuple[str, str], ...]:
+        """Metadata, with the version that shall answer: a gateway which splits versions sees no message.
+
+        What is no version's name, and so perhaps no metadata either, is left to the service to refuse.
+        """
+        version = options.version
+        pinned = ((_VERSION, version),) if version and version.isascii() and version.isalnum() else ()
+        return self._metadata + pinned
 
     def _stub(self) -> Any:
         """Opened by the first call, because a channel belongs to the loop that it is opened in."""

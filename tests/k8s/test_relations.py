@@ -14,6 +14,9 @@ import yaml
 
 from serving.router import Routes
 from serving.settings import PREFIX
+from serving.transports.listen import PATH
+from serving.transports.oip.model import NAME
+from serving.transports.query import KEY, VERSION
 from tests.conftest import ROOT
 from tests.k8s.manifests import (
     K8S,
@@ -193,7 +196,7 @@ def test_a_split_asks_for_versions_before_it_weighs() -> None:
         *pinned, split = rendered.one(kind, "timbre")["spec"]["rules"]
         asked = {}
         for rule in pinned:
-            (header,) = rule["matches"][0]["headers"]
+            (header,) = (header for match in rule["matches"] for header in match.get("headers", []))
             assert header["name"] == "X-Model-Version"
             (backend,) = rule["backendRefs"]
             asked[backend["name"].removeprefix("timbre-")] = header["value"]
@@ -204,6 +207,45 @@ def test_a_split_asks_for_versions_before_it_weighs() -> None:
         (mirror,) = split["filters"]
         assert mirror["requestMirror"]["backendRef"]["name"] == "timbre-candidate"
         assert 0 < mirror["requestMirror"]["percent"] < 100
+
+
+def sent_to(rules: list[dict[str, Any]], target: str, version: str | None = None) -> set[str]:
+    """The backends to which a Gateway sends a request: those of the first rule that matches it.
+
+    Args:
+        version: in the header.
+    """
+    path, _, query = target.partition("?")
+    asked = set(query.split("&"))
+
+    def matches(match: dict[str, Any]) -> bool:
+        below = match.get("path", {"type": "PathPrefix", "value": ""})
+        assert below["type"] == "PathPrefix"  # whole elements of the path
+        return (
+            f"{path}/".startswith(f"{below['value']}/")
+            and all(header == {"name": "X-Model-Version", "value": version} for header in match.get("headers", []))
+            and all(f"{given['name']}={given['value']}" in asked for given in match.get("queryParams", []))
+        )
+
+    rule = next(rule for rule in rules if any(map(matches, rule.get("matches", [{}]))))
+    return {backend["name"] for backend in rule["backendRefs"]}
+
+
+def test_however_a_version_is_asked_for_over_http_the_deployment_that_has_it_answers() -> None:
+    rendered = render("ab")
+    rules = rendered.one("HTTPRoute", "timbre")["spec"]["rules"]
+    model = f"/v2/models/{NAME}"
+    for name, routes in routes_of(rendered).items():
+        version, whose = routes.default_version, {f"timbre-{name.split('-')[2]}"}
+        assert sent_to(rules, "/predict", version) == whose
+        assert sent_to(rules, f"/predict?min_confidence=0.5&{VERSION}={version}") == whose
+        assert sent_to(rules, f"{PATH}?rate_hz=16000&{VERSION}={version}") == whose
+        for below in ("", "/ready", "/infer"):
+            assert sent_to(rules, f"{model}/versions/{version}{below}") == whose
+        # Another version, whose name begins as this one's.
+        assert len(sent_to(rules, f"{model}/versions/{version}0/infer")) == 2
+    for target in ("/predict", f"/predict?{KEY}=1", f"{PATH}?rate_hz=16000", f"{model}/infer"):
+        assert sent_to(rules, target) == {"timbre-stable", "timbre-candidate"}
 
 
 @each_overlay
@@ -239,7 +281,8 @@ def test_another_stable_version_goes_everywhere(tmp_path: Path) -> None:
     for overlay in ("ab", "canary"):
         text = render_text(tmp_path / "k8s" / "overlays" / overlay)
         assert 'stable: {version: "7", weight: 100}' in text
-        assert ('value: "7"' in text) == (overlay == "ab")
+        assert text.count('value: "7"') == (3 if overlay == "ab" else 0)  # header and query over HTTP, metadata
+        assert text.count("/versions/7\n") == (overlay == "ab")
 
 
 def test_a_rollout_of_an_image_alone_may_name_one_version_twice(tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ import asyncio
 import io
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import soundfile
@@ -235,6 +238,44 @@ def test_keys_of_tomorrow_are_passed_over_and_missing_ones_told() -> None:
 def test_an_address_of_another_kind_is_told(url: str) -> None:
     with pytest.raises(ValueError, match="http://HOST:3000"):
         Client(url)
+
+
+class Gateway(grpc.ServerInterceptor):
+    """Sees what a gateway does of each call: its path and its metadata."""
+
+    def __init__(self) -> None:
+        self.saw: list[tuple[str, dict[str, str | bytes]]] = []
+
+    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+        self.saw.append((handler_call_details.method, dict(handler_call_details.invocation_metadata)))
+        return continuation(handler_call_details)
+
+
+# What no version can be called is the service's to refuse, in its own words, and is perhaps no metadata.
+@pytest.mark.parametrize(
+    ("version", "seen"), [("2", "2"), (None, None), ("", None), ("zwei²", None), ("2\n", None), ("2 3", None)]
+)
+def test_a_gateway_sees_which_version_a_grpc_client_asks_for(version: str | None, seen: str | None) -> None:
+    gateway = Gateway()
+    server = grpc.server(ThreadPoolExecutor(2), interceptors=[gateway])  # nobody is behind it
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with Client(f"grpc://127.0.0.1:{port}", api_key="k", retries=Retries(attempts=1)) as client:
+            with pytest.raises(UnexpectedAnswer, match="UNIMPLEMENTED"):
+                client.predict(b"RIFF", version=version)
+            with pytest.raises((UnexpectedAnswer, Unreachable)):  # by who comes first, the answer or the first write
+                list(client.listen([], 16_000, version=version))
+            with pytest.raises(UnexpectedAnswer, match="UNIMPLEMENTED"):
+                client.models()
+    finally:
+        server.stop(None)
+    assert [(path.rpartition("/")[2], told.get("x-model-version")) for path, told in gateway.saw] == [
+        ("Predict", seen),
+        ("Listen", seen),
+        ("Models", None),
+    ]
+    assert {told["authorization"] for _, told in gateway.saw} == {"Bearer k"}
 
 
 def test_a_client_loads_no_model_runtime_and_no_server() -> None:
