@@ -114,7 +114,7 @@ evaluate: $(VENV)/.dev ## examine a run: ARGS="--run runs/NAME"
 compare: $(VENV)/.dev ## every model family on the same splits, resuming; ARGS="--rows cnn lstm --splits fold0"
 	$(BIN)/python -m training compare --folds exported/folds.json --readme README.md $(ARGS)
 
-export: $(VENV)/.dev ## export a run: ARGS="--run runs/NAME --version 1"
+export: $(VENV)/.dev ## export a run: ARGS="--run runs/NAME --version 3"
 	$(BIN)/python -m training export $(ARGS)
 
 lock: $(VENV)/.dev ## resolve requirements/*.in anew

@@ -18,7 +18,7 @@ from typing import Any
 
 from training.calibrate import at_temperature, reliability
 from training.classifier import Classifier
-from training.comparison import into_readme, plot, summary, table
+from training.comparison import chosen_inside, into_readme, plot, summary, table
 from training.config import CLASSICAL, CompareConfig, TrainConfig
 from training.evaluate import decoded, examine, load_model
 from training.export import chosen_temperature, export_graph, temperature_of
@@ -83,7 +83,7 @@ def _kept(folder: Path) -> Iterator[Json]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         results = read_results(folder)
         yield results
-        results["summary"] = summary(results)
+        results["summary"], results["chosen_inside"] = summary(results), chosen_inside(results)
         new = folder / ".compare.json.new"
         new.write_text(json.dumps(results, indent=1) + "\n")
         new.replace(folder / "compare.json")

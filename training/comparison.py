@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
 from training.augment import AugmentConfig
 from training.calibrate import calibration_error, error_if_calibrated, pooled_bins
@@ -37,8 +38,13 @@ def summary(results: Json) -> list[Json]:
             for score in ("uar", "accuracy"):
                 values = [cell[part][score] for cell in folds if part in cell]
                 line[f"{part}_{score}"], line[f"{part}_{score}_sd"] = _mean_and_deviation(values)
+        # Every actor counts as much as another, where the mean over folds lets those of small ones count more.
+        scores, clips = [cell["test"]["uar"] for cell in folds], [cell["test"]["clips"] for cell in folds]
+        line["test_uar_by_clips"] = float(np.average(scores, weights=clips)) if folds else None
         for name in ("random", JOINED):
-            line[f"{name}_accuracy"] = cells[name]["test"]["accuracy"] if name in cells else None
+            exam = cells[name]["test"] if name in cells else None
+            line[f"{name}_accuracy"] = exam and exam["accuracy"]
+            line[f"{name}_accuracy_interval"] = exam and _interval(exam["accuracy"], exam["clips"])
         for when in ("before", "after"):
             found = [cell["calibration"][when]["bins"] for cell in folds if "calibration" in cell]
             for name, error in (("ece", calibration_error), ("ece_if_calibrated", error_if_calibrated)):
@@ -53,10 +59,31 @@ def summary(results: Json) -> list[Json]:
     return lines
 
 
+def chosen_inside(results: Json) -> Json:
+    """What is had by choosing inside each fold: the row that its validation actors put first, on its test actors.
+
+    The order of the table looks at the validation parts of all folds, which together are all actors.
+    """
+    folds: Json = {}
+    for name in (split for split in SPLITS if split.startswith("fold")):
+        cells = {row.name: results.get("cells", {}).get(row.name, {}).get(name, {}) for row in ROWS}
+        if chosen := {row: cell for row, cell in cells.items() if "validation" in cell}:
+            best = max(chosen, key=lambda row: float(chosen[row]["validation"]["uar"]))
+            folds[name] = {"row": best} | {f"{part}_uar": cells[best][part]["uar"] for part in ("validation", "test")}
+    mean, deviation = _mean_and_deviation([fold["test_uar"] for fold in folds.values()])
+    return {"folds": folds, "test_uar": mean, "test_uar_sd": deviation}
+
+
 def _mean_and_deviation(values: list[float]) -> tuple[float | None, float]:
     if not values:
         return None, 0.0
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _interval(accuracy: float, clips: int) -> list[float]:
+    """Wilson's 95 % interval of a share of so many clips."""
+    found = binomtest(round(accuracy * clips), clips).proportion_ci(method="wilson")
+    return [float(found.low), float(found.high)]
 
 
 def _material(told: TrainConfig) -> str:
@@ -93,7 +120,7 @@ def table(lines: list[Json]) -> str:
         f"| {line['name']} ({line['source']}{_missing(line['folds'])}) | {line['learns_from']} | {line['features']} | "
         f"{_millions(line['parameters'])} | {_mean(line, 'test_uar')} | {_mean(line, 'test_accuracy')} | "
         f"{_mean(line, 'validation_uar')} | {_calibration(line)} | "
-        f"{_rounded(line['random_accuracy'], 3)} | {_rounded(line[f'{JOINED}_accuracy'], 3)} | "
+        f"{_with_interval(line, 'random')} | {_with_interval(line, JOINED)} | "
         f"{_rounded(line['ms'], 2)} | {_minutes(line['train_s'])} |\n"
         for line in _in_order(lines)
     )
@@ -104,9 +131,9 @@ _NOTES = """
 UAR, accuracy and calibration error (15 bins; before and after the temperature that validation actors gave; in brackets
 what exact confidences would be expected to show on so few clips, by chance) are means, with standard deviations, over
 the folds of actors. Who is compared over fewer folds is compared over other actors: folds differ by more than models
-do. A random split flatters: the same voices are on both sides of it. Rows learn from what is neither validation nor
-test of their split, a whole one from the validation part too. Training times are of trainings side by side on two
-shared cores, whose speed changes by half, with those of a row's teachers.
+do. A random split flatters: the same voices are on both sides of it (in brackets Wilson's 95 % interval, over clips).
+Rows learn from what is neither validation nor test of their split, a whole one from the validation part too. Training
+times are of trainings side by side on two shared cores, whose speed changes by half, with those of a row's teachers.
 """
 
 
@@ -130,6 +157,13 @@ def _mean(line: Json, score: str) -> str:
     if line[score] is None:
         return ""
     return f"{line[score]:.3f}" + (f" ± {line[f'{score}_sd']:.3f}" if line["folds"] > 1 else "")
+
+
+def _with_interval(line: Json, split: str) -> str:
+    if line[f"{split}_accuracy"] is None:
+        return ""
+    low, high = line[f"{split}_accuracy_interval"]
+    return f"{line[f'{split}_accuracy']:.3f} ({low:.2f} to {high:.2f})"
 
 
 def _calibration(line: Json) -> str:

@@ -18,12 +18,23 @@ _TELEPHONE_HZ = 8_000
 _MU = 255  # ITU-T G.711
 
 
-def noisy(snr_db: float) -> Condition:
-    """White noise that many decibels below the clip's mean power."""
+def noisy(snr_db: float, *, pink: bool = False) -> Condition:
+    """Noise that many decibels below the clip's mean power.
+
+    Args:
+        pink: its power falls with frequency, by 3 dB an octave, as that of streets and rooms roughly does; else white,
+            which augmentation is too.
+    """
 
     def condition(waveform: Sound, rng: np.random.Generator) -> Sound:
+        noise = rng.standard_normal(len(waveform))
+        if pink:
+            spectrum = np.fft.rfft(noise)
+            spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
+            spectrum[0] = 0.0
+            noise = np.fft.irfft(spectrum, len(noise))
         power = float(np.mean(np.square(waveform))) * 10 ** (-snr_db / 10)
-        noise = rng.standard_normal(len(waveform)) * np.sqrt(power)
+        noise *= np.sqrt(power / np.mean(np.square(noise)))
         together: Sound = (waveform + noise).astype(np.float32)
         return together
 
@@ -63,6 +74,8 @@ CONDITIONS: dict[str, Condition] = {
     "noise 10 dB": noisy(10),
     "noise 5 dB": noisy(5),
     "noise 0 dB": noisy(0),
+    "pink noise 20 dB": noisy(20, pink=True),
+    "pink noise 10 dB": noisy(10, pink=True),
     "telephone": telephone,
     "clipped": clipped,
     "cut to 1 s": cut(1),

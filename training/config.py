@@ -68,9 +68,10 @@ class TrainConfig:
     data: Path = field(default_factory=data_folder)
     """Folder with the corpora, in any layout."""
     model: str = "cnn"
-    """Network, by its name in training.models, or random_forest, svm, knn."""
+    """Network: cnn, cnn1d, cnn_lstm, lstm, gru, rnn, transformer, wav2vec2, residual or cnn_tdnn. Or a baseline of
+    scikit-learn: random_forest, svm or knn."""
     features: str = ""
-    """Front end, by its name in training.features; what the model is usually fed where not given."""
+    """Front end: mfcc, log_mel, stacked, averaged or waveform; what the model is usually fed where not given."""
     corpora: tuple[str, ...] = ("ravdess",)
     """What is learned from, RAVDESS speech always among it. By actor, that alone is validated and tested on; at random
     everything but song is."""

@@ -122,17 +122,22 @@ def plot_reliability(metrics: dict[str, Any], path: Path, title: str) -> None:
 
 
 def plot_conditions(scores: dict[str, dict[str, Any]], path: Path) -> None:
-    """UAR under each condition beside that of the clips as they are."""
+    """UAR under each condition beside that of the clips as they are; which of them it changes, where not all."""
     figure = Figure(figsize=(7, 0.35 * len(scores) + 1), layout="constrained")
     axes = figure.subplots()
     names = list(scores)[::-1]
     values = [scores[name]["uar"] for name in names]
-    axes.barh(names, values)
+    axes.barh([_of_how_many(name, scores[name]) for name in names], values)
     for place, value in enumerate(values):
         axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=8)
     axes.set(xlim=(0, 1), xlabel="UAR on the test part")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=_DPI)
+
+
+def _of_how_many(name: str, score: dict[str, Any]) -> str:
+    changed, clips = score["clips_changed"], score["clips"]
+    return name if name == "as it is" or changed == clips else f"{name} ({changed} of {clips} clips are longer)"
 
 
 def classification_text(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> str:

@@ -109,9 +109,12 @@ def test_conditions_change_a_clip_as_their_names_say(name: str) -> None:
     changed = CONDITIONS[name](clip, np.random.default_rng(0))
     assert changed.dtype == np.float32
     assert np.isfinite(changed).all()
-    if name.startswith("noise"):
-        snr_db = float(name.split()[1])
+    if "noise" in name:
+        snr_db = float(name.split()[-2])
         noise = changed - clip
+        power = np.abs(np.fft.rfft(noise)) ** 2
+        low, high = (power[len(power) // 2**n :][: len(power) // 2**n].sum() for n in (4, 2))  # octaves, two apart
+        assert 10 * np.log10(high / low) == pytest.approx(0 if name.startswith("pink") else 6, abs=1)
         assert 10 * np.log10(np.mean(clip**2) / np.mean(noise**2)) == pytest.approx(snr_db, abs=0.2)
     elif name.startswith("cut"):
         assert len(changed) == pytest.approx(min(4, int(name.split()[2])) * AUDIO.rate_hz, abs=1)

@@ -6,21 +6,21 @@ from typing import Any
 import pytest
 
 from training import comparison
-from training.comparison import into_readme, summary, table
+from training.comparison import chosen_inside, into_readme, summary, table
 from training.rows import SPLITS
 
 
 def test_the_summary_is_over_actor_folds_and_sorted_by_validation() -> None:
-    def cell(validation: float, test: float) -> dict[str, Any]:
+    def cell(validation: float, test: float, clips: int = 100) -> dict[str, Any]:
         return {
             "validation": {"uar": validation, "accuracy": 0.5},
-            "test": {"uar": test, "accuracy": 0.5},
+            "test": {"uar": test, "accuracy": 0.5, "clips": clips},
             "parameters": 1_000_000,
             "train_s": 60.0,
         }
 
     cells = {
-        "cnn": {"fold0": cell(0.6, 0.4), "fold1": cell(0.6, 0.6), "random": cell(0.9, 0.9)},
+        "cnn": {"fold0": cell(0.6, 0.4), "fold1": cell(0.6, 0.6, clips=300), "random": cell(0.9, 0.9)},
         "lstm": {"fold0": cell(0.7, 0.5), "fold1": cell(0.7, 0.5)},
         "gru": {"fold0": cell(0.9, 0.9)},
     }
@@ -29,6 +29,8 @@ def test_the_summary_is_over_actor_folds_and_sorted_by_validation() -> None:
     cnn = next(line for line in lines if line["name"] == "cnn")
     assert cnn["test_uar"] == pytest.approx(0.5)
     assert cnn["test_uar_sd"] == pytest.approx(0.1414, abs=1e-3)
+    assert cnn["test_uar_by_clips"] == pytest.approx(0.55)
+    assert cnn["random_accuracy_interval"] == pytest.approx([0.404, 0.596], abs=1e-3)  # as R's prop.test has it
     # By validation, and who was compared over fewer folds behind.
     assert table(lines).index("| lstm") < table(lines).index("| cnn") < table(lines).index("| gru")
     assert "flatters" in table(lines)
@@ -36,10 +38,31 @@ def test_the_summary_is_over_actor_folds_and_sorted_by_validation() -> None:
     assert SPLITS[-2:] == ("random", "joined")
 
 
+def test_inside_each_fold_its_validation_actors_alone_choose() -> None:
+    def cell(test: float, **validation: float) -> dict[str, Any]:
+        return {"test": {"uar": test}} | ({"validation": validation} if validation else {})
+
+    found = chosen_inside(
+        {
+            "cells": {
+                "cnn": {"fold0": cell(0.2, uar=0.7), "fold1": cell(0.9, uar=0.5), "random": cell(1.0, uar=1.0)},
+                "gru": {"fold0": cell(0.8, uar=0.6), "fold1": cell(0.4, uar=0.6)},
+                "cnn_tdnn_whole": {"fold0": cell(1.0), "fold1": cell(1.0)},  # has nobody left to choose it by
+            }
+        }
+    )
+    assert {name: fold["row"] for name, fold in found["folds"].items()} == {"fold0": "cnn", "fold1": "gru"}
+    assert found["test_uar"] == pytest.approx(0.3)
+    assert found["test_uar_sd"] == pytest.approx(0.1414, abs=1e-3)
+
+
 def test_a_row_that_has_been_run_at_random_alone_stands_in_the_table_too(tmp_path: Path) -> None:
-    cell = {"test": {"uar": 0.5, "accuracy": 0.61}, "parameters": None, "train_s": 60.0}
+    cell = {"test": {"uar": 0.5, "accuracy": 0.61, "clips": 100}, "parameters": None, "train_s": 60.0}
     lines = summary({"cells": {"knn": {"random": cell}}})
-    assert "| knn (classical baseline; 0 of 5 folds) | speech | stacked |  |  |  |  |  | 0.610 |" in table(lines)
+    assert (
+        "| knn (classical baseline; 0 of 5 folds) | speech | stacked |  |  |  |  |  | 0.610 (0.51 to 0.70) |"
+        in table(lines)
+    )
     comparison.plot(lines, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").stat().st_size > 5_000
 

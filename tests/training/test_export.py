@@ -102,6 +102,11 @@ def test_the_half_precision_file_is_smaller_and_says_nearly_the_same(version: Pa
     windows = np.stack([voice(3.0, pitch_hz=80 + 7 * n, seed=n) for n in range(4)])
     np.testing.assert_allclose(Session(half, CPU).run(windows), Session(whole, CPU).run(windows), atol=1e-2)
     assert Artifact.load(version, "int4").file == whole.file
+    told = whole.metadata.everything["fp16"]
+    assert told["clips"] == 16
+    assert 0 < told["largest_difference"] < 1e-2
+    assert 0 <= told["answered_otherwise"] <= 16
+    assert "model.fp16.onnx" in (version / "card.md").read_text()
 
 
 @pytest.mark.usefixtures("_graphs")

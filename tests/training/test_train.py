@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,12 @@ import torch
 from tests.conftest import ROOT
 from training.augment import AugmentConfig
 from training.classifier import Classifier, TrainingStep
-from training.config import EvaluateConfig, TrainConfig
+from training.config import CLASSICAL, EvaluateConfig, TrainConfig
 from training.datasets import Clip
 from training.evaluate import evaluate
+from training.features import FEATURES
 from training.history import read_history, read_pace
+from training.models import MODELS
 from training.recordings import EpochOrder
 from training.spec import AUDIO, LABELS
 from training.train import load_classifier, moving_average, train
@@ -104,14 +107,35 @@ RICH: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 def test_with_every_option_a_resumed_run_is_still_the_run_that_never_stopped(
-    settings: TrainConfig, tmp_path: Path
+    schedule: Any, settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rich = dataclasses.replace(settings, runs=tmp_path, **RICH)
-    whole = train(dataclasses.replace(rich, name="whole", schedule="plateau"))
-    # A cosine knows how many epochs there are, so the run that stops is told of two and stopped after one.
-    stopped = train(dataclasses.replace(rich, name="stopped", schedule="plateau", epochs=1))
-    assert_equal_runs(whole, train(TrainConfig(data=settings.data, resume=stopped, epochs=2)))
+    rich = dataclasses.replace(settings, runs=tmp_path, **(RICH | {"schedule": schedule}))
+    whole = train(dataclasses.replace(rich, name="whole"))
+
+    begin = TrainingStep.on_train_epoch_start
+
+    def break_off(step: TrainingStep) -> None:
+        if step.current_epoch == 1:
+            raise OSError("the plug was pulled")
+        begin(step)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(TrainingStep, "on_train_epoch_start", break_off)
+        with pytest.raises(OSError, match="the plug"):
+            train(dataclasses.replace(rich, name="stopped"))
+    stopped = tmp_path / "stopped"
+    assert len(read_history(stopped)) == 1
+    assert_equal_runs(whole, train(TrainConfig(data=settings.data, resume=stopped)))
+
+
+def test_the_help_names_every_model_and_front_end() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "training", "train", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    words = set(re.findall(r"\w+", told))
+    assert {*MODELS, *CLASSICAL, *FEATURES} <= words
 
 
 def test_a_cosine_warms_up_and_comes_down(settings: TrainConfig, tmp_path: Path) -> None:
