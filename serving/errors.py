@@ -227,7 +227,7 @@ class RateLimited(RequestError):
 class Overloaded(RequestError):
     """More work than the service takes at a time.
 
-    Its detail ``reason`` says what is full: permits, queue, uploads, decoded, streams, connections.
+    Its detail ``reason`` says what is full: permits, queue, uploads, decoded, decoders, streams, connections.
     """
 
     code, http_status, grpc_status = "overloaded", 429, "RESOURCE_EXHAUSTED"

@@ -160,7 +160,8 @@ class Pipeline:
         """Answer one upload.
 
         Raises:
-            Overloaded: all permits are taken, the queue is full, or there is no room for more decoded audio.
+            Overloaded: all permits are taken, the queue is full, there is no room for more decoded audio, or all
+                that decode the format stay busy.
             UnknownVersion: the pinned version is not loaded.
             DeadlineExceeded: no answer in time.
             RequestError: the audio is refused; see ``audio.decode`` and ``audio.windows``.
