@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 import wave
 from collections.abc import Callable, Iterator
@@ -346,9 +347,14 @@ def _open_av(data: bytes, demuxer: str, name: str) -> Source:
         header, blocks = open_isolated(data, demuxer)
     except Undecoded as error:
         raise _undecoded(error, name) from error
-    rate_hz, channels, announced_s = header["rate_hz"], header["channels"], header["announced_s"]
+    rate_hz, channels, announced_s = header["rate_hz"], header["channels"], _length_s(header["announced_s"])
     samples = _av_blocks(blocks, channels, name)
     return Source(name, rate_hz, channels, announced_s, announced_s, samples, blocks.close)
+
+
+def _length_s(announced_s: float | None) -> float | None:
+    """What a header says, None where nothing lasts so long: a length below zero, an infinite one, or no number."""
+    return announced_s if announced_s is not None and 0 <= announced_s < math.inf else None
 
 
 def _av_blocks(blocks: Blocks, channels: int, name: str) -> Iterator[Samples]:
