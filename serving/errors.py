@@ -263,6 +263,12 @@ class SlowReader(RequestError):
     code, http_status, grpc_status = "slow_reader", 408, "RESOURCE_EXHAUSTED"
 
 
+class VersionRetired(RequestError):
+    """The version that answers a live stream is no longer routed."""
+
+    code, http_status, grpc_status = "version_retired", 503, "UNAVAILABLE"
+
+
 class NotReady(RequestError):
     """A routed version cannot answer."""
 
