@@ -116,6 +116,7 @@ def decode(data: bytes, rate_hz: int, limits: Limits | None = None) -> Clip:
         EmptyAudio: no bytes, or a header and no samples.
         UnsupportedAudio: not one of the formats that are read, or as of :func:`read`.
         AudioTooLong, AudioTooShort, BadSamples: see :func:`read`.
+        Overloaded: what decodes the format is at other files, and stays there.
     """
     return read(open_source(data), rate_hz, limits)
 
@@ -123,7 +124,7 @@ def decode(data: bytes, rate_hz: int, limits: Limits | None = None) -> Clip:
 def read(
     source: Source, rate_hz: int, limits: Limits | None = None, take: Callable[[int], None] = lambda _: None
 ) -> Clip:
-    """Take an opened source to mono at ``rate_hz``; arguments as of :func:`decode`.
+    """Take an opened source to mono at ``rate_hz``, and close it whatever comes; arguments as of :func:`decode`.
 
     Args:
         take: is told of so many bytes more before room is made for them: of all at once where the header has the
@@ -137,9 +138,12 @@ def read(
         AudioTooShort: under ``limits.min_duration_s``.
         BadSamples: NaN, infinite or unscaled samples.
     """
-    limits = limits or Limits()
-    _check_header(source, limits)
+    with source:
+        return _read(source, rate_hz, limits or Limits(), take)
 
+
+def _read(source: Source, rate_hz: int, limits: Limits, take: Callable[[int], None]) -> Clip:
+    _check_header(source, limits)
     resample = resampler(source.rate_hz, rate_hz)
     max_frames = int(limits.longest_s(source.rate_hz, source.channels) * source.rate_hz)
     frames = 0

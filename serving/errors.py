@@ -227,7 +227,7 @@ class RateLimited(RequestError):
 class Overloaded(RequestError):
     """More work than the service takes at a time.
 
-    Its detail ``reason`` says what is full: permits, queue, uploads, decoded, streams, connections.
+    Its detail ``reason`` says what is full: permits, queue, uploads, decoded, decoders, streams, connections.
     """
 
     code, http_status, grpc_status = "overloaded", 429, "RESOURCE_EXHAUSTED"
@@ -261,6 +261,12 @@ class SlowReader(RequestError):
     """The client of a live stream does not read what it is sent."""
 
     code, http_status, grpc_status = "slow_reader", 408, "RESOURCE_EXHAUSTED"
+
+
+class VersionRetired(RequestError):
+    """The version that answers a live stream is no longer routed."""
+
+    code, http_status, grpc_status = "version_retired", 503, "UNAVAILABLE"
 
 
 class NotReady(RequestError):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 import wave
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from types import TracebackType
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
 from serving.errors import EmptyAudio, UnsupportedAudio
-from serving.isolated import Undecoded, open_isolated
+from serving.isolated import Blocks, Undecoded, open_isolated
 
 Samples = npt.NDArray[np.float32]
 
@@ -44,10 +46,14 @@ _SOUNDFILE_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "A
 class Source:
     """An opened file: what it says of itself and the blocks behind it.
 
+    What reads it may be wanted by others: whoever opens one closes it, with ``with`` or :meth:`close`, whether it was
+    read or not.
+
     Attributes:
         length_s: length that can be there at most, None where nothing tells.
         announced_s: length by the header, which is more than ``length_s`` where the file was cut short.
         blocks: float32 (frames, channels) each; of a damaged file, what comes before the damage.
+        release: what is called when it is closed.
     """
 
     format: str
@@ -56,6 +62,19 @@ class Source:
     length_s: float | None
     announced_s: float | None
     blocks: Iterator[Samples] = field(repr=False)
+    release: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    def close(self) -> None:
+        """Let go of the file; its blocks are not to be read any more. More than once is as good as once."""
+        self.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def open_source(data: bytes) -> Source:
@@ -64,6 +83,7 @@ def open_source(data: bytes) -> Source:
     Raises:
         EmptyAudio: no bytes, or a header and no samples.
         UnsupportedAudio: not one of the formats that are read, or damaged so that nothing decodes.
+        Overloaded: what decodes it is at other files, and stays there.
     """
     if not data:
         raise EmptyAudio("The file has no bytes. Send the encoded audio itself.")
@@ -264,7 +284,8 @@ def _open_soundfile(data: bytes) -> Source:
     # A stream of unknown length gives a number that no recording can have (2^63 - 1).
     length_s = file.frames / file.samplerate if file.frames < 1 << 62 else None
     announced_s = None if length_s is None else length_s * _lost_of_riff(data)
-    return Source(file.format, file.samplerate, file.channels, length_s, announced_s, _soundfile_blocks(file, data))
+    blocks = _soundfile_blocks(file, data)
+    return Source(file.format, file.samplerate, file.channels, length_s, announced_s, blocks, file.close)
 
 
 def _finished_riff(data: bytes) -> bytes:
@@ -326,17 +347,22 @@ def _open_av(data: bytes, demuxer: str, name: str) -> Source:
         header, blocks = open_isolated(data, demuxer)
     except Undecoded as error:
         raise _undecoded(error, name) from error
-    rate_hz, channels, announced_s = header["rate_hz"], header["channels"], header["announced_s"]
-    return Source(name, rate_hz, channels, announced_s, announced_s, _av_blocks(blocks, channels, name))
+    rate_hz, channels, announced_s = header["rate_hz"], header["channels"], _length_s(header["announced_s"])
+    samples = _av_blocks(blocks, channels, name)
+    return Source(name, rate_hz, channels, announced_s, announced_s, samples, blocks.close)
 
 
-def _av_blocks(blocks: Generator[bytes, None, None], channels: int, name: str) -> Iterator[Samples]:
-    with contextlib.closing(blocks):
-        try:
-            for block in blocks:
-                yield np.frombuffer(block, np.float32).reshape(-1, channels)
-        except Undecoded as error:
-            raise _undecoded(error, name) from error
+def _length_s(announced_s: float | None) -> float | None:
+    """What a header says, None where nothing lasts so long: a length below zero, an infinite one, or no number."""
+    return announced_s if announced_s is not None and 0 <= announced_s < math.inf else None
+
+
+def _av_blocks(blocks: Blocks, channels: int, name: str) -> Iterator[Samples]:
+    try:
+        for block in blocks:
+            yield np.frombuffer(block, np.float32).reshape(-1, channels)
+    except Undecoded as error:
+        raise _undecoded(error, name) from error
 
 
 def _undecoded(error: Undecoded, name: str) -> UnsupportedAudio | EmptyAudio:

@@ -34,8 +34,6 @@ _LOOK_S = 1.0  # between looks at readiness; a stop is told at once
 _SPARE_BYTES = 1 << 20  # above the limit of an upload, so that what is a little over it gets our answer and not gRPC's
 _PONG_S = 10  # at most, for a connection to answer a ping; clients may send theirs so often
 _MOST_FIELDS = 64  # of what asks reflection, which is one
-GRACE_S = 30
-"""What is in flight at a stop has so long, seconds."""
 
 
 class GrpcServer:
@@ -74,12 +72,12 @@ class GrpcServer:
         self._watcher = asyncio.create_task(self._keep_telling())
 
     async def close(self) -> None:
-        """Take nothing new, and return when what is in flight has been answered."""
+        """Take nothing new, and return when what is in flight has been answered, or the time for it is over."""
         if self._watcher is not None:
             self._watcher.cancel()
         await self._health.enter_graceful_shutdown()
         self._health.close()
-        await self._server.stop(GRACE_S)
+        await self._server.stop(self._lifecycle.left_to_finish_s())
 
     async def _keep_telling(self) -> None:
         """Health follows readiness: within a second, and a stop at once."""

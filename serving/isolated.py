@@ -16,11 +16,10 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from serving.errors import UnsupportedAudio
+from serving.errors import Overloaded, UnsupportedAudio
 from serving.once import once
 from serving.quota import cores
 
@@ -33,6 +32,7 @@ NAME_BYTES = 16
 logger = logging.getLogger("timbre")
 
 _ANSWER_S = 20.0  # for one block; a decoder that is stuck is killed then
+_WAIT_S = 20.0  # for a decoder; by then one that was stuck has been killed
 _MOST = 4  # processes, however many cores there are: each has memory of its own, tens of MB by estimate
 _PACKAGES = Path(__file__).parents[1]
 # By itself glibc keeps blocks of up to 32 MB, once one of the size was freed: a single file would leave its decoder as
@@ -53,8 +53,45 @@ class Undecoded(Exception):  # noqa: N818 - an answer, not an error of ours
         self.reason, self.detail = reason, detail
 
 
-def open_isolated(data: bytes, demuxer: str) -> tuple[dict[str, Any], Generator[bytes, None, None]]:
-    """What a file says of itself (`rate_hz`, `channels`, `announced_s`), and its blocks, float32 interleaved.
+class Blocks:
+    """The blocks of a file that a decoder has open, float32 interleaved.
+
+    The decoder is nobody else's until :meth:`close`, which whoever has opened the file must call, however little of it
+    was read. Nothing does so by itself: a generator that was never started runs none of its code when it is closed, and
+    what waits for the garbage collector waits as long as the traceback of a refusal lives.
+
+    Raises:
+        Undecoded, UnsupportedAudio: see :func:`open_isolated`.
+    """
+
+    def __init__(self, decoders: _Decoders, decoder: _Decoder) -> None:
+        self._decoders = decoders
+        self._decoder: _Decoder | None = decoder
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._decoder is not None:
+            kind, block = self._decoder.ask(b"N")
+            if kind != b"E":
+                return block
+        raise StopIteration
+
+    def close(self) -> None:
+        """Let go of the file; no more blocks come. More than once is as good as once."""
+        decoder, self._decoder = self._decoder, None
+        if decoder is None:
+            return
+        try:
+            if decoder.alive:
+                decoder.tell(b"C")
+        finally:
+            self._decoders.give_back(decoder)
+
+
+def open_isolated(data: bytes, demuxer: str) -> tuple[dict[str, Any], Blocks]:
+    """What a file says of itself (`rate_hz`, `channels`, `announced_s`), and its blocks, which must be closed.
 
     Args:
         demuxer: FFmpeg's name of the one that opens it.
@@ -62,31 +99,17 @@ def open_isolated(data: bytes, demuxer: str) -> tuple[dict[str, Any], Generator[
     Raises:
         Undecoded: it is not decoded. The blocks raise it too.
         UnsupportedAudio: its decoder died of it, or was stuck; so do the blocks.
+        Overloaded: all decoders are at other files, and stay there.
     """
-    decoder = _decoders().take()
-    blocks = _blocks(decoder)
-    next(blocks)  # into its `try`, so that closing it gives the decoder back whatever comes
+    decoders = _decoders()
+    decoder = decoders.take()
+    blocks = Blocks(decoders, decoder)
     try:
         header: dict[str, Any] = json.loads(decoder.ask(b"O", data, demuxer.encode().ljust(NAME_BYTES, b"\0"))[1])
     except BaseException:
         blocks.close()
         raise
     return header, blocks
-
-
-def _blocks(decoder: _Decoder) -> Generator[bytes, None, None]:
-    """Nothing first, then the blocks."""
-    try:
-        yield b""
-        while True:
-            kind, block = decoder.ask(b"N")
-            if kind == b"E":
-                return
-            yield block
-    finally:
-        if decoder.alive:
-            decoder.tell(b"C")
-        _decoders().give_back(decoder)
 
 
 class _Decoder:
@@ -116,7 +139,7 @@ class _Decoder:
     def tell(self, kind: bytes, data: bytes = b"", name: bytes = b"") -> None:
         """Ask for nothing that is answered."""
         pipe = self._process.stdin
-        with contextlib.suppress(BrokenPipeError):  # it has died; reading its answer finds that out
+        with contextlib.suppress(OSError, ValueError):  # it has died, or is closed; reading its answer finds that out
             if pipe is not None:
                 for part in (HEAD.pack(kind, len(data)), name, data):
                     pipe.write(part)
@@ -164,8 +187,18 @@ class _Decoders:
         self._idle: list[_Decoder] = []
 
     def take(self) -> _Decoder:
-        """One that lives, when one is free."""
-        self._room.acquire()
+        """One that lives, when one is free.
+
+        Raises:
+            Overloaded: none was for long.
+        """
+        if not self._room.acquire(timeout=_WAIT_S):
+            raise Overloaded(
+                f"All decoders of M4A, AAC, WebM and Vorbis have been busy for {_WAIT_S:g} s. Try again in a while, or "
+                "send WAV, FLAC or MP3.",
+                retry_after_s=5,
+                reason="decoders",
+            )
         try:
             while self._idle:
                 decoder = self._idle.pop()

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from serving.errors import NotReady, RequestError, Starting, Stopping
 from serving.parts import Parts
+
+FINISH_S = 30.0
+"""What is in flight at a stop has so long, seconds, by whatever transports; a client that does not send its body would
+hold us for ever. A pod's ``terminationGracePeriodSeconds`` counts on it."""
+
+_LEAST_S = 1.0  # for a step of a stop when nothing is left: what is all but answered is answered
 
 
 class Lifecycle:
@@ -17,6 +24,7 @@ class Lifecycle:
         self.told_to_stop = asyncio.Event()
         """Set in the event loop, a moment after ``stopping``: what waits for a stop waits for this."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._finish_at: float | None = None
 
     def opened(self) -> None:
         """Called in the event loop that the service runs in."""
@@ -27,6 +35,17 @@ class Lifecycle:
         self.stopping = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.told_to_stop.set)
+
+    def left_to_finish_s(self) -> float:
+        """How long the next step of a stop may wait for what is in flight, seconds.
+
+        The steps come one after the other and share :data:`FINISH_S`, which run from the first time that this is asked.
+        Each has a second, however late it comes.
+        """
+        now = time.monotonic()
+        if self._finish_at is None:
+            self._finish_at = now + FINISH_S
+        return max(_LEAST_S, self._finish_at - now)
 
     def get(self) -> Parts:
         """The parts.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from serving import audio
 from serving.detector import Listener
@@ -22,13 +21,12 @@ from serving.errors import (
     Stopping,
     StreamTooLong,
     UnsupportedAudio,
+    VersionRetired,
 )
 from serving.messages import ErrorMessage, Measurement, Message, SessionMessage, UtteranceEnd, UtteranceStart
 from serving.metrics import Metrics
 from serving.ordered import in_order, next_of
-from serving.pipeline import Ask, Pipeline, Waveform
-from serving.registry import Loaded
-from serving.router import choose
+from serving.pipeline import Ask, Pipeline, Route, Waveform
 from serving.schemas import ErrorDetail, rounded
 from serving.utterances import Cut, Cutter, Ended, Event, Measured, Started
 
@@ -106,7 +104,7 @@ class Live:
             UnsupportedAudio: a rate out of range. UnknownVersion: the pinned version is not loaded.
             InvalidRequest: a hop shorter than any clip may be, or longer than a window.
             InvalidFrame: a frame is not such samples.
-            IdleTimeout, StreamTooLong, Stopping: what was begun has been answered.
+            IdleTimeout, StreamTooLong, Stopping, VersionRetired: what was begun has been answered.
             SlowReader: the client does not read.
             RequestError: of ``asked``.
         """
@@ -149,11 +147,10 @@ class Live:
                 f"{_MAX_RATE_HZ} Hz.",
                 rate_hz=listen.rate_hz,
             )
-        # One variant for the whole stream.
-        listen = replace(listen, key=listen.key or secrets.token_hex(8))
-        fleet = self._pipeline.registry.fleet
-        loaded = fleet.versions[choose(fleet.routes, listen.version, listen.key).version]
-        stream = _Stream(self._pipeline, listen, loaded, self._bounds.utterance_s)
+        # Chosen once: the client has been told which emotions it will hear of, and how often.
+        route = self._pipeline.route(listen.version, listen.key)
+        patience.ends_with(route)
+        stream = _Stream(self._pipeline, listen, route, self._bounds.utterance_s)
         if listen.hop_s is not None and not _LEAST_HOP_S <= listen.hop_s <= stream.session.window_s:
             raise InvalidRequest(
                 f"hop_s is {listen.hop_s:g}; measurements come every {_LEAST_HOP_S:g} to {stream.session.window_s:g} s."
@@ -195,9 +192,9 @@ class Live:
 class _Stream:
     """One stream: its frames as events, its events as messages."""
 
-    def __init__(self, pipeline: Pipeline, listen: Listen, loaded: Loaded, utterance_s: float) -> None:
-        self._pipeline, self._listen, self._utterance_s = pipeline, listen, utterance_s
-        self._metadata = loaded.session.metadata
+    def __init__(self, pipeline: Pipeline, listen: Listen, route: Route, utterance_s: float) -> None:
+        self._pipeline, self._listen, self._route, self._utterance_s = pipeline, listen, route, utterance_s
+        self._metadata = route.loaded.session.metadata
         windows = self._metadata.windows
         self._hop_s = windows.hop_samples / windows.rate_hz if listen.hop_s is None else listen.hop_s
 
@@ -285,11 +282,10 @@ class _Stream:
         return Ask(
             clip,
             listen.transport,
-            listen.version,
-            listen.key,
-            listen.min_confidence,
+            min_confidence=listen.min_confidence,
             provisional=provisional,
             traceparent=listen.traceparent,
+            route=self._route,
         )
 
     def _seconds(self, sample: int) -> float:
@@ -297,25 +293,36 @@ class _Stream:
 
 
 class _Patience:
-    """How long a stream is waited for: while it is not silent or open for too long, and until a stop."""
+    """How long a stream is waited for: while it is not silent or open for too long, until it is told to end."""
 
     def __init__(self, stopping: asyncio.Event, bounds: Bounds) -> None:
         self._bounds, self._clock = bounds, asyncio.get_running_loop().time
         self._ends_at = self._clock() + bounds.max_s
-        self._told_to_stop = asyncio.ensure_future(stopping.wait())
+        self._ends: dict[asyncio.Future[Any], RequestError] = {}
+        self._ends_at_event(stopping, Stopping.ends_stream())
+
+    def ends_with(self, route: Route) -> None:
+        """From now on it ends when that version is retired, too."""
+        version = route.choice.version
+        error = VersionRetired(
+            f"Version {version}, which answered this stream, is no longer routed. Connect again: another one goes on.",
+            retry_after_s=1,
+        )
+        self._ends_at_event(route.loaded.retired, error)
 
     async def wait(self, coming: Awaitable[T]) -> T:
         """What the client sends next.
 
         Raises:
-            IdleTimeout, StreamTooLong, Stopping: it is not waited for any more.
+            IdleTimeout, StreamTooLong, Stopping, VersionRetired: it is not waited for any more.
         """
         waited, bounds = asyncio.ensure_future(coming), self._bounds
         try:
             left_s = max(0.0, min(bounds.idle_s, self._ends_at - self._clock()))
-            await asyncio.wait({waited, self._told_to_stop}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            if self._told_to_stop.done():
-                raise Stopping.ends_stream()
+            await asyncio.wait({waited, *self._ends}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            for told, error in self._ends.items():
+                if told.done() and told.result():
+                    raise error
             if self._clock() >= self._ends_at:
                 raise StreamTooLong(f"The stream has lasted {bounds.max_s:g} s. Begin another.", max_s=bounds.max_s)
             if not waited.done():
@@ -326,7 +333,11 @@ class _Patience:
 
     def over(self) -> None:
         """Nothing is waited for any more."""
-        self._told_to_stop.cancel()
+        for told in self._ends:
+            told.cancel()
+
+    def _ends_at_event(self, event: asyncio.Event, error: RequestError) -> None:
+        self._ends[asyncio.ensure_future(event.wait())] = error
 
 
 async def _watched(frames: AsyncIterator[bytes], patience: _Patience, rate_hz: int) -> AsyncGenerator[bytes, None]:

@@ -72,6 +72,14 @@ class Waveform:
 
 
 @dataclass(frozen=True)
+class Route:
+    """Who answers, chosen from the routes as they were."""
+
+    choice: Choice
+    loaded: Loaded
+
+
+@dataclass(frozen=True)
 class Ask:
     """What a transport hands over.
 
@@ -86,6 +94,7 @@ class Ask:
         traceparent: the caller's trace, for whoever traces.
         place: what was kept for it on its way in.
         body: what its upload counts in memory, for as long as anybody has it.
+        route: who answers, where that was chosen before; ``version`` and ``key`` say nothing then.
     """
 
     upload: Upload | Waveform
@@ -98,6 +107,7 @@ class Ask:
     traceparent: str | None = None
     place: Place | None = None
     body: Holding | None = None
+    route: Route | None = None
 
 
 @dataclass(frozen=True)
@@ -156,11 +166,22 @@ class Pipeline:
         if self.full and not (place is not None and place.kept):
             raise self.overloaded()
 
+    def route(self, version: str | None, key: str | None) -> Route:
+        """Who answers now, for whoever asks more than once and wants one and the same; see :func:`choose`.
+
+        Raises:
+            UnknownVersion: the pinned version is not loaded.
+        """
+        fleet = self.registry.fleet
+        choice = choose(fleet.routes, version, key)
+        return Route(choice, fleet.versions[choice.version])
+
     async def predict(self, ask: Ask) -> Answer:
         """Answer one upload.
 
         Raises:
-            Overloaded: all permits are taken, the queue is full, or there is no room for more decoded audio.
+            Overloaded: all permits are taken, the queue is full, there is no room for more decoded audio, or all
+                that decode the format stay busy.
             UnknownVersion: the pinned version is not loaded.
             DeadlineExceeded: no answer in time.
             RequestError: the audio is refused; see ``audio.decode`` and ``audio.windows``.
@@ -178,9 +199,9 @@ class Pipeline:
         choice: Choice | None = None
         try:
             with self._permit(), self._decoded.holding() as held:
-                fleet = self.registry.fleet
-                choice = choose(fleet.routes, ask.version, ask.key)
-                return await self._answer(ask, choice, fleet.versions[choice.version], held)
+                route = ask.route or self.route(ask.version, ask.key)
+                choice = route.choice
+                return await self._answer(ask, choice, route.loaded, held)
         except RequestError as error:
             self.refused(error, ask.transport, choice)
             raise

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -28,11 +28,16 @@ _RETRY_S, _LONGEST_RETRY_S = 2.0, 60.0
 
 @dataclass(frozen=True)
 class Loaded:
-    """One version, ready to answer."""
+    """One version, ready to answer.
+
+    Attributes:
+        retired: set when it is no longer routed; it answers for a while yet those who have chosen it.
+    """
 
     version: str
     session: Session
     batcher: Batcher
+    retired: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     async def close(self) -> None:
         """Answer what waits, then let go of the model."""
@@ -211,6 +216,7 @@ class Registry:
         self._metrics.routes_current.set(1)
         logger.info("%s is in force: %s", self._file, new.routes.model_dump_json(exclude_none=True))
         for version in old.versions.keys() - new.versions.keys():
+            old.versions[version].retired.set()
             task = asyncio.create_task(self._retire(old.versions[version]))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)

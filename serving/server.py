@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import os
 import signal
 import socket
@@ -36,7 +37,6 @@ from serving.transports.asgi import place_of
 _BACKLOG = 2048  # connections that the kernel holds until they are accepted; uvicorn's own number
 _MESSAGE_BYTES = 1 << 18  # of a WebSocket; the longest frame of live audio has 96 kB
 _IDLE_S = 75  # longer than balancers keep idle connections, 60 s mostly: the one that closes first loses no request
-_FINISH_S = 30  # what is in flight at a stop has so long; a client that does not send its body would hold us for ever
 
 
 def run(
@@ -139,7 +139,6 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=_IDLE_S,
-                timeout_graceful_shutdown=_FINISH_S,
                 http=_http(settings, lifecycle),  # type: ignore[arg-type]  # called like the class, too
                 ws=_websocket,  # type: ignore[arg-type]  # called like the class that it makes one of
                 ws_max_size=_MESSAGE_BYTES,
@@ -194,9 +193,15 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Live streams were told; they end in their own words before connections are closed."""
+        """Live streams were told; they end in their own words before connections are closed.
+
+        Then requests over HTTP have what is left of the time, and what they leave is for gRPC.
+        """
+        left_s = self._lifecycle.left_to_finish_s()
         if self._lifecycle.parts and not self.force_exit:
-            await self._lifecycle.parts.live.quiet(_FINISH_S)
+            await self._lifecycle.parts.live.quiet(left_s)
+            left_s = self._lifecycle.left_to_finish_s()
+        self.config.timeout_graceful_shutdown = math.ceil(left_s)  # uvicorn's are whole seconds
         await super().shutdown(sockets)
 
 

@@ -167,6 +167,8 @@ def _lying_mp4(m4a: bytes) -> Iterator[Hostile]:
         spoiled = bytearray(m4a)
         struct.pack_into(">I", spoiled, m4a.index(b"mdhd") + 16, timescale)
         yield Hostile(f"M4A, time in {name} parts of a second", bytes(spoiled), DAMAGED)
+    for duration in (-1, -RATE_HZ, -(10**9), -(2**63), 2**63 - 1):
+        yield Hostile(f"M4A that lasts {duration} parts of a second", _mp4_lasting(m4a, duration), DAMAGED)
     box = b"moov"
     nested = b""
     for _ in range(5_000):
@@ -174,6 +176,21 @@ def _lying_mp4(m4a: bytes) -> Iterator[Hostile]:
     yield Hostile("M4A, 5,000 boxes in each other", m4a[:32] + nested)
     yield Hostile("M4A, a box of 2^64 - 1 bytes", m4a[:28] + b"\0\0\0\x01moov" + b"\xff" * 8)
     yield Hostile("M4A, boxes without size", m4a[:28] + b"\0\0\0\0moov" * 1_000)
+
+
+def _mp4_lasting(m4a: bytes, duration: int) -> bytes:
+    """An M4A whose header says so, in a ``mdhd`` of version 1: those of version 0 know no negative length.
+
+    It is twelve bytes longer, and so is what it lies in (ISO 14496-12, 8.4.2). Its edit list, which tells a length too,
+    is taken for free space.
+    """
+    spoiled = bytearray(m4a)
+    place = m4a.index(b"mdhd") - 4
+    spoiled[place : place + 32] = struct.pack(">I4sIQQIqHH", 44, b"mdhd", 1 << 24, 0, 0, RATE_HZ, duration, 0x55C4, 0)
+    for box in (b"moov", b"trak", b"mdia"):
+        start = m4a.index(box) - 4
+        struct.pack_into(">I", spoiled, start, struct.unpack_from(">I", m4a, start)[0] + 12)
+    return bytes(spoiled).replace(b"edts", b"free")
 
 
 def long_in_little(_: dict[str, bytes]) -> Iterator[Hostile]:

@@ -26,7 +26,8 @@ def recording(file: Path) -> tuple[Iterator[Samples], int]:
         RequestError: it is no audio.
     """
     data = file.read_bytes()
-    rate_hz = min(open_source(data).rate_hz, _MAX_RATE_HZ)
+    with open_source(data) as source:
+        rate_hz = min(source.rate_hz, _MAX_RATE_HZ)
     return _paced(decode(data, rate_hz, Limits(max_duration_s=_LONGEST_S)).samples, rate_hz), rate_hz
 
 

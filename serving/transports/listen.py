@@ -39,7 +39,13 @@ PROTOCOL, _KEY = "timbre", "timbre.key."
 
 # Why a socket is closed (RFC 6455, 7.4.1, and IANA's registry).
 _DONE, _POLICY, _FAULT, _RESTART, _LATER = 1000, 1008, 1011, 1012, 1013
-_CLOSE_CODES = {"stopping": _RESTART, "starting": _LATER, "overloaded": _LATER, "rate_limited": _LATER}
+_CLOSE_CODES = {
+    "stopping": _RESTART,
+    "version_retired": _RESTART,
+    "starting": _LATER,
+    "overloaded": _LATER,
+    "rate_limited": _LATER,
+}
 _LAST_WORD_S = 1.0
 _HOST_CHARACTERS = 100
 

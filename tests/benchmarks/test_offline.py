@@ -23,7 +23,8 @@ def test_every_format_that_is_taken_is_decoded() -> None:
     assert {name.split()[0] for name in found} == {"WAV", "AIFF", "FLAC", "OGG", "MP3", "M4A", "WebM"}
     assert all(one["ms"] > 0 for one in found.values())
     for name, encoded, rate_hz in offline._FORMATS:
-        assert open_source(encoded(voice(1.0, rate_hz), rate_hz)).rate_hz == rate_hz, name
+        with open_source(encoded(voice(1.0, rate_hz), rate_hz)) as source:
+            assert source.rate_hz == rate_hz, name
 
 
 def test_every_rate_is_resampled() -> None:

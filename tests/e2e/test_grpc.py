@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status import rpc_status
 
 from benchmarks.streams import frames_of
-from serving.grpc_server import GRACE_S
+from serving.lifecycle import FINISH_S
 from serving.proto.inference import inference_pb2
 from serving.proto.inference.inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.proto.timbre.v1 import timbre_pb2 as pb
@@ -132,9 +133,13 @@ def test_what_is_far_too_large_is_not_read(service: Service) -> None:
         assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == SERVED
 
 
-def inflight(service: Service) -> float:
+def counted(service: Service, name: str) -> float:
     with httpx.Client(base_url=service.url) as client:
-        return metric(client, "timbre_inflight")
+        return metric(client, name)
+
+
+def inflight(service: Service) -> float:
+    return counted(service, "timbre_inflight")
 
 
 LONG = pb.PredictRequest(audio=encode(voice(120.0), 16_000))
@@ -408,7 +413,7 @@ def test_idle_streams_do_not_hold_up_a_stop(tmp_path: Path) -> None:
         assert TimbreStub(channel).Predict(pb.PredictRequest(audio=WAV)).model_version == SERVED
         began = time.monotonic()
         assert service.stop() == 0
-        assert time.monotonic() - began < GRACE_S / 2
+        assert time.monotonic() - began < FINISH_S / 2
         silent.set()
         with pytest.raises(grpc.RpcError) as refused:
             many.result()
@@ -419,6 +424,53 @@ def test_idle_streams_do_not_hold_up_a_stop(tmp_path: Path) -> None:
             assert (code_of(error.value), error.value.code()) == ("stopping", grpc.StatusCode.UNAVAILABLE)
         assert list(reflected) == []
         assert "Traceback" not in service.log.read_text()
+
+
+def with_finish_s(folder: Path, finish_s: float) -> str:
+    """A Python to start a service with, in which what is in flight at a stop has so long."""
+    python = folder / "python"
+    python.write_text(
+        f"#!{sys.executable}\nimport runpy, sys\nsys.path[0] = ''\ndel sys.argv[1:3]\nimport serving.lifecycle\n"
+        f"serving.lifecycle.FINISH_S = {finish_s}\nrunpy.run_module('serving', run_name='__main__', alter_sys=True)\n"
+    )
+    python.chmod(0o755)
+    return str(python)
+
+
+@pytest.mark.timed
+def test_what_goes_on_over_http_and_over_grpc_holds_up_a_stop_once(tmp_path: Path) -> None:
+    """A body that drips has all the time that there is, and a stream of clips does not have it once more."""
+    finish_s = 10.0
+    over = threading.Event()
+
+    def clips() -> Iterator[pb.PredictRequest]:
+        while not over.wait(0.2):
+            yield pb.PredictRequest(audio=WAV)
+
+    python = with_finish_s(tmp_path, finish_s)
+    with (
+        running(tmp_path / "log.txt", python) as service,
+        grpc.insecure_channel(service.grpc) as channel,
+        service.connect() as line,
+    ):
+        many = TimbreStub(channel).PredictMany.future(clips())
+        line.sendall(b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Type: audio/wav\r\nContent-Length: 1000000\r\n\r\n")
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                while not over.wait(0.2):
+                    line.sendall(b"RIFF")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        assert until(lambda: not many.done() and counted(service, "timbre_requests_total") > 0)
+        began = time.monotonic()
+        assert service.stop() == 0
+        took_s = time.monotonic() - began
+        over.set()
+        dripping.join()
+        assert many.exception() is not None
+    assert finish_s <= took_s < 1.7 * finish_s
 
 
 def test_a_stream_that_goes_on_is_answered_while_the_service_drains(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections import Counter
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import connect
 
 from serving.client import Client
 from serving.errors import UnknownVersion
@@ -352,6 +355,20 @@ def test_a_file_that_is_gone_or_empty_moves_no_traffic(asking: httpx.Client, rou
         assert until(lambda: metric(asking, "timbre_routes_current") == 1)
     assert set(asking.get("/models").json()["variants"]) == {"a"}
     assert failures(asking) == before + 2
+
+
+def test_a_live_stream_whose_version_goes_is_told_so(followed: tuple[Service, Path], routes: Path) -> None:
+    url = followed[0].listen_url(rate_hz=16_000)
+    with connect(url) as socket:
+        assert json.loads(socket.recv())["model_version"] == "1"
+        put(routes, ONE % 2)
+        told = json.loads(socket.recv())
+        assert (told["type"], told["error"]["code"]) == ("error", "version_retired")
+        assert told["error"]["retry_after_s"] > 0
+        with pytest.raises(ConnectionClosedError, match="1012"):
+            socket.recv()
+    with connect(url) as socket:
+        assert json.loads(socket.recv())["model_version"] == "2"
 
 
 def test_no_request_fails_while_versions_are_swapped(asking: httpx.Client, routes: Path) -> None:

@@ -12,7 +12,7 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving import ffmpeg, isolated
-from serving.server import _FINISH_S
+from serving.lifecycle import FINISH_S
 from serving.settings import Settings
 from tests.conftest import ROOT, SERVED
 from tests.e2e.test_serving_environment import MAX_RESIDENT_BYTES
@@ -174,7 +174,7 @@ def test_a_pod_has_the_time_it_needs_to_start_and_to_stop(overlay: str) -> None:
         settings = Settings.from_environment(settings_of(pod, rendered))
         # The container is killed when its grace is over, whatever it does.
         slept = only["lifecycle"]["preStop"]["sleep"]["seconds"]
-        assert pod["terminationGracePeriodSeconds"] > slept + settings.drain_s + _FINISH_S
+        assert pod["terminationGracePeriodSeconds"] > slept + settings.drain_s + FINISH_S
         start_s = only["startupProbe"]["failureThreshold"] * only["startupProbe"]["periodSeconds"]
         for resource in rendered.all("Deployment", "Rollout"):
             assert resource["spec"]["progressDeadlineSeconds"] > start_s

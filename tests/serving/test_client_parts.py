@@ -37,6 +37,7 @@ from serving.errors import (
     TooLarge,
     UnexpectedAnswer,
     Unreachable,
+    VersionRetired,
     refusal,
 )
 from tests.conftest import ROOT
@@ -214,6 +215,7 @@ def test_an_utterance_without_an_answer_is_refused_and_one_without_a_measurement
     [
         (1008, "slow_reader", SlowReader),
         (1012, "stopping", Stopping),
+        (1012, "version_retired", VersionRetired),
         (1013, "overloaded", Overloaded),
         (1009, "", TooLarge),
         (1012, "", Unreachable),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 
 from serving import live
-from serving.errors import Overloaded
+from serving.errors import Overloaded, VersionRetired
 from serving.live import Listen
 from serving.messages import ErrorMessage, Measurement, Message, SessionMessage, UtteranceEnd, UtteranceStart
 from serving.parts import Parts
 from serving.pipeline import Answer, Ask
 from serving.settings import Settings
+from tests.models import copy_versions
+from tests.service import until
 
 RATE = 16_000
 FRAME = bytes(2 * RATE // 10)
@@ -35,27 +38,31 @@ class Sure:
         return np.ones(round(len(samples) / (self.chunk_s * RATE)), np.float32)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def parts(exported: Path) -> Iterator[Parts]:
     made = Parts.build(Settings(models=exported))
     yield made
     asyncio.run(made.pipeline.close())
 
 
-def messages_of(parts: Parts, frames: list[bytes]) -> list[Message]:
-    told: list[Message] = []
-
+async def converse(parts: Parts, frames: AsyncIterator[bytes], told: list[Message]) -> None:
     async def asked() -> Listen:
         return Listen("websocket", RATE)
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    await parts.live.converse("websocket", asked, frames, send, asyncio.Event())
+
+
+def messages_of(parts: Parts, frames: list[bytes]) -> list[Message]:
+    told: list[Message] = []
 
     async def coming() -> AsyncIterator[bytes]:
         for frame in frames:
             yield frame
 
-    async def send(message: Message) -> None:
-        told.append(message)
-
-    asyncio.run(parts.live.converse("websocket", asked, coming(), send, asyncio.Event()))
+    asyncio.run(converse(parts, coming(), told))
     return told
 
 
@@ -91,3 +98,51 @@ def test_an_utterance_is_answered_though_its_measurements_are_refused(
         (1, "overloaded")
     ] * 4
     assert isinstance(end, UtteranceEnd)
+
+
+BOTH = 'default: a\nvariants: {a: {version: "1", weight: %d}, b: {version: "2", weight: %d}}'
+
+
+@pytest.mark.parametrize(
+    ("after", "goes"),
+    [
+        (BOTH % (0, 1), False),
+        ('default: a\nvariants: {a: {version: "2", weight: 1}}', True),
+    ],
+    ids=["weights move", "its version goes"],
+)
+def test_a_stream_keeps_who_answers_it_whatever_becomes_of_the_routes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str, goes: bool
+) -> None:
+    """It was told at its start which emotions it will hear of; one without its version is told to come again."""
+    monkeypatch.setattr(live, "Listener", Sure)
+    models, told = copy_versions(tmp_path, "2"), list[Message]()
+    routes = models / "routes.yaml"
+    routes.write_text(BOTH % (1, 0))
+    noise = (3000 * np.random.default_rng(0).standard_normal(RATE // 10)).astype("<i2").tobytes()
+
+    async def main() -> None:
+        parts = Parts.build(Settings(models=models))
+        old = parts.registry.fleet
+        following = asyncio.create_task(parts.registry.watch(0.05))
+
+        async def coming() -> AsyncIterator[bytes]:
+            for _ in range(20):
+                yield noise
+            routes.write_text(after)
+            assert await asyncio.to_thread(until, lambda: parts.registry.fleet is not old)
+            for _ in range(20):
+                yield noise
+
+        with pytest.raises(VersionRetired, match=r"Version 1, .* Connect again") if goes else nullcontext():
+            await converse(parts, coming(), told)
+        following.cancel()
+        await parts.pipeline.close()
+
+    asyncio.run(main())
+    session, end = told[0], told[-1]
+    assert isinstance(session, SessionMessage)
+    assert isinstance(end, UtteranceEnd)
+    assert session.model_version == end.prediction.model_version == "1"
+    assert end.variant == "a"
+    assert end.end_s == pytest.approx(2.0 if goes else 4.0)

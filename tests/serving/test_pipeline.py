@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from threading import Event
 from typing import cast
 
 import pytest
 
 from serving.audio import Limits
-from serving.errors import DeadlineExceeded, NoSpeech, Overloaded
+from serving.errors import DeadlineExceeded, NoSpeech, Overloaded, UnsupportedAudio
 from serving.feedback import Feedback, Seen
+from serving.isolated import most_decoders
 from serving.metrics import Metrics
-from serving.pipeline import Pipeline
+from serving.parts import Parts
+from serving.pipeline import Ask, Pipeline, Upload
 from serving.registry import Registry
 from serving.room import Room, Take
+from serving.settings import Settings
 from serving.tracing import Tracing
+from tests.hostile import sounds
 from tests.service import until
+from tests.sounds import encode, encode_av, voice
 
 
 def without_models(metrics: Metrics, *, permits: int, timeout_s: float) -> Pipeline:
@@ -74,3 +80,24 @@ def test_a_refusal_is_counted_by_what_was_full_even_where_the_last_permit_is_tak
 
     assert (rejects("queue"), rejects("uploads"), rejects("permits")) == (1, 2, 1)
     assert sum(sample.value for family in metrics.rejects.collect() for sample in family.samples) == 4
+
+
+def test_refused_recordings_keep_nobody_out_however_long_their_refusals_live(exported: Path) -> None:
+    """As those of several clips in one request do until the last of them is answered."""
+    slow = encode_av(voice(1.0, 7_350), 7_350, "ipod", "aac")
+
+    def ask(data: bytes) -> Ask:
+        return Ask(Upload(data, None), "http")
+
+    async def main() -> None:
+        pipeline = Parts.build(Settings(models=exported)).pipeline
+        kept = []
+        for _ in range(most_decoders() + 1):
+            with pytest.raises(UnsupportedAudio, match="7350 Hz") as caught:
+                await pipeline.predict(ask(slow))
+            kept.append(caught)
+        for good in (sounds()["m4a"], encode(voice(1.0, 48_000), 48_000)):
+            assert (await pipeline.predict(ask(good))).prediction.emotion
+        await pipeline.close()
+
+    asyncio.run(main())
