@@ -393,6 +393,12 @@ def dropped(service: Service, transport: str) -> float:
         return metric(client, "timbre_stream_ends_total", code="slow_reader", transport=transport)
 
 
+def streams_of(service: Service) -> list[str]:
+    """What the metrics say of streams, for a test that fails."""
+    lines = httpx.get(f"{service.url}/metrics").text.splitlines()
+    return [line for line in lines if line.startswith("timbre_stream")]
+
+
 HANDSHAKE = (
     b"GET /v1/listen?rate_hz=16000 HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -418,7 +424,7 @@ def test_a_slow_reader_of_a_socket_is_dropped(talkative: Service, spoken: dict[i
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        assert until(lambda: dropped(talkative, "websocket") == 1, 120)
+        assert until(lambda: dropped(talkative, "websocket") == 1, 120), streams_of(talkative)
         assert talkative.resident_bytes() - before < 60 << 20
         told = bytearray()
         with contextlib.suppress(ConnectionResetError):  # nobody answers its close frame
