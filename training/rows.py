@@ -97,7 +97,7 @@ ROWS = (
         "ours, in noise and rooms, as exported",
         dataclasses.replace(_HARDENED, whole=True, patience=TrainConfig.patience),
         settled_by="cnn_tdnn_noisy",
-        at_random=_LONGER,
+        at_random={**_LONGER, "patience": TrainConfig.patience},
     ),
 )
 """What is compared; a wav2vec2 row needs weights that are not shipped."""
@@ -115,10 +115,7 @@ def recipe(row: Row, split: str) -> TrainConfig:
         return dataclasses.replace(told, split="actor", fold=int(split.removeprefix("fold")))
     # What is learned from is examined too where the split is at random, so corpora are the split's choice.
     song = tuple(corpus for corpus in told.corpora if corpus == "ravdess_song")
-    if split == JOINED:
-        corpora, share = ("ravdess", *song, "tess"), 1.0
-    else:
-        corpora, share = ("ravdess", *song), 1.0
-    at_random = {key: value for key, value in row.at_random.items() if not (told.whole and key == "patience")}
-    told = dataclasses.replace(told, **at_random)
-    return dataclasses.replace(told, split="random", corpora=corpora, tess_share=share, merge_calm=split == JOINED)
+    joined = split == JOINED
+    corpora = ("ravdess", *song, "tess") if joined else ("ravdess", *song)
+    told = dataclasses.replace(told, **row.at_random)
+    return dataclasses.replace(told, split="random", corpora=corpora, tess_share=1.0, merge_calm=joined)
