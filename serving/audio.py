@@ -7,6 +7,7 @@ at its own rate: blocks are decoded, mixed to mono and resampled one after the o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -138,7 +139,7 @@ def read(
         AudioTooShort: under ``limits.min_duration_s``.
         BadSamples: NaN, infinite or unscaled samples.
     """
-    with source:
+    with contextlib.closing(source):
         return _read(source, rate_hz, limits or Limits(), take)
 
 

@@ -9,8 +9,7 @@ import re
 import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,14 +45,14 @@ _SOUNDFILE_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "A
 class Source:
     """An opened file: what it says of itself and the blocks behind it.
 
-    What reads it may be wanted by others: whoever opens one closes it, with ``with`` or :meth:`close`, whether it was
-    read or not.
+    What reads it may be wanted by others: whoever opens one closes it (``contextlib.closing``), whether it was read or
+    not.
 
     Attributes:
         length_s: length that can be there at most, None where nothing tells.
         announced_s: length by the header, which is more than ``length_s`` where the file was cut short.
         blocks: float32 (frames, channels) each; of a damaged file, what comes before the damage.
-        release: what is called when it is closed.
+        close: lets go of the file; its blocks are not to be read any more. More than once is as good as once.
     """
 
     format: str
@@ -62,19 +61,7 @@ class Source:
     length_s: float | None
     announced_s: float | None
     blocks: Iterator[Samples] = field(repr=False)
-    release: Callable[[], None] = field(default=lambda: None, repr=False)
-
-    def close(self) -> None:
-        """Let go of the file; its blocks are not to be read any more. More than once is as good as once."""
-        self.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    close: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
 def open_source(data: bytes) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ def recording(file: Path) -> tuple[Iterator[Samples], int]:
         RequestError: it is no audio.
     """
     data = file.read_bytes()
-    with open_source(data) as source:
+    with contextlib.closing(open_source(data)) as source:
         rate_hz = min(source.rate_hz, _MAX_RATE_HZ)
     return _paced(decode(data, rate_hz, Limits(max_duration_s=_LONGEST_S)).samples, rate_hz), rate_hz
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import onnxruntime
 import pytest
 
@@ -23,7 +25,7 @@ def test_every_format_that_is_taken_is_decoded() -> None:
     assert {name.split()[0] for name in found} == {"WAV", "AIFF", "FLAC", "OGG", "MP3", "M4A", "WebM"}
     assert all(one["ms"] > 0 for one in found.values())
     for name, encoded, rate_hz in offline._FORMATS:
-        with open_source(encoded(voice(1.0, rate_hz), rate_hz)) as source:
+        with contextlib.closing(open_source(encoded(voice(1.0, rate_hz), rate_hz))) as source:
             assert source.rate_hz == rate_hz, name
 
 

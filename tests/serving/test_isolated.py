@@ -47,7 +47,7 @@ def memory_bytes(pid: int) -> int:
 
 def ask(data: bytes, blocks: int = 1 << 30) -> None:
     """Read so many blocks of a file, whatever it is, and leave it."""
-    with contextlib.suppress(RequestError), open_source(data) as source:
+    with contextlib.suppress(RequestError), contextlib.closing(open_source(data)) as source:
         for _ in zip(range(blocks), source.blocks, strict=False):
             pass
 
@@ -102,7 +102,10 @@ def test_a_refusal_that_is_kept_keeps_no_decoder(decoder: _Decoder, monkeypatch:
 
 def test_who_waits_for_a_decoder_in_vain_is_told(decoder: _Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "_WAIT_S", 0.1)
-    with open_source(sounds()["webm"]), pytest.raises(Overloaded, match=r"busy for 0\.1 s") as caught:
+    with (
+        contextlib.closing(open_source(sounds()["webm"])),
+        pytest.raises(Overloaded, match=r"busy for 0\.1 s") as caught,
+    ):
         open_source(sounds()["m4a"])
     assert caught.value.details["reason"] == "decoders"
     assert audio.decode(sounds()["m4a"], RATE_HZ).samples.any()
@@ -114,11 +117,11 @@ def test_closing_again_gives_no_decoder_back_that_another_file_has(
     monkeypatch.setattr(isolated, "_WAIT_S", 0.1)
 
     def closed(data: bytes) -> Source:
-        with open_source(data) as source:
+        with contextlib.closing(open_source(data)) as source:
             return source
 
     first = closed(sounds()["m4a"])
-    with open_source(sounds()["webm"]) as second:
+    with contextlib.closing(open_source(sounds()["webm"])) as second:
         first.close()
         assert list(first.blocks) == []
         with pytest.raises(Overloaded):
