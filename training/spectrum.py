@@ -70,7 +70,8 @@ class PowerSpectrogram(nn.Module):
 
     window: Tensor
     first: Tensor
-    second: Tensor
+    second_re: Tensor
+    second_im: Tensor
 
     def __init__(self, fft_samples: int) -> None:
         super().__init__()
@@ -87,7 +88,9 @@ class PowerSpectrogram(nn.Module):
         cos, sin = np.cos(second), np.sin(second)
         self._constant("window", np.hanning(fft_samples + 1)[:-1])
         self._constant("first", np.stack([np.cos(first), np.sin(first)], axis=1).reshape(-1, self.p))  # (2 rows, P)
-        self._constant("second", np.block([[cos, sin], [-sin, cos]]))  # (rows, 2Q, 2Q), on [re | im]
+        # Both (rows, 2Q, Q), on [re | im]. One product of both would have to be cut in two afterwards, which took as long.
+        self._constant("second_re", np.concatenate([cos, -sin], axis=1))
+        self._constant("second_im", np.concatenate([sin, cos], axis=1))
 
         bins = half[:, None] + self.p * b[None, :]
         self._bin_of = np.minimum(bins, fft_samples - bins).reshape(-1)
@@ -108,6 +111,6 @@ class PowerSpectrogram(nn.Module):
         grid = (frames * self.window).reshape(batch * count, self.p, self.q)  # (BF, a, b)
         partial = torch.matmul(self.first, grid).reshape(batch * count, self.rows, 2 * self.q)  # (BF, p, [re b | im b])
         # Each p by its own matrix; ONNX Runtime makes one step of the transposition and the product.
-        spectrum = torch.matmul(partial.transpose(0, 1), self.second)  # (rows, BF, [re q | im q])
-        re, im = spectrum[..., : self.q], spectrum[..., self.q :]
+        partial = partial.transpose(0, 1)  # (rows, BF, [re b | im b])
+        re, im = torch.matmul(partial, self.second_re), torch.matmul(partial, self.second_im)
         return (re * re + im * im).transpose(0, 1).reshape(batch, count, self.rows * self.q)
