@@ -18,21 +18,19 @@ from typing import Any
 
 from training.calibrate import at_temperature, reliability
 from training.classifier import Classifier
-from training.comparison import chosen_inside, into_readme, plot, summary, table
+from training.comparison import chosen_inside, into_readme, plot, read_results, summary, table
 from training.config import CLASSICAL, CompareConfig, TrainConfig
 from training.evaluate import decoded, examine, load_model
 from training.export import chosen_temperature, export_graph, temperature_of
 from training.folds import write_folds
 from training.graph import time_in_turn, torch_model
 from training.history import read_pace
-from training.provenance import ROOT, provenance
+from training.provenance import provenance
 from training.recordings import Recordings
 from training.rows import ROWS, SPLITS, Row, recipe
 from training.splits import PARTS, Split
 from training.train import ESTIMATOR, FITTED, load_classifier, make_split, split_of
 from training.train import train as train
-
-RESULTS = ROOT / "training" / "results"
 
 Json = dict[str, Any]
 
@@ -66,13 +64,6 @@ def compare(config: CompareConfig) -> Path:
     if config.folds:
         write_folds(results, config.folds)
     return config.out / "compare.json"
-
-
-def read_results(folder: Path) -> Json:
-    """What stands in compare.json so far."""
-    path = folder / "compare.json"
-    found: Json = json.loads(path.read_text()) if path.exists() else {}
-    return found
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ _MU = 255  # ITU-T G.711
 
 
 def noisy(snr_db: float, *, pink: bool = False) -> Condition:
-    """Noise that many decibels below the clip's mean power.
+    """Noise that many decibels below the clip's mean power, pauses included: RAVDESS's voices alone are 3 dB higher.
 
     Args:
         pink: its power falls with frequency, by 3 dB an octave, as that of streets and rooms roughly does; else white,

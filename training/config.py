@@ -278,6 +278,8 @@ class ExportConfig:
     calibrate_by: Path | None = None
     """For a run that learned from the validation part too (`whole`), and so cannot be calibrated on it: a run on the
     same split that did not, whose temperature is taken."""
+    bench: Path = ROOT / "training" / "results"
+    """Where compare.json lies, whose figure over all folds the card leads with where the run is of the bench."""
 
     def __post_init__(self) -> None:
         if not self.version.isalnum():

@@ -16,6 +16,7 @@ from training.architecture import plot_architecture
 from training.calibrate import at_temperature, fit_temperature, reliability
 from training.card import model_card
 from training.classifier import Classifier, Probabilities
+from training.comparison import over_folds
 from training.conditions import CONDITIONS
 from training.config import ExportConfig, TrainConfig
 from training.datasets import find_clips
@@ -93,6 +94,7 @@ def export(config: ExportConfig) -> Path:
 
     trained = json.loads((run / "provenance.json").read_text())
     metadata = describe(config.version, settings, classifier, split, results, trained, calibration)
+    metadata["bench"] = over_folds(config.bench, settings.run_name)
     half = export_graph(classifier, temperature, torch.float16)
     metadata["fp16"] = _examine_half(onnx_model(half.SerializeToString(), half=True), session, expected, parts["test"])
     model = save_graph(graph, work / "model.onnx", metadata)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from training.comparison import mean_and_deviation
 from training.spec import ACTOR_FOLDS, FIRST_ACTORS, SPEECH_CLIPS
 
 Json = dict[str, Any]
@@ -13,6 +14,8 @@ Json = dict[str, Any]
 
 def fold_table(results: Json) -> Json:
     """UAR on the actors of each fold, whom the recipe then had not heard; None where that has not been run.
+
+    Rows over all folds come before others, the best on average first; ``mean`` has their mean and standard deviation.
 
     Args:
         results: the content of compare.json.
@@ -23,10 +26,14 @@ def fold_table(results: Json) -> Json:
     folds = [f"fold{fold}" for fold in range(len(ACTOR_FOLDS))]
     scores = {row: [_uar(cells.get(fold)) for fold in folds] for row, cells in results["cells"].items()}
     clips = [_clips(results, fold) for fold in folds]
+    run = {row: [score for score in found if score is not None] for row, found in scores.items()}
+    mean = {row: mean_and_deviation(found) for row, found in run.items() if found}
+    ordered = sorted(mean, key=lambda row: (-len(run[row]), -(mean[row][0] or 0.0)))
     return {
         "actors": [_examined(actors, count) for actors, count in zip(ACTOR_FOLDS, clips, strict=True)],
         "clips": clips,
-        "uar": {row: found for row, found in scores.items() if any(score is not None for score in found)},
+        "uar": {row: [None if score is None else round(score, 4) for score in scores[row]] for row in ordered},
+        "mean": {row: [None if value is None else round(value, 4) for value in mean[row]] for row in ordered},
     }
 
 
@@ -36,7 +43,7 @@ def write_folds(results: Json, path: Path) -> None:
 
 
 def _uar(cell: Json | None) -> float | None:
-    return None if cell is None else round(cell["test"]["uar"], 4)
+    return None if cell is None else float(cell["test"]["uar"])
 
 
 def _clips(results: Json, fold: str) -> int:

@@ -21,7 +21,7 @@ def plot_curves(history: Sequence[dict[str, float]], path: Path, validated_by: S
 
     Args:
         validated_by: of a run that learned from the validation part too, the history of the one that it is calibrated
-            by, which did not; the learning rate is drawn where there is none.
+            by, at the last epoch, which did not; the learning rate is drawn where there is none.
     """
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     losses, results = figure.subplots(1, 2)
@@ -36,8 +36,9 @@ def plot_curves(history: Sequence[dict[str, float]], path: Path, validated_by: S
         losses.plot(epochs, [row["val_loss"] for row in validated], label=f"validation (clips){of}")
         for name, title in (("val_accuracy", "accuracy"), ("val_uar", "UAR")):
             results.plot(epochs, [row[name] for row in validated], label=title)
-        best = max(validated, key=lambda row: row["val_uar"])
-        results.axvline(best["epoch"], color="grey", linestyle=":", label=f"kept: epoch {best['epoch']:.0f}")
+        marked = max(validated, key=lambda row: row["val_uar"]) if own else validated[-1]
+        what = f"{'kept' if own else 'calibrated at'}: epoch {marked['epoch']:.0f}"
+        results.axvline(marked["epoch"], color="grey", linestyle=":", label=what)
         results.set(title=f"Validation part{of}", xlabel="epoch", ylim=(0, 1))
     else:
         results.plot(epochs, [row["learning_rate"] for row in history])
@@ -99,7 +100,7 @@ def plot_reliability(metrics: dict[str, Any], path: Path, title: str) -> None:
     bins = calibration["bins"]
     confidence = [entry["confidence"] for entry in bins]
     trust.bar(confidence, [entry["accuracy"] for entry in bins], width=0.05, label="accuracy")
-    trust.plot([0, 1], [0, 1], color="grey", linestyle=":", label="honest")
+    trust.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfectly calibrated")
     for entry in bins:
         trust.text(entry["confidence"], entry["accuracy"] + 0.02, str(entry["clips"]), ha="center", fontsize=7)
     trust.set(
@@ -107,7 +108,7 @@ def plot_reliability(metrics: dict[str, Any], path: Path, title: str) -> None:
         ylim=(0, 1.1),
         xlabel="confidence",
         ylabel="share right",
-        title=f"ECE {calibration['ece']:.3f}; {calibration['ece_if_calibrated']:.3f} if honest, by chance",
+        title=f"ECE {calibration['ece']:.3f}; {calibration['ece_if_calibrated']:.3f} by chance alone",
     )
     curve = metrics["rejection"]
     thresholds = [point["min_confidence"] for point in curve]
@@ -137,7 +138,7 @@ def plot_conditions(scores: dict[str, dict[str, Any]], path: Path) -> None:
 
 def _of_how_many(name: str, score: dict[str, Any]) -> str:
     changed, clips = score["clips_changed"], score["clips"]
-    return name if name == "as it is" or changed == clips else f"{name} ({changed} of {clips} clips are longer)"
+    return name if name == "as it is" or changed == clips else f"{name} (changes {changed} of {clips} clips)"
 
 
 def classification_text(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> str:

@@ -61,8 +61,7 @@ _PLAIN = dataclasses.replace(_TDNN, corpora=("ravdess",), tess_share=TrainConfig
 # What is exported meets noise and rooms that no corpus of studio recordings has.
 _HARDENED = dataclasses.replace(_TDNN, augment=dataclasses.replace(_TDNN.augment, noise=0.25, room=0.1))
 
-# Where every voice is known from training, there is more to learn of each and less to guard against. With the settings
-# above, 0.70 UAR on the validation part with a high loss on learned clips; with these, more after a quarter.
+# Where every voice is known from training, there is more to learn of each and less to guard against.
 _LONGER: Json = {
     "epochs": 150,
     "patience": 150,

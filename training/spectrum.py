@@ -88,7 +88,7 @@ class PowerSpectrogram(nn.Module):
         cos, sin = np.cos(second), np.sin(second)
         self._constant("window", np.hanning(fft_samples + 1)[:-1])
         self._constant("first", np.stack([np.cos(first), np.sin(first)], axis=1).reshape(-1, self.p))  # (2 rows, P)
-        # Both (rows, 2Q, Q), on [re | im]. One product of both would have to be cut in two afterwards, which took as long.
+        # Both (rows, 2Q, Q), on [re | im]. One product of both would have to be cut in two, which took half as long.
         self._constant("second_re", np.concatenate([cos, -sin], axis=1))
         self._constant("second_im", np.concatenate([sin, cos], axis=1))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from training.compare import read_results
+from training.comparison import read_results
 from training.folds import fold_table
 
 UI = ROOT / "serving" / "ui"
@@ -54,6 +54,21 @@ def test_no_part_of_the_page_names_another_host() -> None:
 def test_the_folds_are_those_of_the_bench() -> None:
     shown = json.loads((ROOT / "exported" / "folds.json").read_text())
     assert shown == fold_table(read_results(ROOT / "training" / "results")), "`make compare` writes exported/folds.json"
+
+
+def test_who_was_run_on_all_folds_comes_first_and_the_best_of_them() -> None:
+    def cell(uar: float) -> dict[str, dict[str, object]]:
+        return {"test": {"uar": uar, "clips": 300}}
+
+    cells = {
+        "cnn": {"fold0": cell(0.4), "fold1": cell(0.6)},
+        "svm": {"fold0": cell(0.6), "fold1": cell(0.7)},
+        "gru": {"fold0": cell(0.9), "random": cell(1.0)},
+        "knn": {"random": cell(1.0)},
+    }
+    told = fold_table({"cells": cells})
+    assert list(told["uar"]) == list(told["mean"]) == ["svm", "cnn", "gru"]
+    assert told["mean"] == {"svm": [0.65, 0.0707], "cnn": [0.5, 0.1414], "gru": [0.9, 0.0]}
 
 
 def test_only_actors_who_were_examined_are_named() -> None:

@@ -579,7 +579,12 @@ def test_the_model_says_what_it_is_and_what_it_must_not_be_used_for(visit: Visit
     for version in "21":
         page.get_by_role("button", name=f"Version {version}").click()
         figures = json.loads((ROOT / "exported" / version / "report" / "metrics.json").read_text())
-        expect(page.locator(".tile dd").first).to_contain_text(f"{figures['uar']:.3f}")
+        own = page.locator(".tile", has_text="its own exam").locator("dd")
+        expect(own).to_contain_text(f"{figures['uar']:.3f}")
+        bench = json.loads((ROOT / "exported" / version / "model.json").read_text())["metadata"].get("bench")
+        if bench:
+            expected = f"{half_up(bench['uar'])} ± {half_up(bench['uar_sd'])}"
+            expect(page.locator(".tile dd").first).to_contain_text(expected)
         expect(page.get_by_text("Do not use it to judge, hire, grade, diagnose or police people")).to_be_visible()
         expect(page.locator(".terms")).to_contain_text("CC BY-NC-SA 4.0")
         matrix = page.locator("table.confusion tbody tr").all()
@@ -617,11 +622,13 @@ def test_the_folds_say_who_was_examined_and_which_row_is_the_versions(
         **{f"{name} (its recipe)" if name == recipe else name: found for name, found in folds["uar"].items()},
         f"version {version}, its own exam": [None, None, None, uar, None],
     }
+    means = [" \u00b1 ".join(map(half_up, mean)) for mean in folds["mean"].values()]
     shown = [row.split("\t") for row in table.locator("tbody tr").all_inner_texts()]
-    assert {row[0]: row[1:] for row in shown} == {
-        name: ["\u2013" if value is None else half_up(value) for value in found] for name, found in rows.items()
-    }
-    expect(table.get_by_role("columnheader").nth(4)).to_have_text("Fold 3actors 08, 17; 120 clips")
+    assert [row[1] for row in shown] == [*means, ""]
+    assert [(row[0], row[2:]) for row in shown] == [
+        (name, ["\u2013" if value is None else half_up(value) for value in found]) for name, found in rows.items()
+    ]
+    expect(table.get_by_role("columnheader").nth(5)).to_have_text("Fold 3actors 08, 17; 120 clips")
 
 
 def test_it_is_used_with_the_keyboard_alone(visit: Visitor, clips: list[Path]) -> None:

@@ -84,12 +84,12 @@ def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
     for row, splits in {"cnn_tdnn": config.splits, "cnn_tdnn_whole": ("fold3",), "knn": config.splits}.items():
         for split in splits:
             cell = results["cells"][row][split]
-            assert 0 <= cell["test"]["uar"] <= 1
+            examined = json.loads((config.runs / f"{row}-{split}" / "test" / "metrics.json").read_text())
+            assert cell["test"] == {key: examined[key] for key in ("clips", "uar", "accuracy", "f1_macro")}
             assert {"command", "commit", "machine", "seed"} <= cell["provenance"].keys()
     assert results["cells"]["cnn_tdnn"]["fold3"]["parameters"] == 699_504
     costs = results["costs"]["rows"]
     assert costs.keys() == {"cnn_tdnn", "cnn_tdnn_whole", "knn"}
-    assert costs["cnn_tdnn"] == costs["cnn_tdnn_whole"]  # one network, taught or not
     assert all(cost["ms"] > 0 and cost["megabytes"] > 0 for cost in costs.values())
     assert results["cells"]["cnn_tdnn_whole"]["fold3"]["settings"]["taught_by"] == 1
     # It learned from the validation part too: nothing of it examines, and its temperature is the other's.
@@ -98,8 +98,10 @@ def test_a_comparison_writes_cells_table_and_chart_and_goes_on_where_it_stopped(
         results["cells"][row]["fold3"]["calibration"]["temperature"] for row in ("cnn_tdnn", "cnn_tdnn_whole")
     }
     assert len(temperatures) == 1
-    assert 0 <= results["summary"][-1]["ece_after"] <= 1
-    assert "ece_after_pooled" in results["summary"][-1]
+    after = results["cells"]["cnn_tdnn_whole"]["fold3"]["calibration"]["after"]
+    line = next(line for line in results["summary"] if line["name"] == "cnn_tdnn_whole")
+    assert line["ece_after"] == pytest.approx(after["ece"])
+    assert line["ece_after_pooled"] == pytest.approx(after["ece"])  # one fold, all there is to pool
     assert results["summary"][0]["folds"] == 1
     text = (config.out / "compare.md").read_text()
     assert "| cnn_tdnn (ours; 1 of 5 folds) | speech, augmented | log_mel | 0.70 M |" in text
@@ -151,7 +153,6 @@ def test_cells_and_runs_of_other_data_are_not_taken_for_ones_of_this(config: Com
     next(path for path in sorted(fewer.rglob("*.wav")) if "-01.wav" in path.name).unlink()  # of actor 01
     again = json.loads(compare(dataclasses.replace(only, data=fewer)).read_text())["cells"]["knn"]["fold3"]
     assert again["clips"] != first["clips"]
-    assert again["provenance"]["date"] >= first["provenance"]["date"]
     assert (config.runs / "knn-fold3.before1" / "config.json").exists()  # what was learned is not thrown away
 
 

@@ -181,9 +181,12 @@ def test_what_learned_from_its_validation_part_is_calibrated_by_a_run_that_did_n
 ) -> None:
     recipe = dataclasses.replace(settings, schedule="cosine", epochs=2)
     settled = train(dataclasses.replace(recipe, name="settled"))
-    whole = train(dataclasses.replace(recipe, name="all", whole=True))
+    whole = train(dataclasses.replace(recipe, name="all-fold3", whole=True))
     shutil.copy(run / "checkpoints" / "best.ckpt", settled / "checkpoints" / "best.ckpt")  # of one epoch
-    config = ExportConfig(run=whole, out=tmp_path, data=settings.data)
+    line = {"name": "all", "folds": 2, "test_uar": 0.4321, "test_uar_sd": 0.0123}
+    cells = {"all": {fold: {"test": {"clips": 60}} for fold in ("fold3", "fold4")}}
+    (tmp_path / "compare.json").write_text(json.dumps({"summary": [line], "cells": cells}))
+    config = ExportConfig(run=whole, out=tmp_path, data=settings.data, bench=tmp_path)
     with pytest.raises(ValueError, match="--calibrate-by"):
         export(config)
     with pytest.raises(ValueError, match="learned from its validation part"):
@@ -195,7 +198,9 @@ def test_what_learned_from_its_validation_part_is_calibrated_by_a_run_that_did_n
     assert told["calibration"]["temperature_from"] == "settled"
     assert told["training"]["speakers"] == {"train": ["01", "02", "03"], "validation": [], "test": ["08"]}
     assert told["metrics"].keys() == {"test"}
-    assert "(settled)" in (folder / "card.md").read_text()
+    text = (folder / "card.md").read_text()
+    assert "(settled)" in text
+    assert "2 folds of actors and examined on theirs, 120 clips in all: 0.432 ± 0.012" in text
 
 
 def test_a_run_on_another_split_calibrates_nothing(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
