@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 from scipy.stats import binom
 
 from training.metrics import clip_probabilities
@@ -44,14 +45,7 @@ def fit_temperature(logits: Floats, owners: Integers, labels: Integers) -> float
 
 def at_temperature(logits: Floats, owners: Integers, clips: int, temperature: float) -> npt.NDArray[np.float64]:
     """Probabilities of clips (clips, classes) at a temperature: means over each one's windows, as in the service."""
-    return clip_probabilities(softmax(logits / temperature), owners, clips)
-
-
-def softmax(logits: Floats) -> npt.NDArray[np.float32]:
-    """Rows that sum to 1, float32 (n, classes)."""
-    exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: npt.NDArray[np.float32] = (exponent / exponent.sum(axis=1, keepdims=True)).astype(np.float32)
-    return probabilities
+    return clip_probabilities(softmax(logits / temperature, axis=1).astype(np.float32), owners, clips)
 
 
 def reliability(probabilities: Floats, labels: Integers) -> dict[str, Any]:

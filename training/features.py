@@ -10,6 +10,7 @@ import math
 import librosa
 import numpy as np
 import torch
+from scipy.fft import dct
 from scipy.signal import savgol_filter
 from torch import Tensor, nn
 
@@ -52,11 +53,9 @@ class Mfcc(nn.Module):
     def __init__(self, spec: AudioSpec, numbers: FrameSpec = CLASSIC) -> None:
         super().__init__()
         self.log_mel = LogMel(spec, numbers)
-        band, order = np.arange(numbers.mel_bands), np.arange(numbers.mfcc)
-        # DCT-II with orthonormal scaling, as scipy.fft.dct(norm="ortho").
-        dct = np.cos(np.pi / len(band) * (band[:, None] + 0.5) * order[None, :]) * math.sqrt(2 / len(band))
-        dct[:, 0] /= math.sqrt(2)
-        self.register_buffer("dct", torch.tensor(dct, dtype=torch.float32), persistent=False)  # (M, mfcc)
+        # What a transform makes of each band alone, which is its matrix.
+        cosines = dct(np.eye(numbers.mel_bands), norm="ortho", axis=1)[:, : numbers.mfcc]
+        self.register_buffer("dct", torch.tensor(cosines, dtype=torch.float32), persistent=False)  # (M, mfcc)
 
     def forward(self, waveform: Tensor) -> Tensor:
         return self.cepstra(self.log_mel(waveform).transpose(1, 2)).transpose(1, 2)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from tests.sounds import voice
 from training.calibrate import (
@@ -12,7 +13,6 @@ from training.calibrate import (
     pooled_bins,
     rejection_curve,
     reliability,
-    softmax,
 )
 from training.conditions import CONDITIONS
 from training.metrics import clip_probabilities
@@ -33,9 +33,9 @@ def test_the_temperature_is_found_again_and_heals_the_confidence(temperature: fl
     owners = np.arange(len(labels))
     found = fit_temperature(logits, owners, labels)
     assert found == pytest.approx(temperature, rel=0.1)
-    assert reliability(softmax(logits / found), labels)["ece"] < 0.03
+    assert reliability(softmax(logits / found, axis=1), labels)["ece"] < 0.03
     if temperature == 3:
-        assert reliability(softmax(logits), labels)["ece"] > 0.2
+        assert reliability(softmax(logits, axis=1), labels)["ece"] > 0.2
 
 
 def test_what_is_fitted_is_the_mean_over_a_clips_windows() -> None:
@@ -45,7 +45,7 @@ def test_what_is_fitted_is_the_mean_over_a_clips_windows() -> None:
     found = fit_temperature(twice, owners, labels)
 
     def loss(temperature: float) -> float:
-        probabilities = clip_probabilities(softmax(twice / temperature), owners, 1000)
+        probabilities = clip_probabilities(softmax(twice / temperature, axis=1), owners, 1000)
         return float(-np.log(probabilities[np.arange(1000), labels]).mean())
 
     assert loss(found) <= min(loss(0.9 * found), loss(1.1 * found))
@@ -62,7 +62,7 @@ def test_the_error_is_the_gap_between_confidence_and_accuracy() -> None:
 @pytest.mark.parametrize("clips", [120, 4000])
 def test_the_error_of_exact_confidences_is_what_chance_makes_of_so_few_clips(clips: int) -> None:
     rng = np.random.default_rng(0)
-    probabilities = softmax(drawn(1.0, clips)[0])
+    probabilities = softmax(drawn(1.0, clips)[0], axis=1)
     errors = []
     for _ in range(200):  # labels drawn from the probabilities themselves, so that these are exact
         labels = (rng.random(clips)[:, None] > probabilities.cumsum(axis=1)).sum(axis=1).clip(max=7)
@@ -73,7 +73,7 @@ def test_the_error_of_exact_confidences_is_what_chance_makes_of_so_few_clips(cli
 
 
 def test_parts_together_are_as_one_part() -> None:
-    probabilities, labels = softmax(drawn(1.0, 400)[0]), drawn(1.0, 400)[1]
+    probabilities, labels = softmax(drawn(1.0, 400)[0], axis=1), drawn(1.0, 400)[1]
     whole = reliability(probabilities, labels)
     halves = [reliability(probabilities[half], labels[half])["bins"] for half in (slice(0, 150), slice(150, 400))]
     assert [one["clips"] for one in pooled_bins(halves)] == [one["clips"] for one in whole["bins"]]
@@ -96,7 +96,7 @@ def test_certainty_falls_into_the_last_bin() -> None:
 
 def test_rejecting_what_is_unsure_leaves_less_and_better_answers() -> None:
     logits, labels = drawn(1.0)
-    curve = rejection_curve(softmax(logits), labels)
+    curve = rejection_curve(softmax(logits, axis=1), labels)
     assert curve[0]["answered"] == 1
     answered = [point["answered"] for point in curve]
     assert answered == sorted(answered, reverse=True)
