@@ -232,7 +232,8 @@ def plot(lines: list[Json], path: Path) -> None:
         label="accuracy, random split (same voices on both sides)",
         color="#c7c7c7",
     )
-    axes.set_yticks(place, [line["name"] + _missing(line["folds"]).replace("; ", "\n") for line in ordered])
+    names = [f"{line['name']}\n{line['source']}{_missing(line['folds'])}" for line in ordered]
+    axes.set_yticks(place, names, fontsize=8)
     axes.set(xlim=(0, 1), xlabel="score")
     axes.axvline(0.125, color="grey", linestyle=":", linewidth=1)
     above = axes.get_xaxis_transform()

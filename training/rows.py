@@ -81,7 +81,7 @@ ROWS = (
     Row("random_forest", "classical baseline", TrainConfig(model="random_forest")),
     Row("svm", "classical baseline", TrainConfig(model="svm")),
     Row("knn", "classical baseline", TrainConfig(model="knn")),
-    Row("residual", "ours, without places of bands", _OURS, at_random=_LONGER),
+    Row("residual", "ours, mean over mel bands", _OURS, at_random=_LONGER),
     Row(
         "cnn_tdnn_plain",
         "ours, on speech alone, not augmented",
@@ -90,7 +90,7 @@ ROWS = (
     ),
     Row("cnn_tdnn", "ours", _TDNN, at_random=_LONGER),
     Row("cnn_tdnn_noisy", "ours, in noise and rooms", _HARDENED, at_random=_LONGER),
-    Row("cnn_tdnn_taught", "the same, taught by two others", _HARDENED, teachers=2, at_random=_LONGER),
+    Row("cnn_tdnn_taught", "ours, taught by two others", _HARDENED, teachers=2, at_random=_LONGER),
     Row(
         "cnn_tdnn_whole",
         "ours, in noise and rooms, as exported",
