@@ -211,10 +211,13 @@ def test_where_a_peer_is_better_readme_says_why() -> None:
         assert (name, measure) in WHY_BETTER, f"say in WHY_BETTER why {name} is better in {measure}"
 
 
-def test_what_failed_of_a_peer_readme_tells() -> None:
+def test_what_failed_of_a_peer_readme_tells_and_its_tables_tell_how() -> None:
+    tables = _shown().with_suffix(".md").read_text()
     for name, line in json.loads(_shown().read_text())["parts"]["peers"]["summary"].items():
-        told = [int(n) for n in re.findall(rf"^(\d+) of {name}'s requests ended as ", README, re.MULTILINE)]
+        told = [int(n) for n in re.findall(rf"^(\d+) of {name}'s requests ended as ", tables, re.MULTILINE)]
         assert sum(told) == line.get("errors", 0), name
+        shortly = [int(n) for n in re.findall(rf"(\d+) of {name}'s requests failed", README)]
+        assert sum(shortly) == line.get("errors", 0), name
 
 
 @pytest.mark.parametrize("picture", ["page.png", "page-live.png"])
