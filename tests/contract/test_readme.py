@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from benchmarks.peers import WHY_BETTER
@@ -336,12 +338,40 @@ def test_every_page_of_docs_is_in_the_index() -> None:
     assert {f"docs/{name}" for name in DOCS} <= linked
 
 
+@pytest.mark.parametrize("page", ["README.md", *DOCS])
+def test_every_setting_that_is_named_exists(page: str) -> None:
+    named = set(re.findall(r"TIMBRE_[A-Z0-9_]+", README if page == "README.md" else DOCS[page]))
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    assert named <= known | {"TIMBRE_DATA", "TIMBRE_API_KEY"}  # training's and the clients'
+
+
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE))
     assert {"serve", "test", "data", "train", "evaluate", "export"} <= named <= targets
     for page in (README, *DOCS.values()):
         assert set(re.findall(r"(?:^|`)make ([a-z-]+)", page, re.MULTILINE)) <= targets
+
+
+def test_the_image_that_is_run_is_the_one_that_is_built() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert set(re.findall(r"\btimbre:(\d\S+)\b", README)) == {version}
+    (ports,) = re.findall(r"^docker run --rm -p (\d+):\1 -p (\d+):\2 timbre:", README, re.MULTILINE)
+    fields = Settings.model_fields
+    assert [int(port) for port in ports] == [fields["port"].default, fields["grpc_port"].default]
+
+
+def test_the_ports_that_are_forwarded_are_those_of_the_service() -> None:
+    service = yaml.safe_load((ROOT / "k8s" / "base" / "replicas" / "service.yaml").read_text())
+    (name, pairs) = re.findall(r"port-forward svc/(\S+) ([\d: ]+) &", README)[0]
+    assert name == service["metadata"]["name"]
+    assert [int(pair.split(":")[1]) for pair in pairs.split()] == [port["port"] for port in service["spec"]["ports"]]
+
+
+def test_the_programs_of_the_tests_are_those_that_ci_installs() -> None:
+    (told,) = re.findall(r"^apt-get install (.+)$", README, re.MULTILINE)
+    (installed,) = re.findall(r"--no-install-recommends \\\n\s+(.+?) >/dev/null", (ROOT / ".ci" / "run").read_text())
+    assert told == installed
 
 
 def test_every_command_and_option_that_is_named_exists() -> None:
