@@ -66,7 +66,7 @@ ui: ## take the web page's libraries from npm, as requirements/package-lock.json
 
 SHOTS := test_the_microphone_is_heard_live "test_it_is_accessible_at_every_width_and_in_both_colours[desktop-options0]"
 
-screenshots: $(VENV)/.dev ## take README's two pictures of the page anew, from its tests
+screenshots: $(VENV)/.dev ## take the two pictures of the page in docs/ anew, from its tests
 	$(BIN)/python -m pytest $(foreach test,$(SHOTS),tests/e2e/test_page.py::$(test))
 	cp build/screenshots/page.png build/screenshots/page-live.png docs
 

@@ -73,7 +73,7 @@ def for_readme(found: Json, place: Path) -> str:
     text = _lead(found)
     text += f"{_where(found)} [All tables]({place.with_suffix('.md')}), latency by transport and rate among them.\n"
     if there(found["parts"], "peers"):
-        text += f"\n{peers_short(found['parts']['peers'])}"
+        text += f"\n{peers_short(found['parts']['peers'], str(place.with_suffix('.md')))}"
         text += f"\n![The peers, as ratios to this service]({place.with_name(place.stem + '-peers.png')})\n"
     return text
 

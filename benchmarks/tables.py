@@ -24,6 +24,7 @@ MEASURES = {
 }
 _SAID = {"said": "it said `{}`", "logged": "its log `{}`"}
 _SHORT = ("per_second", "p99")
+_PEERS = "Beside its peers"
 HIGHER_IS_BETTER = {"per_second", "crowd"}
 
 
@@ -45,30 +46,78 @@ def rate(load: Json) -> str:
     return _DASH if load["generator"]["bottleneck"] else f"{load['per_second']:.0f}"
 
 
-def peers_short(part: Json) -> str:
-    """The same with two of the ratios; all stand in the tables beside the results, and in the plot."""
-    return peers_section(part, short=True)
+def peers_short(part: Json, tables: str) -> str:
+    """The same with two of the ratios and in two sentences.
 
-
-def peers_section(part: Json, *, short: bool = False) -> str:
-    """The table of the peers, what they are, then where one is better and why, and who is missing."""
+    Args:
+        tables: the file with all of it, as README links it.
+    """
+    lines = part["summary"]
     text = (
+        _asked(part) + "; the last two columns are that server divided by Timbre, with the lowest and highest of the "
+    )
+    text += f"rounds.\n\n{peers_table(lines, short=True)}\n{_whats(part)}\n"
+    text += " ".join([_most(part), *_ahead_short(lines), *_failed_short(lines)])
+    text += f" [Why, and which rounds are left out]({tables}#{_PEERS.lower().replace(' ', '-')}).\n"
+    return text + _not_measured(part)
+
+
+def peers_section(part: Json) -> str:
+    """The table of the peers, what they are, then where one is better and why, and who is missing."""
+    text = f"{_asked(part)}; what follows is theirs to ours, with the lowest and highest of the rounds.\n\n"
+    text += f"{peers_table(part['summary'])}\n{_whats(part)}"
+    for case, how in (("not_quoted", "is not quoted, or not as a ratio;"), ("left_out", "leaves out")):
+        text += "".join(f"\n{told}\n" for told in _with_reasons(part["summary"], case, how))
+    text += "".join(f"\n{told}\n" for told in ahead(part["summary"]))
+    text += "".join(f"\n{told}\n" for told in failed(part["summary"]))
+    return text + _not_measured(part)
+
+
+def _asked(part: Json) -> str:
+    """What each server was sent, and what of it is in the table."""
+    return (
         "A WAV of {seconds:g} s at {rate_hz} Hz".format(**part["clip"])
         + " to each. Requests/s of {closed} clients, and of a crowd of {crowd}, that ask again as soon as they are "
         "answered; median ms of {alone} client alone; ".format(**part["clients"])
         + f"p50 and p99 at {part['rate']:g} requests/s that arrive by chance (Poisson), from when each was due"
     )
-    text += "; what follows is theirs to ours, with the lowest and highest of the rounds.\n\n"
-    text += peers_table(part["summary"], short=short) + "\n"
+
+
+def _whats(part: Json) -> str:
+    """What each peer is."""
     _, *others = part["summary"]
-    text += "".join(f"- {name} is {part['what'][name]}.\n" for name in others)
-    for case, how in (("not_quoted", "is not quoted, or not as a ratio;"), ("left_out", "leaves out")):
-        text += "".join(f"\n{told}\n" for told in _with_reasons(part["summary"], case, how))
-    text += "".join(f"\n{told}\n" for told in ahead(part["summary"]))
-    text += "".join(f"\n{told}\n" for told in failed(part["summary"]))
-    for name, reason in part["missing"].items():
-        text += f"\n{name} was not measured: {reason}.\n"
-    return text
+    return "".join(f"- {name} is {part['what'][name]}.\n" for name in others)
+
+
+def _not_measured(part: Json) -> str:
+    return "".join(f"\n{name} was not measured: {reason}.\n" for name, reason in part["missing"].items())
+
+
+def _most(part: Json) -> str:
+    """Which two servers answer most."""
+    told = []
+    for measure, clients in (("per_second", part["clients"]["closed"]), ("crowd", part["clients"]["crowd"])):
+        found = {name: line.get("figures", {}).get(measure) for name, line in part["summary"].items()}
+        best = sorted(((most, name) for name, most in found.items() if most is not None), reverse=True)[:2]
+        if best:
+            told.append(f"from {clients} clients " + ", then ".join(f"{name} ({most:.0f})" for most, name in best))
+    return f"Most requests/s: {'; '.join(told)}." if told else ""
+
+
+def _ahead_short(lines: Json) -> list[str]:
+    """In what each peer has the better median."""
+    measures: dict[tuple[str, bool], list[str]] = {}
+    for name, measure, ratio in better(lines):
+        measures.setdefault((name, _level(ratio)), []).append(MEASURES[measure])
+    return [
+        f"{name} is ahead of Timbre in {_listed(each)}{', by less than the rounds differ' if level else ''}."
+        for (name, level), each in measures.items()
+    ]
+
+
+def _failed_short(lines: Json) -> list[str]:
+    """How many requests of each server failed."""
+    return [f"{line['errors']} of {name}'s requests failed." for name, line in lines.items() if line.get("errors")]
 
 
 def _with_reasons(lines: Json, case: str, how: str) -> list[str]:
@@ -409,7 +458,7 @@ def offline_section(found: Json) -> str:
 
 
 SECTIONS: tuple[tuple[str, str, Callable[[Json], str]], ...] = (
-    ("peers", "Beside its peers", peers_section),
+    ("peers", _PEERS, peers_section),
     ("latency", "Latency", latency_table),
     ("capacity", "Capacity", capacity_section),
     ("stages", "Where a request's time goes", stages_section),

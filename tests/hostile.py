@@ -35,7 +35,7 @@ EMPTY = frozenset({"empty_audio", "unsupported_audio"})
 
 @dataclass(frozen=True)
 class Hostile:
-    """A file, and the outcomes that are right for it: codes of the README's table, or ``HEARD``."""
+    """A file, and the outcomes that are right for it: codes of docs/errors.md, or ``HEARD``."""
 
     name: str
     data: bytes

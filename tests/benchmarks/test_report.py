@@ -22,7 +22,7 @@ from benchmarks.parts.peers import summary
 from benchmarks.plots import _PLOTS, plot, plot_soak
 from benchmarks.pods import capacity_md, memory_mib, pods
 from benchmarks.report import block, for_readme, into_readme, report, shown, whole
-from benchmarks.tables import batching_section, better, peers_section, peers_table
+from benchmarks.tables import batching_section, better, peers_section, peers_short, peers_table
 from tests.benchmarks.made import load, once, results
 
 Json = dict[str, Any]
@@ -112,10 +112,30 @@ def test_a_peer_that_did_not_start_is_told_and_the_rest_is_measured() -> None:
 def test_where_a_peer_is_better_is_said_and_why() -> None:
     found = results()
     assert better(found["parts"]["peers"]["summary"]) == [("fastapi_onnx", "memory", [0.55, 0.55, 0.55])]
-    text = for_readme(found, PLACE)
+    text, short = whole(found), for_readme(found, PLACE)
     assert "fastapi_onnx is better in memory, 0.55 (0.55 to 0.55) of ours: it loads one model" in text
     assert "between rounds" not in text
-    assert "mlserver_onnx was not measured: it did not install: no wheel" in text
+    for told in (text, short):
+        assert "mlserver_onnx was not measured: it did not install: no wheel" in told
+    assert (
+        "\n\nMost requests/s: from 8 clients timbre (220), then fastapi_onnx (190); from 32 clients timbre (220), then "
+        "fastapi_onnx (190). fastapi_onnx is ahead of Timbre in memory. [Why, and which rounds are left out]"
+        "(benchmarks/results/day-machine.md#beside-its-peers).\n" in short
+    )
+    assert "\n## Beside its peers\n" in text
+
+
+def test_readme_tells_in_short_what_failed_and_what_the_rounds_do_not_tell_apart() -> None:
+    found = results()
+    lines = found["parts"]["peers"]["summary"]
+    lines["fastapi_onnx"]["ratios"] |= {"p50": [0.9, 0.8, 1.1], "p99": [0.95, 0.8, 1.1]}
+    lines["classic"]["errors"] = 7
+    text = for_readme(found, PLACE)
+    assert "fastapi_onnx is ahead of Timbre in p50 and p99, by less than the rounds differ." in text
+    assert "fastapi_onnx is ahead of Timbre in memory." in text
+    assert "7 of classic's requests failed." in text
+    lines["timbre"]["figures"]["per_second"] = None  # the load generator limited it
+    assert "from 8 clients fastapi_onnx (190), then classic (55);" in for_readme(found, PLACE)
 
 
 def test_what_the_rounds_do_not_tell_apart_is_said_with_its_spread_and_the_reason() -> None:
@@ -130,17 +150,22 @@ def test_what_the_rounds_do_not_tell_apart_is_said_with_its_spread_and_the_reaso
         ("fastapi_onnx", "per_second"),
         ("fastapi_onnx", "crowd"),
     ]
-    for text in (peers_section(part), peers_section(part, short=True)):
-        assert (
-            "\nfastapi_onnx is faster by less than the spread between rounds in requests/s, 1.05 (0.75 to 1.10) of "
-            "ours; requests/s of the crowd, 1.05 (0.75 to 1.10) of ours: it does less for a request" in text
-        )
-        (rest,) = [line for line in text.splitlines() if line.startswith("Behind ours by no more")]
-        assert "p99 of fastapi_onnx, 1.50 (0.50 to 2.00) of ours" in rest
-        assert "memory of fastapi_onnx, 1.00 (1.00 to 1.00) of ours" in rest
-        assert "classic" not in rest
-        assert " | 1.05 (0.75 to 1.10) | " in text
-        assert " | 1.50 (0.50 to 2.00) |" in text
+    text, short = peers_section(part), peers_short(part, "tables.md")
+    assert (
+        "\nfastapi_onnx is faster by less than the spread between rounds in requests/s, 1.05 (0.75 to 1.10) of "
+        "ours; requests/s of the crowd, 1.05 (0.75 to 1.10) of ours: it does less for a request" in text
+    )
+    assert (
+        "fastapi_onnx is ahead of Timbre in requests/s and requests/s of the crowd, by less than the rounds differ. "
+        "[Why, and which rounds are left out](tables.md#beside-its-peers).\n" in short
+    )
+    (rest,) = [line for line in text.splitlines() if line.startswith("Behind ours by no more")]
+    assert "p99 of fastapi_onnx, 1.50 (0.50 to 2.00) of ours" in rest
+    assert "memory of fastapi_onnx, 1.00 (1.00 to 1.00) of ours" in rest
+    assert "classic" not in rest
+    for table in (text, short):
+        assert " | 1.05 (0.75 to 1.10) | " in table
+        assert " | 1.50 (0.50 to 2.00) |" in table
 
 
 def test_a_capacity_is_not_quoted_where_the_generator_was_the_bottleneck() -> None:

@@ -210,12 +210,12 @@ def test_triton_is_told_what_there_is_not(triton: Told, who: str) -> None:
     assert [told["told"].startswith(word) for told in triton[who]] == [True] * 5
 
 
-def test_readmes_data_for_perf_analyzer_are_the_clips(
+def test_the_documented_data_for_perf_analyzer_are_the_clips(
     service: Service, clips: list[Path], expected: list[dict[str, Any]]
 ) -> None:
     """Sent as it sends them: a tensor's content as it is once the base64 is undone, with the shape beside it."""
-    readme = (ROOT / "README.md").read_text()
-    block = re.search(r"For those who have `perf_analyzer`.*?```python\n(.*?)```", readme, re.DOTALL)
+    page = (ROOT / "docs" / "open-inference-protocol.md").read_text()
+    block = re.search(r"## perf_analyzer\n.*?```python\n(.*?)```", page, re.DOTALL)
     assert block
     printed = subprocess.run([sys.executable, "-c", block[1], *clips], capture_output=True, check=True).stdout
     with grpc.insecure_channel(service.grpc) as channel:

@@ -74,8 +74,10 @@ def test_the_exact_increments_of_a_success_and_a_failure(tmp_path: Path) -> None
 
 
 def promql() -> list[tuple[str, str]]:
-    """(metric, query) of README's table."""
-    table = (ROOT / "README.md").read_text().split("| metric | what | a query |\n")[1].split("\n\n")[0]
+    """(metric, query) of the table in docs/metrics.md."""
+    table = (
+        (ROOT / "docs" / "metrics.md").read_text().split("| metric | meaning | example query |\n")[1].split("\n\n")[0]
+    )
     rows = [line.strip("|").split(" | ") for line in table.splitlines()[1:]]
     return [(row[0].strip().strip("`"), row[-1].strip().strip("`").replace("\\|", "|")) for row in rows]
 
@@ -95,7 +97,7 @@ def test_every_metric_is_documented_with_a_query() -> None:
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs prometheus, which is not on this machine")
-def test_a_real_prometheus_scrapes_it_and_answers_readmes_queries(tmp_path: Path) -> None:
+def test_a_real_prometheus_scrapes_it_and_answers_the_documented_queries(tmp_path: Path) -> None:
     with running(tmp_path / "log.txt") as service:
         config = tmp_path / "prometheus.yml"
         config.write_text(CONFIG.format(port=service.url.rsplit(":", 1)[1]))
