@@ -71,9 +71,10 @@ async function tellMeaning() {
   try {
     const { metadata } = standing(await loaded());
     const row = metadata.rejection?.findLast((each) => each.min_confidence <= threshold.value + 1e-9);
+    const { test } = metadata.metrics;
     place.textContent = row?.answered
-      ? `In its exam on voices it had not heard, version ${metadata.version} then answered ` +
-        `${percent(row.answered)} of the clips, ${percent(row.accuracy)} of those rightly.`
+      ? `In its exam, ${test.clips} clips of ${metadata.training.speakers.test.length} voices, version ${metadata.version} then ` +
+        `answered ${percent(row.answered)} of them, ${percent(row.accuracy)} of those rightly.`
       : "";
   } catch {
     place.textContent = "";
