@@ -5,12 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.k8s.manifests import K8S, Rendered, components, container, each_overlay, render
+from tests.k8s.manifests import (
+    K8S,
+    Rendered,
+    components,
+    container,
+    copy_manifests,
+    each_overlay,
+    folder_of,
+    parsed,
+    render,
+    render_text,
+)
 
 NAMESPACE = "kubernetes.io/metadata.name"
 HTTP, GRPC, DNS, OTLP = 3000, 3001, 53, 4318
@@ -119,6 +131,20 @@ def test_the_reading_of_policies_sees_what_is_open() -> None:
 def test_the_readme_names_the_label_of_clients() -> None:
     (label,) = [f'{name}: "{value}"' for name, value in CLIENT.labels.items()]
     assert f"label `{label}`" in (K8S / "README.md").read_text()
+
+
+def test_the_grpc_route_can_be_left_out_as_the_readme_says(tmp_path: Path) -> None:
+    k8s = copy_manifests(tmp_path)
+    gateway, rollout = k8s / "components/gateway/kustomization.yaml", k8s / "overlays/canary/rollout.yaml"
+    gateway.write_text(gateway.read_text().replace(", grpcroute.yaml", ""))
+    rollout.write_text(re.sub(r"\n +grpcRoutes: .*", "", rollout.read_text()))
+    for overlay in ("cpu", "cuda", "ab", "canary"):
+        rendered = parsed(render_text(folder_of(overlay, k8s)))
+        assert rendered.all("HTTPRoute")
+        assert "GRPCRoute" not in {resource["kind"] for resource in rendered}
+        for made in rendered.all("Rollout"):
+            routing = made["spec"]["strategy"]["canary"]["trafficRouting"]["plugins"]["argoproj-labs/gatewayAPI"]
+            assert routing.keys() == {"namespace", "httpRoutes"}
 
 
 def ports_of(rendered: Rendered) -> Iterator[tuple[str, dict[str, Any]]]:
