@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.conftest import ROOT
 from tests.k8s.manifests import (
     K8S,
     Rendered,
@@ -151,6 +152,32 @@ def ports_of(rendered: Rendered) -> Iterator[tuple[str, dict[str, Any]]]:
     for service in rendered.all("Service"):
         for port in service["spec"]["ports"]:
             yield service["metadata"]["name"], port
+
+
+def test_the_readmes_way_in_leads_to_the_services_ports() -> None:
+    """kubectl port-forward takes LOCAL:PORT of a Service; the kubelet dials the container's port on its loopback."""
+    readme = (K8S / "README.md").read_text()
+    ((service, forwarded),) = re.findall(r"kubectl -n timbre port-forward svc/(\S+) ((?:\d+:\d+ ?)+)", readme)
+    (deployment,) = re.findall(r"kubectl -n timbre rollout status deployment/(\S+)", readme)
+    (asked,) = re.findall(r"curl -F file=@clip\.wav (http://localhost:\d+)/predict", readme)
+    ways = dict(pair.split(":") for pair in forwarded.split())
+    for overlay in ("local", "cpu", "cuda"):
+        rendered = render(overlay)
+        _, pod = next(rendered.pods())
+        numbers = {port["name"]: port["containerPort"] for port in container(pod)["ports"]}
+        ports = {str(port["port"]): port for port in rendered.one("Service", service)["spec"]["ports"]}
+        # The same numbers as of a service on this machine, so that every example of README goes there.
+        assert {int(local): numbers[ports[port]["targetPort"]] for local, port in ways.items()} == {
+            HTTP: HTTP,
+            GRPC: GRPC,
+        }
+        assert ways[asked.rsplit(":", 1)[1]] == "80"
+        assert rendered.one("Deployment", deployment)
+    for overlay, kinds in {"ab": {"Deployment", "Service"}, "canary": {"Rollout"}}.items():
+        names = {(each["kind"], each["metadata"]["name"]) for each in render(overlay)}
+        assert {(kind, "timbre-stable" if overlay == "ab" else "timbre") for kind in kinds} <= names
+    (host,) = re.findall(r"\bTIMBRE_HOST=(\S+)", (ROOT / "Dockerfile").read_text())
+    assert host == "0.0.0.0"  # noqa: S104 - the loopback is among these
 
 
 @each_overlay
