@@ -42,6 +42,7 @@ FIELDS = {
     "gateway-namespace": {"HTTPRoute.spec.parentRefs.namespace", "GRPCRoute.spec.parentRefs.namespace"},
     "gateway-pods": {"NetworkPolicy.spec.ingress.from.namespaceSelector.matchLabels.kubernetes.io/metadata.name"},
     "hostname": {"HTTPRoute.spec.hostnames", "GRPCRoute.spec.hostnames"},
+    "runbooks": {"PrometheusRule.spec.groups.rules.annotations.runbook_url"},
     "min-replicas": {
         "HorizontalPodAutoscaler.spec.minReplicas",
         "ScaledObject.spec.minReplicaCount",
@@ -91,7 +92,7 @@ SEVERAL = {
     "3001": (11, "port of gRPC: as 80"),
 }
 """Number -> how often it is written, and what it means there: a new copy of a setting would be one more."""
-NAMES = {"our-fault", "prometheus", "monitoring", "gateway", "gateway-namespace", "gateway-pods", "hostname"}
+NAMES = {"our-fault", *re.findall(r"^([a-z-]+)=", (K8S / "components/common/cluster.env").read_text(), re.MULTILINE)}
 
 
 NUMBER = r"(?<![\w.:/-])(\d+(?:\.\d+)?(?:[KMGT]i)?)(?![\w.])"
