@@ -6,7 +6,11 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError as error:
+    print(f"{error}: commands need more than the client. Install Timbre with its extra 'command'.", file=sys.stderr)
+    raise SystemExit(2) from None
 
 from serving.commands.key import key
 from serving.commands.listen import listen
@@ -15,6 +19,7 @@ from serving.commands.options import FAILED, USAGE
 from serving.commands.predict import predict
 from serving.commands.score import score
 from serving.commands.timeline import timeline
+from serving.errors import SettingsError, TimbreError, UsageError
 
 if TYPE_CHECKING:
     from serving.settings import Settings
@@ -46,25 +51,29 @@ for command in (predict, listen, timeline, score, models, key):
 
 
 def _serve(settings: Settings) -> None:
+    try:
+        from serving.server import run
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"`serve` runs from a checkout of Timbre: `make serve` there installs what it needs; {error.name} is not "
+            "installed here. The other commands ask a service by --url."
+        ) from None
     if settings.workers > 1:
         from serving.workers import run_workers
 
         raise typer.Exit(run_workers(settings))
-    from serving.server import run
-
     run(settings)
 
 
 def _run(action: Callable[[Settings], None]) -> None:
     # The service is imported only by who starts one: it takes longer than most other commands do.
-    from serving.errors import SettingsError, TimbreError
     from serving.settings import Settings
 
     try:
         action(Settings.from_environment())
     except TimbreError as error:
         print(f"Timbre does not start. {error}", file=sys.stderr)
-        raise typer.Exit(USAGE if isinstance(error, SettingsError) else FAILED) from None
+        raise typer.Exit(USAGE if isinstance(error, SettingsError | UsageError) else FAILED) from None
 
 
 if __name__ == "__main__":

@@ -102,16 +102,19 @@ class Artifact:
         return cls(file, metadata, model, found)
 
 
-def versions(models: Path) -> list[str]:
+def versions(
+    models: Path,
+    way_out: str = "Set TIMBRE_MODELS to the folder of the versions, or run `make train` and `make export`.",
+) -> list[str]:
     """Names of the versions below a folder, the newest last: by number, then by name.
+
+    Args:
+        way_out: what to do where there is none, for the error.
 
     Raises:
         ArtifactError: there is none.
     """
     found = [entry.parent.name for entry in models.glob(f"*/{_MODEL_JSON}") if not entry.parent.name.startswith(".")]
     if not found:
-        raise ArtifactError(
-            f"{models.resolve()}: no exported version here (a folder with {_MODEL_JSON}). "
-            "Set TIMBRE_MODELS to the folder of the versions, or run `make train` and `make export`."
-        )
+        raise ArtifactError(f"{models.resolve()}: no exported version here (a folder with {_MODEL_JSON}). {way_out}")
     return sorted(found, key=lambda name: (int(name) if name.isdecimal() else -1, name))

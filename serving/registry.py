@@ -84,7 +84,7 @@ class Registry:
         self._limits = Limits(runtime.lanes, runtime.batch_windows, wait_s, queue_windows)
         self._retire_s = retire_s
         self._retiring: set[asyncio.Task[None]] = set()
-        self._tried = self._read()  # content that was loaded, or could not be; None where there is no file
+        self._tried = Routes.text(self._file)  # content that was loaded, or could not be; None where there is no file
         self._refused: str | None = None  # content of which that has been counted; None where it could not be read
         self._pause_s, self._retry_at = _RETRY_S, 0.0
         self.problem = ""
@@ -103,7 +103,7 @@ class Registry:
             await asyncio.sleep(interval_s)
             text = None
             try:
-                text = await asyncio.to_thread(self._read)
+                text = await asyncio.to_thread(Routes.text, self._file)
                 if text != self._tried or (self.problem and time.monotonic() >= self._retry_at):
                     self._tried = text
                     await self._swap(text)
@@ -157,14 +157,6 @@ class Registry:
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*(loaded.close() for loaded in self.fleet.versions.values()))
-
-    def _read(self) -> str | None:
-        try:
-            return self._file.read_text()
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RoutesError(f"{self._file} cannot be read: {error}.") from error
 
     def _load(self, known: Mapping[str, Loaded], text: str | None) -> Fleet:
         """What the text asks for, with the versions known already as they are.

@@ -82,6 +82,20 @@ class Routes(BaseModel):
         return Routes(default="stable", variants={"stable": Variant(version=version, weight=100)})
 
     @staticmethod
+    def text(file: Path) -> str | None:
+        """What a file of routes holds; None where there is none.
+
+        Raises:
+            RoutesError: it cannot be read, or is no text.
+        """
+        try:
+            return file.read_text()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RoutesError(f"{file} cannot be read: {error}.") from error
+
+    @staticmethod
     def parse(text: str, source: Path) -> Routes:
         """Routes from YAML.
 

@@ -17,7 +17,7 @@ from contextlib import aclosing, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from serving.client.answers import Message, Prediction
 from serving.client.clips import ClipLike, read
@@ -45,7 +45,7 @@ class AsyncClient:
         ca, cert, key: files for https:// and grpcs://: an authority of one's own, a client's certificate and its key.
 
     Raises:
-        ValueError: the address is of another kind, or a certificate comes without its key.
+        ValueError: the address is of another kind, an API key is none, or a certificate comes without its key.
         OSError: a file cannot be read.
     """
 
@@ -213,15 +213,29 @@ def in_order(items: Iterable[A], begin: Callable[[A], C], most: int) -> Generato
 
 
 def _transport(url: str, tls: Tls, api_key: str | None) -> Transport:
-    parts = urlsplit(url)
+    parts = _address(url)
     match parts.scheme:
         case "http" | "https":
             return Http(url, tls, api_key)
-        case "grpc" | "grpcs":
+        case _:
             from serving.client.grpc import Grpc  # dear, and only for who wants it
 
             return Grpc(parts.netloc, tls if parts.scheme == "grpcs" else None, api_key)
-        case _:
-            raise ValueError(
-                f"{url!r} is no address of a service; http://HOST:3000, https://, grpc://HOST:3001 and grpcs:// are."
-            )
+
+
+def _address(url: str) -> SplitResult:
+    """The parts of a service's address.
+
+    Raises:
+        ValueError: it is of another kind, names no host, or a port that does not exist.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https", "grpc", "grpcs") and parts.hostname and parts.port != 0:
+            return parts
+        why = ""
+    except ValueError as error:  # of a port, or of an address of IPv6
+        why = f" ({error})"
+    raise ValueError(
+        f"{url!r} is no address of a service{why}; http://HOST:3000, https://, grpc://HOST:3001 and grpcs:// are."
+    )

@@ -63,7 +63,13 @@ class Tls:
 
 
 def authorization(api_key: str | None) -> dict[str, str]:
-    """The header, or gRPC's metadata, that carries an API key; empty where there is none."""
+    """The header, or gRPC's metadata, that carries an API key; empty where there is none.
+
+    Raises:
+        ValueError: it has characters that no header takes.
+    """
+    if api_key and not (api_key.isascii() and api_key.isprintable()):
+        raise ValueError("The API key has a line break or characters beyond ASCII, which no key has. Copy it again.")
     return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from serving.commands.options import MODELS, ApiKey, AsJson, Ca, Cert, Key, Models, Url, exit_codes
+from serving.commands.options import ELSEWHERE, MODELS, ApiKey, AsJson, Ca, Cert, Key, Models, Url, exit_codes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,9 +51,10 @@ def _of_folder(models: Path) -> dict[str, Any]:
     from serving.artifact import Artifact, versions
     from serving.router import ROUTES_FILE, Routes
 
-    there = versions(models)
+    there = versions(models, ELSEWHERE)
     file = models / ROUTES_FILE
-    routes = Routes.parse(file.read_text(), file) if file.is_file() else Routes.only(there[-1])
+    text = Routes.text(file)
+    routes = Routes.only(there[-1]) if text is None else Routes.parse(text, file)
     return {
         **routes.model_dump(mode="json"),
         "models": [

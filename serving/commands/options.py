@@ -36,6 +36,8 @@ Confidence = Annotated[float, typer.Option(min=0, max=1, help="Below this probab
 AsJson = Annotated[bool, typer.Option("--json", help="JSON in place of a table.")]
 
 MODELS = Path("exported")
+ELSEWHERE = "Use --url http://HOST:3000 to ask a service, or --models /path/to/exported."
+"""What to do where there is no model here."""
 
 
 @contextmanager

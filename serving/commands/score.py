@@ -56,7 +56,7 @@ def score(
     with exit_codes():
         if address and engine is not Engine.ray:
             raise UsageError("--address is a Ray cluster's: it goes with --engine ray.")
-        model = models / chosen_version(models, version)
+        model = models / chosen_version(models, version, "Use --models /path/to/exported.")
         with Run.begin(folder, out, model, Limits(max_duration_s=max_duration_s)) as run:
             _show(run, run.on_ray(address) if engine is Engine.ray else run.in_processes(workers))
             run.write()

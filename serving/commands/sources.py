@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from serving.client import Client, Prediction
 from serving.client.asynchronous import in_order
 from serving.client.transport import Tls
-from serving.commands.options import API_KEY
+from serving.commands.options import API_KEY, ELSEWHERE
 from serving.errors import RequestError, UnknownVersion, Unreachable, UsageError
 
 if TYPE_CHECKING:
@@ -122,8 +122,11 @@ class Source:
                 yield one.result()
 
 
-def chosen_version(models: Path, wanted: str | None) -> str:
+def chosen_version(models: Path, wanted: str | None, way_out: str = ELSEWHERE) -> str:
     """The version asked for; else the one that a service would answer with by default.
+
+    Args:
+        way_out: what to do where there is none at all, for the error.
 
     Raises:
         UsageError: there is no such version.
@@ -133,10 +136,10 @@ def chosen_version(models: Path, wanted: str | None) -> str:
     from serving.artifact import versions
     from serving.router import ROUTES_FILE, Routes
 
-    there = versions(models)
-    routes = models / ROUTES_FILE
-    if wanted is None and routes.is_file():
-        wanted = Routes.parse(routes.read_text(), routes).default_version
+    there = versions(models, way_out)
+    file = models / ROUTES_FILE
+    if wanted is None and (text := Routes.text(file)) is not None:
+        wanted = Routes.parse(text, file).default_version
     if wanted is not None and wanted not in there:
         raise UsageError(f"{models} holds no version {wanted!r}; it holds {', '.join(there)}.")
     return wanted or there[-1]

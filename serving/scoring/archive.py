@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from tarfile import TarError
+from zipfile import BadZipFile
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
@@ -41,14 +43,14 @@ class Archive:
         """List it.
 
         Raises:
-            UsageError: it is not there, holds no audio, or needs a package that is not installed.
+            UsageError: it is not there, is damaged, holds no audio, or needs a package that is not installed.
         """
         try:
             files, root = url_to_fs(url)
             if not files.isdir(root):
                 raise UsageError(f"{url}: there is no such folder.")
             found = files.find(root, detail=True)
-        except (ImportError, ValueError, OSError) as error:
+        except (ImportError, ValueError, OSError, BadZipFile, TarError) as error:
             raise UsageError(f"{url}: it cannot be listed: {error}.") from error
         inside = root.rstrip("/") + "/" if root.strip("/") else root
         items = [

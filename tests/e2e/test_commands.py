@@ -128,6 +128,15 @@ def test_predict_as_json_says_the_same_with_and_without_a_service(archive: Path,
         (["predict", "--json", "--min-confidence", "2", "x.wav"], "min-confidence"),
         (["predict", "--version", "404", "x.wav"], "holds no version '404'; it holds 1"),
         (["predict", "--url", "localhost", "x.wav"], "http://HOST:3000"),
+        (["predict", "--url", "http://", "x.wav"], "'http://' is no address of a service; http://HOST:3000"),
+        (["predict", "--url", "grpc://", "x.wav"], "'grpc://' is no address of a service"),
+        (["predict", "--url", "http://localhost:99999", "x.wav"], "no address of a service (Port out of range"),
+        (["models", "--url", "http://localhost:http"], "no address of a service (Port could not be cast"),
+        (["timeline", "--url", "http://[::1", "x.wav"], "no address of a service (Invalid IPv6 URL)"),
+        (["listen", "--url", "grpc://localhost:0", "x.wav"], "no address of a service"),
+        (["predict", "--url", "http://localhost:3000", "--api-key", "clé", "x.wav"], "beyond ASCII"),
+        (["score", f"zip://::{__file__}", "--out", "x.csv"], "cannot be listed: File is not a zip file"),
+        (["score", f"tar://::{__file__}", "--out", "x.csv"], "cannot be listed: "),
         (["timeline", "x.wav", "--png", "/nowhere/at/all.png"], "no such folder"),
         (["score", "/nowhere/at/all", "--out", "x.csv"], "no such folder"),
         (["score", ".", "--out", "x.xlsx"], "ends in .parquet, .csv, .jsonl"),
@@ -213,6 +222,27 @@ def test_no_service_and_no_model_are_1(archive: Path, tmp_path: Path) -> None:
     nothing = told("predict", archive / "one.wav", models=tmp_path)
     assert nothing.exit_code == 1
     assert "no exported version here" in nothing.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["predict", "x.wav"], ["timeline", "x.wav"], ["models"], ["score", ".", "--out", "x.csv"]]
+)
+def test_who_has_no_models_is_told_where_answers_come_from(tmp_path: Path, command: list[str]) -> None:
+    """Whoever installed the package has no Makefile to train by; a whole archive is heard here alone."""
+    nothing = told(*command, models=tmp_path)
+    assert nothing.exit_code == 1
+    assert "--models /path/to/exported" in nothing.stderr
+    assert ("--url http://HOST:3000" in nothing.stderr) == (command[0] != "score")
+    assert "make " not in nothing.stderr
+
+
+@pytest.mark.parametrize("command", [["predict", "x.wav"], ["models"]])
+def test_routes_that_are_no_text_are_told(tmp_path: Path, command: list[str]) -> None:
+    folder = copy_versions(tmp_path)
+    (folder / "routes.yaml").write_bytes(b"\xff\xfe")
+    result = told(*command, models=folder)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"{folder / 'routes.yaml'} cannot be read: ")
 
 
 def test_models_of_a_folder_and_of_a_service(tmp_path: Path, service: Service) -> None:

@@ -95,6 +95,11 @@ def test_the_client_asks_from_anywhere_with_the_oldest_it_allows(wheel: Path, tm
     assert len(told["answers"]) == 4
     assert {answer["emotion"] for answer in told["answers"]} == {told["answers"][0]["emotion"]}
     assert "Install Timbre with its extra 'local'" in told["load"]
+    command = [python, "-m", "serving", "predict", "clip.wav"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Install Timbre with its extra 'command'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_version_and_the_commands_need_an_extra_and_no_service(wheel: Path, exported: Path, tmp_path: Path) -> None:
@@ -104,9 +109,12 @@ def test_a_version_and_the_commands_need_an_extra_and_no_service(wheel: Path, ex
     for name, data in clips.items():
         (tmp_path / name).write_bytes(data)
 
-    def timbre(*arguments: str | Path) -> str:
+    def ended(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [python, "-m", "serving", *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+
+    def timbre(*arguments: str | Path) -> str:
+        done = ended(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -116,3 +124,7 @@ def test_a_version_and_the_commands_need_an_extra_and_no_service(wheel: Path, ex
     assert timbre("models", "--models", exported)
     timbre("score", ".", "--out", "table.csv", "--models", exported)
     assert "clip.m4a" in (tmp_path / "table.csv").read_text()
+    serve = ended("serve")
+    assert (serve.returncode, serve.stdout) == (2, "")
+    assert serve.stderr.startswith("Timbre does not start. `serve` runs from a checkout of Timbre: `make serve` there")
+    assert serve.stderr.count("\n") == 1

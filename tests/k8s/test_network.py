@@ -5,12 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.k8s.manifests import K8S, Rendered, components, container, each_overlay, render
+from tests.conftest import ROOT
+from tests.k8s.manifests import (
+    K8S,
+    Rendered,
+    components,
+    container,
+    copy_manifests,
+    each_overlay,
+    folder_of,
+    parsed,
+    render,
+    render_text,
+)
 
 NAMESPACE = "kubernetes.io/metadata.name"
 HTTP, GRPC, DNS, OTLP = 3000, 3001, 53, 4318
@@ -121,10 +134,50 @@ def test_the_readme_names_the_label_of_clients() -> None:
     assert f"label `{label}`" in (K8S / "README.md").read_text()
 
 
+def test_the_grpc_route_can_be_left_out_as_the_readme_says(tmp_path: Path) -> None:
+    k8s = copy_manifests(tmp_path)
+    gateway, rollout = k8s / "components/gateway/kustomization.yaml", k8s / "overlays/canary/rollout.yaml"
+    gateway.write_text(gateway.read_text().replace(", grpcroute.yaml", ""))
+    rollout.write_text(re.sub(r"\n +grpcRoutes: .*", "", rollout.read_text()))
+    for overlay in ("cpu", "cuda", "ab", "canary"):
+        rendered = parsed(render_text(folder_of(overlay, k8s)))
+        assert rendered.all("HTTPRoute")
+        assert "GRPCRoute" not in {resource["kind"] for resource in rendered}
+        for made in rendered.all("Rollout"):
+            routing = made["spec"]["strategy"]["canary"]["trafficRouting"]["plugins"]["argoproj-labs/gatewayAPI"]
+            assert routing.keys() == {"namespace", "httpRoutes"}
+
+
 def ports_of(rendered: Rendered) -> Iterator[tuple[str, dict[str, Any]]]:
     for service in rendered.all("Service"):
         for port in service["spec"]["ports"]:
             yield service["metadata"]["name"], port
+
+
+def test_the_readmes_way_in_leads_to_the_services_ports() -> None:
+    """kubectl port-forward takes LOCAL:PORT of a Service; the kubelet dials the container's port on its loopback."""
+    readme = (K8S / "README.md").read_text()
+    ((service, forwarded),) = re.findall(r"kubectl -n timbre port-forward svc/(\S+) ((?:\d+:\d+ ?)+)", readme)
+    (deployment,) = re.findall(r"kubectl -n timbre rollout status deployment/(\S+)", readme)
+    (asked,) = re.findall(r"curl -F file=@clip\.wav (http://localhost:\d+)/predict", readme)
+    ways = dict(pair.split(":") for pair in forwarded.split())
+    for overlay in ("local", "cpu", "cuda"):
+        rendered = render(overlay)
+        _, pod = next(rendered.pods())
+        numbers = {port["name"]: port["containerPort"] for port in container(pod)["ports"]}
+        ports = {str(port["port"]): port for port in rendered.one("Service", service)["spec"]["ports"]}
+        # The same numbers as of a service on this machine, so that every example of README goes there.
+        assert {int(local): numbers[ports[port]["targetPort"]] for local, port in ways.items()} == {
+            HTTP: HTTP,
+            GRPC: GRPC,
+        }
+        assert ways[asked.rsplit(":", 1)[1]] == "80"
+        assert rendered.one("Deployment", deployment)
+    for overlay, kinds in {"ab": {"Deployment", "Service"}, "canary": {"Rollout"}}.items():
+        names = {(each["kind"], each["metadata"]["name"]) for each in render(overlay)}
+        assert {(kind, "timbre-stable" if overlay == "ab" else "timbre") for kind in kinds} <= names
+    (host,) = re.findall(r"\bTIMBRE_HOST=(\S+)", (ROOT / "Dockerfile").read_text())
+    assert host == "0.0.0.0"  # noqa: S104 - the loopback is among these
 
 
 @each_overlay

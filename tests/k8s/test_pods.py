@@ -12,6 +12,7 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving import ffmpeg, isolated
+from serving.grpc_server import _options
 from serving.lifecycle import FINISH_S
 from serving.settings import Settings
 from tests.conftest import ROOT, SERVED
@@ -91,27 +92,48 @@ def test_what_may_be_written_is_small_and_gone_with_the_pod(overlay: str) -> Non
         assert size_bytes(scratch["sizeLimit"]) <= requested < limited
 
 
-@each_overlay
-def test_the_memory_limit_holds_the_worst_that_may_come(overlay: str) -> None:
+def worst_over_http_bytes(settings: Settings, cores: int) -> int:
     """All bodies and all decoded audio that may be held, and every live stream with an utterance.
 
     And a decoder for each core of the quota, at the end of the memory that it is allowed.
     """
-    rate_hz = json.loads((ROOT / "exported" / SERVED / "model.json").read_text())["metadata"]["sample_rate_hz"]
+    rate_hz: int = json.loads((ROOT / "exported" / SERVED / "model.json").read_text())["metadata"]["sample_rate_hz"]
+    streams = round(settings.listen_streams * settings.listen_utterance_s * rate_hz * 4)
+    each = DECODER_BYTES + settings.max_upload_bytes + ffmpeg._ROOM_BYTES
+    decoders = min(isolated._MOST, cores) * each
+    return MAX_RESIDENT_BYTES + settings.max_held_bytes + settings.max_decoded_bytes + streams + decoders
+
+
+def one_grpc_connection_bytes(settings: Settings) -> int:
+    """What it may hold that no counter sees: a whole message, less its last byte, of every call that it may have."""
+    options = dict(_options(settings))
+    return options["grpc.max_concurrent_streams"] * options["grpc.max_receive_message_length"]
+
+
+@each_overlay
+def test_the_memory_limit_holds_the_worst_over_http_beside_one_grpc_connection(overlay: str) -> None:
     rendered = render(overlay)
     for _, pod in rendered.pods():
         settings = Settings.from_environment(settings_of(pod, rendered))
-        streams = settings.listen_streams * settings.listen_utterance_s * rate_hz * 4
         amounts = container(pod)["resources"]
-        each = DECODER_BYTES + settings.max_upload_bytes + ffmpeg._ROOM_BYTES
-        decoders = min(isolated._MOST, int(amounts["limits"]["cpu"])) * each
-        worst = MAX_RESIDENT_BYTES + settings.max_held_bytes + settings.max_decoded_bytes + streams + decoders
+        worst = worst_over_http_bytes(settings, int(amounts["limits"]["cpu"])) + one_grpc_connection_bytes(settings)
         requested, limited = (size_bytes(amounts[kind]["memory"]) for kind in ("requests", "limits"))
         cuda = requested if settings.runtime == "cuda" else 0
         assert worst < limited - cuda < 1.2 * worst
         assert requested > MAX_RESIDENT_BYTES
         # Lanes are made by the limit, so that what is promised is what is used.
         assert amounts["requests"]["cpu"] == amounts["limits"]["cpu"]
+
+
+def test_what_is_written_of_a_grpc_connection_is_what_it_may_hold() -> None:
+    """Of the cluster's settings k8s/README.md and SECURITY.md, of the defaults SECURITY.md."""
+    rendered = render("local")
+    _, pod = next(rendered.pods())
+    cluster = one_grpc_connection_bytes(Settings.from_environment(settings_of(pod, rendered))) >> 20
+    security, readme = (" ".join((ROOT / name).read_text().split()) for name in ("SECURITY.md", "k8s/README.md"))
+    assert f"{cluster} MiB with the settings of `k8s/`" in security
+    assert f"{one_grpc_connection_bytes(Settings()) / (1 << 30):.2f} GiB by default" in security
+    assert f"{cluster} MiB for each connection" in readme
 
 
 def test_a_decoder_that_has_nothing_to_do_is_as_small_as_it_is_counted() -> None:

@@ -134,6 +134,7 @@ def test_a_component_reaches_every_pod_and_every_service(overlay: str) -> None:
         assert (settings[f"{PREFIX}RUNTIME"] == "cuda") == ("cuda" in listed)
         assert (f"{PREFIX}OTLP_ENDPOINT" in settings) == ("tracing" in listed)
         assert (f"{PREFIX}TLS_CERT" in settings) == ("tls" in listed)
+        assert (f"{PREFIX}API_KEYS_FILE" in settings) == ("api-keys" in listed)
         assert ("nvidia.com/gpu.present" in pod["nodeSelector"]) == (GPU in pod["tolerations"]) == ("cuda" in listed)
     schemes = {get.get("scheme", "HTTP") for _, get in probes(rendered)}
     assert schemes == {"HTTPS" if "tls" in listed else "HTTP"}

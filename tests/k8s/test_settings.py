@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from serving.errors import Unauthenticated
+from serving.keys import Guard, Scope
+from serving.metrics import Metrics
 from serving.settings import PREFIX, Settings
+from tests.conftest import ROOT
 from tests.k8s.manifests import (
     K8S,
+    components,
     container,
     copy_manifests,
     each_overlay,
@@ -33,6 +42,7 @@ FIELDS = {
     "gateway-namespace": {"HTTPRoute.spec.parentRefs.namespace", "GRPCRoute.spec.parentRefs.namespace"},
     "gateway-pods": {"NetworkPolicy.spec.ingress.from.namespaceSelector.matchLabels.kubernetes.io/metadata.name"},
     "hostname": {"HTTPRoute.spec.hostnames", "GRPCRoute.spec.hostnames"},
+    "runbooks": {"PrometheusRule.spec.groups.rules.annotations.runbook_url"},
     "min-replicas": {
         "HorizontalPodAutoscaler.spec.minReplicas",
         "ScaledObject.spec.minReplicaCount",
@@ -70,18 +80,19 @@ SEVERAL = {
     "4": (3, "replicas of a canary; replicas while Prometheus is silent, and the polls until then"),
     "5": (6, "a probe's and preStop's seconds; revisions; percents of a mirror and a first step; inconclusive answers"),
     "6": (2, "probes until a restart; the burn rate that warns"),
-    "10": (3, "a probe's period; the candidate's weight; inconclusive answers about disagreement"),
+    "10": (4, "a probe's period; the candidate's weight; inconclusive answers about disagreement; MiB of an upload"),
     "15": (2, "seconds of the HPA's policy; seconds between KEDA's polls"),
     "50": (2, "a step of the canary; percent that its shadow hears"),
     "53": (2, "port of DNS: UDP, TCP"),
     "60": (5, "seconds: a node's silence, a stop, an aborted canary, down-period-s; probes of a start"),
+    "64": (2, "requests in flight; live streams, of which fewer would not make a gRPC connection hold less"),
     "80": (9, "port of the Service: the routes to it name it, and are checked against it"),
     "100": (8, "all of the traffic, or of the replicas; clips that are compared; answers that make a mix"),
     "300": (2, "seconds of a rollout without progress; down-after-s"),
     "3001": (11, "port of gRPC: as 80"),
 }
 """Number -> how often it is written, and what it means there: a new copy of a setting would be one more."""
-NAMES = {"our-fault", "prometheus", "monitoring", "gateway", "gateway-namespace", "gateway-pods", "hostname"}
+NAMES = {"our-fault", *re.findall(r"^([a-z-]+)=", (K8S / "components/common/cluster.env").read_text(), re.MULTILINE)}
 
 
 NUMBER = r"(?<![\w.:/-])(\d+(?:\.\d+)?(?:[KMGT]i)?)(?![\w.])"
@@ -179,6 +190,38 @@ def test_settings_are_known_and_valid(overlay: str) -> None:
         assert ports == {"http": settings.port, "grpc": settings.grpc_port}
         mounts = {mount["mountPath"]: mount["name"] for mount in only["volumeMounts"]}
         assert mounts[str(settings.routes_file.parent)] == "routes"
+
+
+@each_overlay
+def test_every_file_that_is_named_is_below_a_mount_of_what_holds_it(overlay: str) -> None:
+    """Routes, certificate and API keys; a whole folder, since what is mounted by subPath is not followed."""
+    rendered, listed = render(overlay), components(overlay)
+    for _, pod in rendered.pods():
+        settings = Settings.from_environment(settings_of(pod, rendered))
+        files = (settings.routes, settings.tls_cert, settings.tls_key, settings.api_keys_file)
+        mounts = {mount["mountPath"]: mount for mount in container(pod)["volumeMounts"]}
+        held = {mounts[str(Path(file).parent)]["name"] for file in files if file}
+        assert held == {"routes", *(name for name in ("tls", "api-keys") if name in listed)}
+        assert not any("subPath" in mount for mount in mounts.values())
+
+
+def test_the_readmes_secret_holds_keys_that_the_service_reads(tmp_path: Path) -> None:
+    """Its lines, run as they stand but for the cluster: the key of the first opens what the service says it is for."""
+    (lines,) = re.findall(r"```sh\n(echo keys: .+?)```", (K8S / "README.md").read_text(), re.DOTALL)
+    made, created, changed = [line.partition(" #")[0] for line in lines.splitlines()[1:]]
+    begun = lines.splitlines()[0]
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    subprocess.run(["bash", "-ec", f"{begun}\n{made}"], cwd=tmp_path, env=path, check=True)
+    rendered = render("cpu+api-keys")
+    _, pod = next(rendered.pods())
+    file = Path(Settings.from_environment(settings_of(pod, rendered)).api_keys_file)
+    (secret,) = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+    for line in (created, changed):
+        assert f" -n timbre create secret generic {secret} --from-file={file.name}" in line
+    guard = Guard(tmp_path / file.name, frozenset({Scope.HEALTH}), Metrics())
+    guard.admit((tmp_path / "key.txt").read_text().strip(), Scope.PREDICT)
+    with pytest.raises(Unauthenticated):
+        guard.admit(None, Scope.PREDICT)
 
 
 @each_overlay

@@ -42,7 +42,8 @@ def is_custom(resource: Resource) -> bool:
 
 def test_there_are_the_overlays_and_components_that_are_promised() -> None:
     assert set(OVERLAYS) == {"local", "cpu", "cuda", "ab", "canary", "kserve"}
-    assert {"autoscaling-hpa", "autoscaling-keda", "monitoring", "gateway", "cuda", "tls", "tracing"} < set(COMPONENTS)
+    promised = {"autoscaling-hpa", "autoscaling-keda", "monitoring", "gateway", "cuda", "tls", "tracing", "api-keys"}
+    assert promised < set(COMPONENTS)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -103,6 +103,25 @@ def test_the_file_is_followed_and_a_wrong_one_changes_nothing(file: Path, caplog
         doors.admit(OLD, Scope.PREDICT)
 
 
+def test_a_file_that_a_kubelet_exchanges_is_followed(file: Path, tmp_path: Path) -> None:
+    """A Secret's mount: the name leads through a link to a folder, and the link is what is exchanged."""
+    for folder, key in {"..1": OLD, "..2": NEW}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file.name).write_text(f"keys: {{app: {{sha256: {hashed(key)}}}}}")
+    data = tmp_path / "..data"
+    data.symlink_to("..1")
+    file.unlink()
+    file.symlink_to(f"..data/{file.name}")
+    doors = guard(file)
+    doors.admit(OLD, Scope.PREDICT)
+    (tmp_path / "..new").symlink_to("..2")
+    (tmp_path / "..new").replace(data)
+    doors.follow()
+    doors.admit(NEW, Scope.PREDICT)
+    with pytest.raises(Unauthenticated):
+        doors.admit(OLD, Scope.PREDICT)
+
+
 def test_a_change_elsewhere_gives_no_new_rate(file: Path) -> None:
     doors = guard(file)
     for _ in range(10):
