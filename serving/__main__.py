@@ -34,7 +34,7 @@ app = typer.Typer(
 
 @app.command()
 def serve() -> None:
-    """Answer HTTP until told to stop. Settings come from TIMBRE_* variables; README lists them."""
+    """Answer HTTP until told to stop. Settings come from TIMBRE_* variables; docs/settings.md lists them."""
     _run(_serve)
 
 

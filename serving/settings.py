@@ -62,7 +62,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Settings(BaseModel):
-    """Defaults, ranges and meaning of each setting; README's table is made from here."""
+    """Defaults, ranges and meaning of each setting; docs/settings.md has them as a table."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
