@@ -604,12 +604,13 @@ def test_the_model_says_what_it_is_and_what_it_must_not_be_used_for(visit: Visit
 
 
 def test_a_clip_is_answered_on_one_card(visit: Visitor, tmp_path: Path) -> None:
-    """The picture that README begins with: somebody speaks without a pause, and the answer is there whole."""
+    """The picture that README begins with: somebody speaks without a pause, loudly and softly, and the whole answer."""
     said = [
         speech("I have told you so, and you did not listen!", RATE_HZ, pitch=85),
-        speech("Well, it does not matter any more.", RATE_HZ, pitch=20),
+        0.1 * speech("Well, it does not matter any more.", RATE_HZ, pitch=20),
+        0.2 * speech("What did you say? I did not know that!", RATE_HZ, pitch=99),
     ]
-    (tmp_path / "clip.wav").write_bytes(encode(np.concatenate(said), RATE_HZ))
+    (tmp_path / "clip.wav").write_bytes(encode(np.concatenate(said).astype(np.float32), RATE_HZ))
     seen = visit()
     (card,) = seen.choose(tmp_path / "clip.wav")
     expect(card.locator(".play")).to_be_enabled()
