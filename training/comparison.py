@@ -38,7 +38,7 @@ def summary(results: Json) -> list[Json]:
         for part in ("validation", "test"):
             for score in ("uar", "accuracy"):
                 values = [cell[part][score] for cell in folds if part in cell]
-                line[f"{part}_{score}"], line[f"{part}_{score}_sd"] = mean_and_deviation(values)
+                line[f"{part}_{score}"], line[f"{part}_{score}_sd"] = _mean_and_deviation(values)
         # Every actor counts as much as another, where the mean over folds lets those of small ones count more.
         scores, clips = [cell["test"]["uar"] for cell in folds], [cell["test"]["clips"] for cell in folds]
         line["test_uar_by_clips"] = float(np.average(scores, weights=clips)) if folds else None
@@ -50,12 +50,12 @@ def summary(results: Json) -> list[Json]:
             found = [cell["calibration"][when]["bins"] for cell in folds if "calibration" in cell]
             for name, error in (("ece", calibration_error), ("ece_if_calibrated", error_if_calibrated)):
                 key = f"{name}_{when}"
-                line[key], line[f"{key}_sd"] = mean_and_deviation([error(bins) for bins in found])
+                line[key], line[f"{key}_sd"] = _mean_and_deviation([error(bins) for bins in found])
                 line[f"{key}_pooled"] = error(pooled_bins(found)) if found else None
         line["parameters"] = any_cell["parameters"]
         cost = results.get("costs", {}).get("rows", {}).get(row.name, {})  # told once all cells are there
         line["megabytes"], line["ms"] = cost.get("megabytes"), cost.get("ms")
-        line["train_s"], _ = mean_and_deviation([cell["train_s"] for cell in folds])
+        line["train_s"], _ = _mean_and_deviation([cell["train_s"] for cell in folds])
         lines.append(line)
     return lines
 
@@ -98,12 +98,11 @@ def chosen_inside(results: Json) -> Json:
         if chosen := {row: cell for row, cell in cells.items() if "validation" in cell}:
             best = max(chosen, key=lambda row: float(chosen[row]["validation"]["uar"]))
             folds[name] = {"row": best} | {f"{part}_uar": cells[best][part]["uar"] for part in ("validation", "test")}
-    mean, deviation = mean_and_deviation([fold["test_uar"] for fold in folds.values()])
+    mean, deviation = _mean_and_deviation([fold["test_uar"] for fold in folds.values()])
     return {"folds": folds, "test_uar": mean, "test_uar_sd": deviation}
 
 
-def mean_and_deviation(values: list[float]) -> tuple[float | None, float]:
-    """Mean, None of nothing, and standard deviation (n - 1), 0 of fewer than two."""
+def _mean_and_deviation(values: list[float]) -> tuple[float | None, float]:
     if not values:
         return None, 0.0
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

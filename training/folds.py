@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
-from training.comparison import mean_and_deviation
 from training.spec import ACTOR_FOLDS, FIRST_ACTORS, SPEECH_CLIPS
 
 Json = dict[str, Any]
@@ -15,7 +15,8 @@ Json = dict[str, Any]
 def fold_table(results: Json) -> Json:
     """UAR on the actors of each fold, whom the recipe then had not heard; None where that has not been run.
 
-    Rows over all folds come before others, the best on average first; ``mean`` has their mean and standard deviation.
+    Rows over all folds come before others, the best on average first. ``mean`` has a row's mean and, over more than one
+    fold, standard deviation.
 
     Args:
         results: the content of compare.json.
@@ -27,14 +28,17 @@ def fold_table(results: Json) -> Json:
     scores = {row: [_uar(cells.get(fold)) for fold in folds] for row, cells in results["cells"].items()}
     clips = [_clips(results, fold) for fold in folds]
     run = {row: [score for score in found if score is not None] for row, found in scores.items()}
-    mean = {row: mean_and_deviation(found) for row, found in run.items() if found}
-    ordered = sorted(mean, key=lambda row: (-len(run[row]), -(mean[row][0] or 0.0)))
+    ordered = sorted(filter(run.get, run), key=lambda row: (-len(run[row]), -mean(run[row])))
     return {
         "actors": [_examined(actors, count) for actors, count in zip(ACTOR_FOLDS, clips, strict=True)],
         "clips": clips,
         "uar": {row: [None if score is None else round(score, 4) for score in scores[row]] for row in ordered},
-        "mean": {row: [None if value is None else round(value, 4) for value in mean[row]] for row in ordered},
+        "mean": {row: _mean_and_deviation(run[row]) for row in ordered},
     }
+
+
+def _mean_and_deviation(scores: list[float]) -> list[float]:
+    return [round(mean(scores), 4)] + ([round(stdev(scores), 4)] if len(scores) > 1 else [])
 
 
 def write_folds(results: Json, path: Path) -> None:

@@ -70,11 +70,11 @@ function terms(section, metadata) {
 function headline(metadata, figures) {
   const { bench } = metadata; // its recipe over all folds of actors: more voices than its own exam has
   const tiles = [
-    ...(bench ? [["UAR to expect of a new voice", `${score(bench.uar)} ± ${score(bench.uar_sd)}`, `its recipe over ${bench.folds} folds of actors, ${bench.clips} clips`]] : []),
+    ...(bench ? [["UAR to expect of a new voice", score(bench.uar), `± ${score(bench.uar_sd)}: its recipe over ${bench.folds} folds of actors, ${bench.clips} clips`]] : []),
     ["UAR, its own exam of unheard voices", score(figures?.uar), figures && `${score(figures.uar_interval[0])} to ${score(figures.uar_interval[1])}, 95 %, over clips alone`],
     ["Accuracy, the same", score(figures?.accuracy), figures && `${figures.clips} clips; chance is ${score(1 / metadata.labels.length)}`],
     ["Parameters", metadata.parameters ? `${(metadata.parameters / 1e6).toFixed(2)} M` : "–", [metadata.model, metadata.features].filter(Boolean).join(" over ")],
-    ["Learned from", metadata.training?.clips ? `${metadata.training.clips.train} clips` : "–", metadata.training?.corpora?.join(", ")],
+    ["Clips it learned from", metadata.training?.clips?.train ?? "–", metadata.training?.corpora?.join(", ")],
   ];
   return h("dl", { class: "tiles" }, tiles.map(([name, value, note]) =>
     h("div", { class: "tile" }, h("dt", {}, name), h("dd", {}, value, h("span", { class: "muted" }, note || "")))));
@@ -149,7 +149,7 @@ function actors(metadata, figures, folds) {
     const head = h("tr", {}, h("th", { scope: "col" }, "Recipe"), h("th", { scope: "col" }, "Mean"), folds.actors.map((names, n) =>
       h("th", { scope: "col" }, `Fold ${n}`, h("span", { class: "role" }, names.length ? `actors ${names.join(", ")}; ${folds.clips[n]} clips` : "not run"))));
     const line = (name, found, mean, owned) =>
-      h("tr", { class: owned ? "own" : "" }, h("th", { scope: "row" }, name), h("td", {}, mean), found.map((value) => h("td", {}, score(value))));
+      h("tr", { class: owned ? "own" : "" }, h("th", { scope: "row" }, name), h("td", { class: "mean" }, mean), found.map((value) => h("td", {}, score(value))));
     const rows = Object.entries(folds.uar).map(([name, found]) =>
       line(name === own ? `${name} (its recipe)` : name, found, folds.mean[name].map(score).join(" ± "), name === own));
     rows.push(line(`version ${metadata.version}, its own exam`, ownExam(metadata, figures, folds), "", true));

@@ -68,7 +68,7 @@ def test_who_was_run_on_all_folds_comes_first_and_the_best_of_them() -> None:
     }
     told = fold_table({"cells": cells})
     assert list(told["uar"]) == list(told["mean"]) == ["svm", "cnn", "gru"]
-    assert told["mean"] == {"svm": [0.65, 0.0707], "cnn": [0.5, 0.1414], "gru": [0.9, 0.0]}
+    assert told["mean"] == {"svm": [0.65, 0.0707], "cnn": [0.5, 0.1414], "gru": [0.9]}
 
 
 def test_only_actors_who_were_examined_are_named() -> None:

@@ -583,7 +583,7 @@ def test_the_model_says_what_it_is_and_what_it_must_not_be_used_for(visit: Visit
         expect(own).to_contain_text(f"{figures['uar']:.3f}")
         bench = json.loads((ROOT / "exported" / version / "model.json").read_text())["metadata"].get("bench")
         if bench:
-            expected = f"{half_up(bench['uar'])} ± {half_up(bench['uar_sd'])}"
+            expected = f"{half_up(bench['uar'])}± {half_up(bench['uar_sd'])}: its recipe over {bench['folds']} folds"
             expect(page.locator(".tile dd").first).to_contain_text(expected)
         expect(page.get_by_text("Do not use it to judge, hire, grade, diagnose or police people")).to_be_visible()
         expect(page.locator(".terms")).to_contain_text("CC BY-NC-SA 4.0")
