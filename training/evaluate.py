@@ -18,8 +18,8 @@ from training.progress import progress
 from training.provenance import provenance
 from training.recordings import Recordings
 from training.report import classification_text, plot_confusion, plot_reliability, plot_roc
+from training.runs import FITTED, load_classifier, split_of
 from training.splits import Split
-from training.train import FITTED, load_classifier, split_of
 
 
 def evaluate(config: EvaluateConfig) -> tuple[Path, dict[str, Any]]:

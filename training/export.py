@@ -27,9 +27,9 @@ from training.progress import progress
 from training.provenance import provenance
 from training.recordings import Recordings
 from training.report import plot_conditions, plot_curves
+from training.runs import load_classifier, split_of
 from training.spec import AUDIO, LABELS, SCHEMA_VERSION
 from training.splits import Split
-from training.train import load_classifier, split_of
 
 PARITY = 1e-5
 """Largest difference allowed between ONNX Runtime's and PyTorch's probabilities."""

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from training.config import CLASSICAL, PaceConfig
+from training.config import PaceConfig
 from training.history import read_pace
+from training.models import CLASSICAL
 from training.provenance import provenance
 from training.rows import ROWS, recipe
 from training.train import train

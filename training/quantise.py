@@ -23,8 +23,8 @@ from training.graph import INPUT, onnx_model, time_in_turn
 from training.metrics import scores
 from training.provenance import provenance
 from training.recordings import Recordings
+from training.runs import corpus_clips
 from training.splits import Split
-from training.train import corpus_clips
 
 FASTER, UAR_LOSS = 1.3, 0.01
 """What eight bits must bring on one thread, and the most they may cost; else they are not shipped."""

@@ -25,8 +25,9 @@ from training.config import ExportConfig, TrainConfig
 from training.datasets import find_clips
 from training.export import export, temperature_of
 from training.recordings import Recordings
+from training.runs import load_classifier
 from training.spec import AUDIO, LABELS
-from training.train import load_classifier, train
+from training.train import train
 
 CPU = Runtime("cpu", lanes=1, threads=1, batch_windows=4)
 

@@ -18,15 +18,16 @@ import torch
 from tests.conftest import ROOT
 from training.augment import AugmentConfig
 from training.classifier import Classifier, TrainingStep
-from training.config import CLASSICAL, EvaluateConfig, TrainConfig
+from training.config import EvaluateConfig, TrainConfig
 from training.datasets import Clip
 from training.evaluate import evaluate
 from training.features import FEATURES
 from training.history import read_history, read_pace
-from training.models import MODELS
+from training.models import CLASSICAL, MODELS
 from training.recordings import EpochOrder
+from training.runs import load_classifier
 from training.spec import AUDIO, LABELS
-from training.train import load_classifier, moving_average, train
+from training.train import moving_average, train
 
 
 def test_a_run_folder_holds_everything(run: Path) -> None:
