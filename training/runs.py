@@ -25,6 +25,9 @@ ESTIMATOR = "estimator.json"
 def open_run(config: TrainConfig) -> tuple[TrainConfig, Path]:
     """The settings to train by and the run folder, made or, to be resumed, found.
 
+    Of processes that train together the first alone makes and writes it; the others touch nothing, for it may be on a
+    disk that they share, or on one that they do not see.
+
     Raises:
         FileNotFoundError: no data, or no run to resume.
         FileExistsError: the run folder exists and is not to be resumed.
@@ -40,9 +43,6 @@ def open_run(config: TrainConfig) -> tuple[TrainConfig, Path]:
         run = config.runs / config.run_name
         if _is_first():
             _make_run(config, run)
-        elif not (run / "split.json").exists():  # another machine's disk
-            run.mkdir(parents=True, exist_ok=True)
-            make_split(config, config.data).save(run / "split.json")
     if _is_first():
         write_json(run / "config.json", config.to_json())
     return config, run
@@ -105,7 +105,10 @@ def _is_first() -> bool:
 
 
 def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    """Write a file of the run, whole at once: processes that resume together read it while the first writes it."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(json.dumps(content, indent=1) + "\n")
+    new.replace(path)
 
 
 def load_classifier(run: Path, *, last: bool = False) -> tuple[TrainConfig, Classifier]:

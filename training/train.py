@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Callable
@@ -178,7 +179,7 @@ class Corpora(lightning.LightningDataModule):
     def setup(self, stage: str) -> None:  # noqa: ARG002 - the name is Lightning's
         if self.recordings:
             return
-        split = Split.load(self.run / "split.json", corpus_clips(self.config, self.config.data))
+        split = self._split()
         for part in ("train", "validation"):
             with progress(f"decoding {part}") as update:
                 self.recordings[part] = Recordings(
@@ -190,6 +191,19 @@ class Corpora(lightning.LightningDataModule):
             step = self.trainer.lightning_module
             windows = (batch for batch, _ in self.recordings["train"].window_batches(EVALUATION_WINDOWS))
             step.classifier.fit_normalisation(windows)  # type: ignore[union-attr, operator]
+
+    def _split(self) -> Split:
+        """As it stands on the first process's disk, told to the others: none learns what another is examined on.
+
+        Raises:
+            FileNotFoundError: a clip of it is not in this machine's data.
+        """
+        path, together = self.run / "split.json", self.trainer
+        first = together is None or together.is_global_zero
+        saved: Any = json.loads(path.read_text()) if first else None
+        if together is not None:
+            saved = together.strategy.broadcast(saved)
+        return Split.from_json(saved, corpus_clips(self.config, self.config.data), of=str(path))
 
     def train_dataloader(self) -> DataLoader[Any]:
         recordings = self.recordings["train"]
