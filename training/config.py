@@ -107,7 +107,7 @@ class TrainConfig:
     checkpoint_gradients: bool = False
     """Less memory, more time (transformer, wav2vec2)."""
     pretrained: str | None = None
-    """Name or folder of an encoder's weights (wav2vec2)."""
+    """Name or folder of an encoder's weights (wav2vec2). A run keeps them: they are not asked for again."""
     freeze: bool = True
     """Leave the encoder's weights as they are (wav2vec2)."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -154,6 +154,8 @@ class TrainConfig:
         kept = {key: value for key, value in dataclasses.asdict(self).items() if key not in local}
         kept["teachers"] = [path.name for path in self.teachers]
         kept["init_from"] = self.init_from and self.init_from.name
+        if self.pretrained and Path(self.pretrained).is_dir():
+            kept["pretrained"] = Path(self.pretrained).resolve().name
         return cast("dict[str, Any]", json.loads(json.dumps(kept)))  # lists for tuples, as a file will have them
 
     @classmethod

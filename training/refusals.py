@@ -73,6 +73,7 @@ def _refuse_what_has_no_effect(config: TrainConfig) -> None:
         "level": (config.features == "waveform", "an encoder that brings its input to one level itself"),
         "split_seed": (config.split == "actor", "a split by actor"),
         "teacher_share": (not config.teachers, "who has no teachers"),
+        "pretrained": (config.init_from is not None, "who begins with the weights of another run"),
         "checkpoint_gradients": (config.model == "wav2vec2" and config.freeze, "a frozen encoder"),
     }
     for one in dataclasses.fields(config):

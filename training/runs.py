@@ -20,6 +20,8 @@ from training.splits import Split, actor_split, random_split
 BEST, LAST, FITTED = "best.ckpt", "last.ckpt", "best.onnx"
 ESTIMATOR = "estimator.json"
 """What a classical baseline was fitted with."""
+ENCODER = "encoder.json"
+"""The configuration of a pretrained encoder: the checkpoints have its weights."""
 
 
 def open_run(config: TrainConfig) -> tuple[TrainConfig, Path]:
@@ -53,7 +55,7 @@ def _make_run(config: TrainConfig, run: Path) -> None:
         raise FileExistsError(f"{run} exists. Go on with it by --resume {run}, or give another --name.")
     if (run / "config.json").exists():
         shutil.rmtree(run)  # it stopped before its first epoch ended: there is nothing in it
-    if config.model == "wav2vec2" and not config.pretrained:
+    if config.model == "wav2vec2" and not config.pretrained and not config.init_from:
         raise ValueError(
             "wav2vec2 is there to learn from a pretrained encoder: give --pretrained, its name or its folder. (Without "
             "one it would be tiny and random, as in tests.)"
@@ -130,9 +132,23 @@ def load_classifier(run: Path, *, last: bool = False) -> tuple[TrainConfig, Clas
     if not path.is_file():
         raise FileNotFoundError(f"{run} has no best checkpoint yet: let `python -m training train` finish an epoch.")
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    classifier = Classifier(config)
+    classifier = Classifier(config, saved_encoder(run))
     TrainingStep(config, classifier).load_state_dict(state)
     return config, classifier.eval()
+
+
+def save_encoder(run: Path, classifier: Classifier) -> None:
+    """Keep what :func:`saved_encoder` gives, if there is any encoder."""
+    if classifier.encoder and _is_first():
+        write_json(run / ENCODER, classifier.encoder)
+
+
+def saved_encoder(run: Path | None) -> dict[str, Any] | None:
+    """The configuration of the pretrained encoder of a run, None where there is neither."""
+    if run is None or not (run / ENCODER).is_file():
+        return None
+    saved: dict[str, Any] = json.loads((run / ENCODER).read_text())
+    return saved
 
 
 def corpus_clips(config: TrainConfig, data: Path) -> list[Clip]:

@@ -38,6 +38,8 @@ from training.runs import (
     load_classifier,
     make_split,
     open_run,
+    save_encoder,
+    saved_encoder,
     split_of,
     write_json,
 )
@@ -52,7 +54,7 @@ def train(config: TrainConfig) -> Path:
     """Train, or go on with a run that stopped; returns the run folder.
 
     The folder holds config.json, split.json, provenance.json, history.csv, pace.csv, curves.png, tensorboard/ and
-    checkpoints/.
+    checkpoints/; of a pretrained encoder encoder.json too.
 
     Raises:
         FileNotFoundError: no data, or no run to resume.
@@ -65,9 +67,12 @@ def train(config: TrainConfig) -> Path:
         return run
     # Lightning 2.6 against a newer torch; nothing a user can do about.
     warnings.filterwarnings("ignore", ".isinstance.treespec, LeafSpec.", FutureWarning)
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training")  # as a frozen encoder should be
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data = Corpora(config, run)
-    classifier = Classifier(config)
+    # An encoder is loaded once: after that, and from there on, checkpoints have its weights.
+    classifier = Classifier(config, saved_encoder(run if config.resume else config.init_from))
+    save_encoder(run, classifier)
     # Convolutions with their channels last train 1.6 times faster on CPUs, and on GPUs with mixed precision.
     classifier.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.init_from and not config.resume:

@@ -492,6 +492,10 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
         ({"model": "svm", "class_weights": True}, "class_weights has no effect on svm"),
         ({"model": "knn", "augment": AugmentConfig(noise=0.1)}, "augment has no effect on knn"),
         ({"model": "cnn", "pretrained": "some/encoder"}, "pretrained has no effect on cnn"),
+        (
+            {"model": "wav2vec2", "pretrained": "some/encoder", "init_from": Path("runs/one")},
+            "pretrained has no effect on who begins with the weights of another run",
+        ),
         ({"model": "gru", "checkpoint_gradients": True}, "checkpoint_gradients has no effect on gru"),
         ({"model": "wav2vec2", "checkpoint_gradients": True}, "checkpoint_gradients has no effect on a frozen encoder"),
         ({"split": "random", "fold": 1}, "fold has no effect on a split at random"),
