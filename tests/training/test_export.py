@@ -173,11 +173,16 @@ def test_the_card_says_of_noise_and_rooms_what_was_learned_from() -> None:
 
 
 @pytest.mark.usefixtures("_graphs")
-def test_a_version_is_replaced_only_when_told(version: Path, run: Path, settings: TrainConfig) -> None:
-    config = ExportConfig(run=run, version="7", out=version.parent, data=settings.data)
+def test_a_version_is_replaced_only_when_told(version: Path, run: Path, settings: TrainConfig, tmp_path: Path) -> None:
+    old = tmp_path / "7"
+    shutil.copytree(version, old)
+    (old / "card.md").write_text("of old")
+    config = ExportConfig(run=run, version="7", out=tmp_path, data=settings.data)
     with pytest.raises(FileExistsError, match="--replace"):
         export(config)
-    assert export(dataclasses.replace(config, replace=True)) == version
+    assert (old / "card.md").read_text() == "of old"
+    assert export(dataclasses.replace(config, replace=True)) == old
+    assert (old / "card.md").read_text() != "of old"
 
 
 def test_what_learned_from_its_validation_part_is_calibrated_by_a_run_that_did_not(
