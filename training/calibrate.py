@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from scipy.stats import binom
 
-from training.metrics import clip_probabilities
+from training.metrics import clip_probabilities, negative_log_likelihood
 
 _BINS = 15
 _REJECTION_STEPS = 20
@@ -34,12 +34,10 @@ def fit_temperature(logits: Floats, owners: Integers, labels: Integers) -> float
         labels: (clips,).
     """
 
-    def negative_log_likelihood(log_temperature: float) -> float:
-        probabilities = at_temperature(logits, owners, len(labels), np.exp(log_temperature))
-        truth = probabilities[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(truth, 1e-12)).mean())
+    def unlikelihood(log_temperature: float) -> float:
+        return negative_log_likelihood(labels, at_temperature(logits, owners, len(labels), np.exp(log_temperature)))
 
-    found = minimize_scalar(negative_log_likelihood, bounds=(np.log(0.1), np.log(10.0)), method="bounded")
+    found = minimize_scalar(unlikelihood, bounds=(np.log(0.1), np.log(10.0)), method="bounded")
     return float(np.exp(found.x))
 
 

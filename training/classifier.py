@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from training.augment import PictureAugment, mix
 from training.config import TrainConfig
 from training.features import FEATURES
-from training.metrics import clip_probabilities, uar
+from training.metrics import clip_probabilities, negative_log_likelihood, uar
 from training.models import MODELS, Blueprint
+from training.models.wav2vec2 import Wav2Vec2
 from training.spec import AUDIO, LABELS
 
 
@@ -25,6 +26,9 @@ class Classifier(nn.Module):
 
     Features are normalised per band with the mean and deviation of the training part, which :meth:`fit_normalisation`
     measures once and every checkpoint carries.
+
+    Args:
+        encoder: what :attr:`encoder` was, where a checkpoint brings the weights; a pretrained encoder is loaded else.
     """
 
     mean: Tensor
@@ -33,7 +37,7 @@ class Classifier(nn.Module):
     # Root mean square that windows are brought to: about that of RAVDESS's normal intensity.
     LEVEL = 0.02
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, encoder: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.level = config.level
         self.front_end = FEATURES[config.features](AUDIO)
@@ -47,6 +51,7 @@ class Classifier(nn.Module):
                 config.checkpoint_gradients,
                 config.pretrained,
                 config.freeze,
+                encoder,
             )
         )
         self.register_buffer("mean", torch.zeros(bands, 1))
@@ -81,6 +86,11 @@ class Classifier(nn.Module):
         deviation = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
         self.mean.copy_(mean[:, None])
         self.deviation.copy_(deviation[:, None])
+
+    @property
+    def encoder(self) -> dict[str, Any] | None:
+        """The configuration of the pretrained encoder in it, if any, as JSON values."""
+        return self.network.configuration if isinstance(self.network, Wav2Vec2) else None
 
     @property
     def parameters_count(self) -> int:
@@ -178,9 +188,8 @@ class TrainingStep(lightning.LightningModule):
         if owners[-1] + 1 < len(labels):
             return  # Lightning's short check before the first epoch
         probabilities = clip_probabilities(windows, owners, len(labels))
-        truth = probabilities[np.arange(len(labels)), labels]
         predicted = probabilities.argmax(axis=1)
-        self.log("val_loss", float(-np.log(np.maximum(truth, 1e-12)).mean()))
+        self.log("val_loss", negative_log_likelihood(labels, probabilities))
         self.log("val_accuracy", float((predicted == labels).mean()))
         self.log("val_uar", uar(labels, predicted), prog_bar=True)
 

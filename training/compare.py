@@ -19,17 +19,19 @@ from typing import Any
 from training.calibrate import at_temperature, reliability
 from training.classifier import Classifier
 from training.comparison import chosen_inside, into_readme, plot, read_results, summary, table
-from training.config import CLASSICAL, CompareConfig, TrainConfig
+from training.config import CompareConfig, TrainConfig
 from training.evaluate import decoded, examine, load_model
 from training.export import chosen_temperature, export_graph, temperature_of
+from training.files import read_json
 from training.folds import write_folds
 from training.graph import time_in_turn, torch_model
 from training.history import read_pace
+from training.models import CLASSICAL
 from training.provenance import provenance
 from training.recordings import Recordings
 from training.rows import ROWS, SPLITS, Row, recipe
+from training.runs import ESTIMATOR, FITTED, load_classifier, make_split, split_of
 from training.splits import PARTS, Split
-from training.train import ESTIMATOR, FITTED, load_classifier, make_split, split_of
 from training.train import train as train
 
 Json = dict[str, Any]
@@ -166,7 +168,7 @@ def _cell(config: CompareConfig, row: Row, split: str, temperature: float | None
         **{part: {key: scores[part][key] for key in kept} for part in scores},
         "train_s": round(seconds, 1),
         "parameters": None,
-        "trained": _read(run / "provenance.json"),
+        "trained": read_json(run / "provenance.json"),
         "provenance": provenance(settings.seed),
     }
     if settings.model in CLASSICAL:
@@ -198,13 +200,9 @@ def _is_run_of(run: Path, settings: TrainConfig) -> bool:
     return (
         TrainConfig.load(run).to_json() == settings.to_json()
         and split.exists()
-        and _read(split) == make_split(settings, settings.data).to_json()
-        and (settings.model not in CLASSICAL or (estimator.exists() and _read(estimator) == _estimator(settings)))
+        and read_json(split) == make_split(settings, settings.data).to_json()
+        and (settings.model not in CLASSICAL or (estimator.exists() and read_json(estimator) == _estimator(settings)))
     )
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def _set_aside(run: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from scipy.stats import binomtest
 from training.augment import AugmentConfig
 from training.calibrate import calibration_error, error_if_calibrated, pooled_bins
 from training.config import TrainConfig
+from training.files import read_json
 from training.rows import JOINED, ROWS, SPLITS
 from training.spec import ACTOR_FOLDS
 
@@ -63,7 +63,7 @@ def summary(results: Json) -> list[Json]:
 def read_results(folder: Path) -> Json:
     """What stands in compare.json so far."""
     path = folder / "compare.json"
-    found: Json = json.loads(path.read_text()) if path.exists() else {}
+    found: Json = read_json(path) if path.exists() else {}
     return found
 
 

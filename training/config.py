@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 from training.augment import AugmentConfig
-from training.datasets import CORPORA
-from training.features import FEATURES
-from training.models import MODELS, USUAL_FEATURES
+from training.files import read_json
+from training.models import USUAL_FEATURES
 from training.provenance import ROOT
-from training.spec import ACTOR_FOLDS
+from training.refusals import refuse_settings, refuse_unknown
 from training.splits import PARTS
-
-CLASSICAL = ("random_forest", "svm", "knn")
-"""Models that scikit-learn fits at one go, in training.classical."""
 
 
 def data_folder() -> Path:
@@ -111,7 +107,7 @@ class TrainConfig:
     checkpoint_gradients: bool = False
     """Less memory, more time (transformer, wav2vec2)."""
     pretrained: str | None = None
-    """Name or folder of an encoder's weights (wav2vec2)."""
+    """Name or folder of an encoder's weights (wav2vec2). A run keeps them: they are not asked for again."""
     freeze: bool = True
     """Leave the encoder's weights as they are (wav2vec2)."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -138,65 +134,9 @@ class TrainConfig:
     """A run folder to go on with, by its own saved settings; of the others only --epochs and --data count."""
 
     def __post_init__(self) -> None:
-        _known("model", self.model, (*MODELS, *CLASSICAL))
         if not self.features:
             object.__setattr__(self, "features", USUAL_FEATURES.get(self.model, "stacked"))
-        _known("front end", self.features, FEATURES)
-        for corpus in self.corpora:
-            _known("corpus", corpus, CORPORA)
-        if "ravdess" not in self.corpora:
-            raise ValueError("corpora must hold ravdess, on which every model is examined.")
-        _known("split", self.split, ("actor", "random"))
-        self._refuse_what_has_no_effect()
-        self._refuse_front_ends_that_do_not_fit()
-        if self.features == "averaged" and (self.augment.warp or self.augment.masks):
-            raise ValueError("augment.warp and augment.masks have no effect on averaged features, which are one frame.")
-        if not 0 <= self.fold < len(ACTOR_FOLDS):
-            raise ValueError(f"There is no fold {self.fold}; there are 0 to {len(ACTOR_FOLDS) - 1}.")
-        self._check_numbers()
-
-    def _refuse_what_has_no_effect(self) -> None:
-        """A setting that is taken and does nothing would be believed."""
-        without = {
-            "fold": (self.split == "random", "a split at random"),
-            "tess_share": ("tess" not in self.corpora, "who does not learn from TESS"),
-            "patience": (self.whole, "who learns from the validation part too"),
-            "level": (self.features == "waveform", "an encoder that brings its input to one level itself"),
-            "split_seed": (self.split == "actor", "a split by actor"),
-            "teacher_share": (not self.teachers, "who has no teachers"),
-            "checkpoint_gradients": (self.model == "wav2vec2" and self.freeze, "a frozen encoder"),
-        }
-        for one in dataclasses.fields(self):
-            models = _ONLY_OF.get(one.name, (self.model,))
-            idle, of_what = (True, self.model) if self.model not in models else without.get(one.name, (False, ""))
-            if idle and getattr(self, one.name) != _default(one):
-                raise ValueError(f"{one.name} has no effect on {of_what}: leave it out.")
-
-    def _refuse_front_ends_that_do_not_fit(self) -> None:
-        """Means over all frames are one frame, the waveform is as many as it has samples: few can learn from those."""
-        fitting = [name for name in FEATURES if self.model in _LEARN_FROM.get(name, _LEARN_FROM_PICTURES)]
-        if self.features not in fitting:
-            raise ValueError(f"{self.model} cannot learn from {self.features}; it can from {', '.join(fitting)}.")
-
-    def _check_numbers(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "patience", "devices", "num_nodes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0; got {value}.")
-        for name in ("weight_decay", "seed", "split_seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more; got {getattr(self, name)}.")
-        for name in ("dropout", "label_smoothing", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)}.")
-        if self.whole and self.schedule == "plateau" and self.model not in CLASSICAL:
-            raise ValueError(
-                "whole leaves nothing to validate on, which schedule plateau needs; take --schedule cosine."
-            )
-        if not 0 <= self.teacher_share <= 1:
-            raise ValueError(f"teacher_share must be from 0 to 1; got {self.teacher_share}.")
-        if not 0 < self.tess_share <= 1:
-            raise ValueError(f"tess_share must be above 0, at most 1; got {self.tess_share}.")
+        refuse_settings(self)
 
     @property
     def made_with(self) -> tuple[Path, ...]:
@@ -214,6 +154,8 @@ class TrainConfig:
         kept = {key: value for key, value in dataclasses.asdict(self).items() if key not in local}
         kept["teachers"] = [path.name for path in self.teachers]
         kept["init_from"] = self.init_from and self.init_from.name
+        if self.pretrained and Path(self.pretrained).is_dir():
+            kept["pretrained"] = Path(self.pretrained).resolve().name
         return cast("dict[str, Any]", json.loads(json.dumps(kept)))  # lists for tuples, as a file will have them
 
     @classmethod
@@ -236,7 +178,7 @@ class TrainConfig:
         path = run / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"{run} is not a run: there is no {path.name} in it.")
-        saved = json.loads(path.read_text())
+        saved = read_json(path)
         # Teachers, and what was begun from, are kept by name and lie beside the run.
         local.setdefault("teachers", tuple(run.parent / name for name in saved.get("teachers", ())))
         local.setdefault("init_from", run.parent / saved["init_from"] if saved.get("init_from") else None)
@@ -255,7 +197,7 @@ class EvaluateConfig:
     """Folder with the corpora, in any layout."""
 
     def __post_init__(self) -> None:
-        _known("part", self.part, PARTS)
+        refuse_unknown("part", self.part, PARTS)
 
     @property
     def run_folder(self) -> Path:
@@ -343,28 +285,3 @@ class PaceConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs must be above 0; got {self.epochs}.")
-
-
-_ONLY_OF = {
-    **dict.fromkeys(("epochs", "batch_size", "patience", "devices", "num_nodes", "precision", "resume"), tuple(MODELS)),
-    **dict.fromkeys(("learning_rate", "weight_decay", "schedule", "dropout", "average", "init_from"), tuple(MODELS)),
-    **dict.fromkeys(("label_smoothing", "class_weights", "tess_share", "level", "augment"), tuple(MODELS)),
-    **dict.fromkeys(("teachers", "teacher_share"), tuple(MODELS)),
-    "pretrained": ("wav2vec2",),
-    "freeze": ("wav2vec2",),
-    "checkpoint_gradients": ("wav2vec2", "transformer"),
-}
-"""Settings that not every model has, and which have them."""
-
-_LEARN_FROM = {"averaged": ("cnn1d", *CLASSICAL), "waveform": ("wav2vec2",)}
-"""Which models can learn from front ends that make no picture of bands over frames."""
-_LEARN_FROM_PICTURES = tuple(model for model in (*MODELS, *CLASSICAL) if model not in _LEARN_FROM["waveform"])
-
-
-def _default(one: dataclasses.Field[Any]) -> Any:
-    return one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
-
-
-def _known(what: str, name: str, known: Any) -> None:
-    if name not in known:
-        raise ValueError(f"There is no {what} {name!r}; there are {', '.join(known)}.")

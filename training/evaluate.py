@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,15 @@ import numpy.typing as npt
 from training.calibrate import rejection_curve, reliability
 from training.classifier import Probabilities
 from training.config import EvaluateConfig, TrainConfig
+from training.files import write_json
 from training.graph import WindowModel, onnx_model, torch_model
 from training.metrics import clip_probabilities, scores, uar
 from training.progress import progress
 from training.provenance import provenance
 from training.recordings import Recordings
 from training.report import classification_text, plot_confusion, plot_reliability, plot_roc
+from training.runs import FITTED, load_classifier, split_of
 from training.splits import Split
-from training.train import FITTED, load_classifier, split_of
 
 
 def evaluate(config: EvaluateConfig) -> tuple[Path, dict[str, Any]]:
@@ -87,7 +87,7 @@ def examine(
     }
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{len(labels)} {part} clips, UAR {metrics['uar']:.3f}"
-    (folder / f"{prefix}metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    write_json(folder / f"{prefix}metrics.json", metrics)
     (folder / f"{prefix}report.txt").write_text(classification_text(labels, probabilities))
     plot_confusion(metrics["confusion"], folder / f"{prefix}confusion.png", title)
     plot_roc(labels, probabilities, metrics, folder / f"{prefix}roc.png", title)

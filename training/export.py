@@ -21,6 +21,7 @@ from training.conditions import CONDITIONS
 from training.config import ExportConfig, TrainConfig
 from training.datasets import find_clips
 from training.evaluate import decoded, examine, predict
+from training.files import read_json, write_json
 from training.graph import OUTPUT, WindowModel, export_module, onnx_model, torch_model
 from training.history import read_history
 from training.metrics import scores as exam_scores
@@ -28,9 +29,9 @@ from training.progress import progress
 from training.provenance import provenance
 from training.recordings import Recordings
 from training.report import plot_conditions, plot_curves
+from training.runs import load_classifier, split_of
 from training.spec import AUDIO, LABELS, SCHEMA_VERSION
 from training.splits import Split
-from training.train import load_classifier, split_of
 
 PARITY = 1e-5
 """Largest difference allowed between ONNX Runtime's and PyTorch's probabilities."""
@@ -92,7 +93,7 @@ def export(config: ExportConfig) -> Path:
     )
     plot_architecture(classifier, report / "architecture.png")
 
-    trained = json.loads((run / "provenance.json").read_text())
+    trained = read_json(run / "provenance.json")
     metadata = describe(config.version, settings, classifier, split, results, trained, calibration)
     metadata["bench"] = over_folds(config.bench, settings.run_name)
     half = export_graph(classifier, temperature, torch.float16)
@@ -100,7 +101,7 @@ def export(config: ExportConfig) -> Path:
     model = save_graph(graph, work / "model.onnx", metadata)
     model["precisions"] = {"fp16": save_graph(half, work / "model.fp16.onnx", metadata)}
     model["metadata"] = metadata
-    (work / "model.json").write_text(json.dumps(model, indent=1) + "\n")
+    write_json(work / "model.json", model)
     (work / "card.md").write_text(model_card(metadata, results))
     shutil.rmtree(folder, ignore_errors=True)
     work.rename(folder)
@@ -241,7 +242,7 @@ def _examine_conditions(model: WindowModel, recordings: Recordings, report: Path
         scores[name] = kept | {"clips_changed": changed}
     plot_conditions(scores, report / "conditions.png")
     content = {"scores": scores, "provenance": provenance(seed)}
-    (report / "conditions.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_json(report / "conditions.json", content)
 
 
 def save_graph(graph: onnx.ModelProto, path: Path, metadata: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from training.files import write_json
 from training.spec import ACTOR_FOLDS, FIRST_ACTORS, SPEECH_CLIPS
 
 Json = dict[str, Any]
@@ -43,7 +43,7 @@ def _mean_and_deviation(scores: list[float]) -> list[float]:
 
 def write_folds(results: Json, path: Path) -> None:
     """The table beside the exported versions, from where the service takes it."""
-    path.write_text(json.dumps(fold_table(results), indent=1) + "\n")
+    write_json(path, fold_table(results))
 
 
 def _uar(cell: Json | None) -> float | None:

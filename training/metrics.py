@@ -46,6 +46,12 @@ def uar(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> floa
     return float((hits[present] / clips[present]).mean())
 
 
+def negative_log_likelihood(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.floating[Any]]) -> float:
+    """Mean of -log of what was given to the true class; labels (clips,), probabilities (clips, classes)."""
+    truth = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(truth, 1e-12)).mean())
+
+
 def uar_interval(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> list[float]:
     """95 % percentile bootstrap interval of the UAR over clips, [low, high]; arguments as of :func:`uar`.
 

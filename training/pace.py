@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 
 import torch
 
-from training.config import CLASSICAL, PaceConfig
+from training.config import PaceConfig
+from training.files import write_json
 from training.history import read_pace
+from training.models import CLASSICAL
 from training.provenance import provenance
 from training.rows import ROWS, recipe
 from training.train import train
@@ -51,5 +52,5 @@ def pace(config: PaceConfig) -> dict[str, Any]:
         "provenance": provenance(asked.seed),
     }
     config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "pace.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_json(config.out / "pace.json", results)
     return results

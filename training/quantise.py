@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
@@ -19,12 +18,13 @@ from training.config import QuantiseConfig, TrainConfig
 from training.datasets import Clip
 from training.evaluate import decoded, predict
 from training.export import save_graph
+from training.files import read_json, write_json
 from training.graph import INPUT, onnx_model, time_in_turn
 from training.metrics import scores
 from training.provenance import provenance
 from training.recordings import Recordings
+from training.runs import corpus_clips
 from training.splits import Split
-from training.train import corpus_clips
 
 FASTER, UAR_LOSS = 1.3, 0.01
 """What eight bits must bring on one thread, and the most they may cost; else they are not shipped."""
@@ -49,7 +49,7 @@ def quantise(config: QuantiseConfig) -> Json:
     if not (folder / "model.json").is_file():
         there = sorted(path.parent.name for path in config.out.glob("*/model.json"))
         raise FileNotFoundError(f"There is no version {config.version} in {config.out}; there are {', '.join(there)}.")
-    description = json.loads((folder / "model.json").read_text())
+    description = read_json(folder / "model.json")
     data = (folder / description["file"]).read_bytes()
     settings = TrainConfig.from_json(description["metadata"]["training"]["settings"])
     split = Split.load(folder / "report" / "split.json", corpus_clips(settings, config.data))
@@ -83,9 +83,9 @@ def quantise(config: QuantiseConfig) -> Json:
     else:  # one of an earlier turn, which paid then
         precisions.pop("int8", None)
         file.unlink(missing_ok=True)
-    (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+    write_json(folder / "model.json", description)
     config.results.mkdir(parents=True, exist_ok=True)
-    (config.results / "int8.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_json(config.results / "int8.json", results)
     return results
 
 

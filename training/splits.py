@@ -5,7 +5,6 @@ A split is fixed by its fold or seed and written to JSON beside every run, so th
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from training.datasets import Clip
+from training.files import read_json, write_json
 from training.spec import ACTOR_FOLDS
 
 PARTS = ("train", "validation", "test")
@@ -63,7 +63,7 @@ class Split:
         }
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        write_json(path, self.to_json())
 
     @staticmethod
     def load(path: Path, clips: Sequence[Clip]) -> Split:
@@ -72,12 +72,23 @@ class Split:
         Raises:
             FileNotFoundError: a clip of the split is not among ``clips``.
         """
-        saved = json.loads(path.read_text())
+        return Split.from_json(read_json(path), clips, of=str(path))
+
+    @staticmethod
+    def from_json(saved: dict[str, Any], clips: Sequence[Clip], *, of: str) -> Split:
+        """What :meth:`to_json` gave, over clips found again.
+
+        Args:
+            of: where it comes from, for people.
+
+        Raises:
+            FileNotFoundError: a clip of the split is not among ``clips``.
+        """
         by_name = {f"{clip.corpus}/{clip.name}": clip for clip in clips}
         names = [name for part in PARTS for name in saved[part]["clips"]]
         if lost := [name for name in names if name not in by_name]:
             raise FileNotFoundError(
-                f"{len(lost)} of {len(names)} clips of {path} are not in the data, the first {lost[0]}."
+                f"{len(lost)} of {len(names)} clips of {of} are not in the data, the first {lost[0]}."
             )
         parts = {part: tuple(by_name[name] for name in saved[part]["clips"]) for part in PARTS}
         return Split(saved["kind"], saved["key"], **parts)

@@ -1,11 +1,7 @@
-"""One training: a run folder with its settings, split, history, curves and checkpoints."""
+"""One training: the loop, what it keeps and when it stops, and the clips that it is fed."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -26,41 +22,52 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from training.classifier import Classifier, TrainingStep
-from training.config import CLASSICAL, TrainConfig
-from training.datasets import Clip, find_clips, without_copies
+from training.config import TrainConfig
+from training.files import read_json, write_json
 from training.history import History, Pace, read_history, write_pace
+from training.models import CLASSICAL
 from training.progress import progress
-from training.provenance import provenance
 from training.recordings import EVALUATION_WINDOWS, EpochOrder, RandomWindows, Recordings
 from training.report import plot_curves
-from training.splits import Split, actor_split, random_split
+from training.runs import (
+    ESTIMATOR,
+    FITTED,
+    LAST,
+    corpus_clips,
+    learned_from,
+    load_classifier,
+    open_run,
+    save_encoder,
+    saved_encoder,
+)
+from training.splits import Split
 
 DEFAULT_EPOCHS = 100
-BEST, LAST, FITTED = "best.ckpt", "last.ckpt", "best.onnx"
-ESTIMATOR = "estimator.json"
-"""What a classical baseline was fitted with."""
 
 
 def train(config: TrainConfig) -> Path:
     """Train, or go on with a run that stopped; returns the run folder.
 
     The folder holds config.json, split.json, provenance.json, history.csv, pace.csv, curves.png, tensorboard/ and
-    checkpoints/.
+    checkpoints/; of a pretrained encoder encoder.json too.
 
     Raises:
         FileNotFoundError: no data, or no run to resume.
         FileExistsError: the run folder exists and is not to be resumed.
         ValueError: a teacher or the run to begin from has heard the exam, or does not fit.
     """
-    config, run = _open_run(config)
+    config, run = open_run(config)
     if config.model in CLASSICAL:
         _fit(config, run)
         return run
     # Lightning 2.6 against a newer torch; nothing a user can do about.
     warnings.filterwarnings("ignore", ".isinstance.treespec, LeafSpec.", FutureWarning)
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training")  # as a frozen encoder should be
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data = Corpora(config, run)
-    classifier = Classifier(config)
+    # An encoder is loaded once: after that, and from there on, checkpoints have its weights.
+    classifier = Classifier(config, saved_encoder(run if config.resume else config.init_from))
+    save_encoder(run, classifier)
     # Convolutions with their channels last train 1.6 times faster on CPUs, and on GPUs with mixed precision.
     classifier.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.init_from and not config.resume:
@@ -138,28 +145,6 @@ def _begin_from(run: Path, classifier: Classifier) -> None:
         ) from error
 
 
-def _refuse_who_heard_the_exam(config: TrainConfig, split: Split) -> None:
-    """What teaches or is begun from tells what is in the clips it learned from: of the exam none may be among them.
-
-    Nor may it be chosen by what this run is examined on.
-
-    Raises:
-        ValueError: it learned from what this run is chosen by or examined on, or was chosen by the latter.
-    """
-    chosen_by = () if config.whole else split.validation
-    for run in config.made_with:
-        theirs = split_of(run, TrainConfig.load(run), config.data)
-        learned = {(clip.corpus, clip.name) for clip in theirs.train}
-        heard = learned | {(clip.corpus, clip.name) for clip in theirs.validation}
-        known = [clip for clip in chosen_by if (clip.corpus, clip.name) in learned]
-        if known := known + [clip for clip in split.test if (clip.corpus, clip.name) in heard]:
-            raise ValueError(
-                f"{run} was trained on another split: it has learned from, or was chosen by, {len(known)} clips, "
-                f"{known[0].name} one of them, that this run is to be chosen by or examined on. Take one of the same "
-                "split."
-            )
-
-
 def _choosing(config: TrainConfig, folder: Path) -> list[Callback]:
     """Keep the epoch that validation scores highest, and stop when none has for long."""
     return [
@@ -178,124 +163,9 @@ def _fit(config: TrainConfig, run: Path) -> None:
     began = time.perf_counter()
     graph = fit_classical(config, recordings).SerializeToString()
     write_pace(run, 0, len(recordings), time.perf_counter() - began, 0.0)
-    _write(run / ESTIMATOR, estimator(config))
+    write_json(run / ESTIMATOR, estimator(config))
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / FITTED).write_bytes(graph)
-
-
-def load_classifier(run: Path, *, last: bool = False) -> tuple[TrainConfig, Classifier]:
-    """The settings of a run and its best classifier (the last where none was chosen), in evaluation mode.
-
-    Args:
-        last: the last in any case.
-
-    Raises:
-        FileNotFoundError: the folder is not a run, or has no checkpoint yet.
-        ValueError: it is of a classical baseline.
-    """
-    config = TrainConfig.load(run)
-    path = run / "checkpoints" / (LAST if last or config.whole else BEST)
-    if (path.parent / FITTED).is_file():
-        raise ValueError(
-            f"{run} is a {config.model}: no network, so nothing to export, to begin from or to be taught by."
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} has no best checkpoint yet: let `python -m training train` finish an epoch.")
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    classifier = Classifier(config)
-    TrainingStep(config, classifier).load_state_dict(state)
-    return config, classifier.eval()
-
-
-def corpus_clips(config: TrainConfig, data: Path) -> list[Clip]:
-    """What a run learns from, is chosen on and examined on, labelled as its settings ask for."""
-    clips = find_clips(data, config.corpora)
-    if config.merge_calm:
-        return [dataclasses.replace(clip, label="neutral") if clip.label == "calm" else clip for clip in clips]
-    return clips
-
-
-def learned_from(config: TrainConfig, split: Split) -> tuple[Clip, ...]:
-    """The clips that weights are fitted to."""
-    return split.train + split.validation if config.whole else split.train
-
-
-def split_of(run: Path, config: TrainConfig, data: Path) -> Split:
-    """The split of a run as it used it: what it learned from, what it was chosen on, what it is examined on.
-
-    Raises:
-        FileNotFoundError: clips of it are not in the data.
-    """
-    split = Split.load(run / "split.json", corpus_clips(config, data))
-    if not config.whole:
-        return split
-    return dataclasses.replace(split, train=tuple(sorted(learned_from(config, split))), validation=())
-
-
-def make_split(config: TrainConfig, data: Path) -> Split:
-    """The split that a run's settings ask for, over the clips found."""
-    clips = corpus_clips(config, data)
-    if config.split == "actor":
-        return actor_split(clips, config.fold, whole=config.whole)
-    # One recording under two names must not stand on both sides; by actor it cannot.
-    return random_split(without_copies(clips), config.split_seed)
-
-
-def _open_run(config: TrainConfig) -> tuple[TrainConfig, Path]:
-    if config.resume:
-        run = config.resume
-        saved = TrainConfig.load(run, data=config.data, runs=config.runs, resume=run)
-        config = dataclasses.replace(saved, epochs=config.epochs or saved.epochs)
-        if not (run / "checkpoints" / LAST).is_file():
-            raise FileNotFoundError(f"{run} has no {LAST}: it stopped before its first epoch ended. Start it anew.")
-    else:
-        run = config.runs / config.run_name
-        if _is_first():
-            _make_run(config, run)
-        elif not (run / "split.json").exists():  # another machine's disk
-            run.mkdir(parents=True, exist_ok=True)
-            make_split(config, config.data).save(run / "split.json")
-    if _is_first():
-        _write(run / "config.json", config.to_json())
-    return config, run
-
-
-def _make_run(config: TrainConfig, run: Path) -> None:
-    if any((run / "checkpoints").glob("*")):
-        raise FileExistsError(f"{run} exists. Go on with it by --resume {run}, or give another --name.")
-    if (run / "config.json").exists():
-        shutil.rmtree(run)  # it stopped before its first epoch ended: there is nothing in it
-    if config.model == "wav2vec2" and not config.pretrained:
-        raise ValueError(
-            "wav2vec2 is there to learn from a pretrained encoder: give --pretrained, its name or its folder. (Without "
-            "one it would be tiny and random, as in tests.)"
-        )
-    split = make_split(config, config.data)  # before there is a folder: what is refused leaves nothing behind
-    _refuse_who_heard_the_exam(config, split)
-    _refuse_what_lies_elsewhere(config)
-    run.mkdir(parents=True)
-    split.save(run / "split.json")
-    _write(run / "provenance.json", provenance(config.seed))
-
-
-def _refuse_what_lies_elsewhere(config: TrainConfig) -> None:
-    """A run keeps the names of its teachers, and of what it was begun from, and finds them beside itself."""
-    for run in config.made_with:
-        if run.resolve().parent != config.runs.resolve():
-            raise ValueError(f"{run} must lie in {config.runs}, beside the run that is made: move it there, or --runs.")
-
-
-def _is_first() -> bool:
-    """Whether this process leads those that train together: it alone opens and writes the run folder.
-
-    Lightning starts the same command once for each device; these are what it, torchrun and Slurm number them by.
-    """
-    numbered = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    return not any(int(os.environ.get(name, "0")) for name in numbered)
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 class Corpora(lightning.LightningDataModule):
@@ -309,7 +179,7 @@ class Corpora(lightning.LightningDataModule):
     def setup(self, stage: str) -> None:  # noqa: ARG002 - the name is Lightning's
         if self.recordings:
             return
-        split = Split.load(self.run / "split.json", corpus_clips(self.config, self.config.data))
+        split = self._split()
         for part in ("train", "validation"):
             with progress(f"decoding {part}") as update:
                 self.recordings[part] = Recordings(
@@ -321,6 +191,19 @@ class Corpora(lightning.LightningDataModule):
             step = self.trainer.lightning_module
             windows = (batch for batch, _ in self.recordings["train"].window_batches(EVALUATION_WINDOWS))
             step.classifier.fit_normalisation(windows)  # type: ignore[union-attr, operator]
+
+    def _split(self) -> Split:
+        """As it stands on the first process's disk, told to the others: none learns what another is examined on.
+
+        Raises:
+            FileNotFoundError: a clip of it is not in this machine's data.
+        """
+        path, together = self.run / "split.json", self.trainer
+        first = together is None or together.is_global_zero
+        saved: Any = read_json(path) if first else None
+        if together is not None:
+            saved = together.strategy.broadcast(saved)
+        return Split.from_json(saved, corpus_clips(self.config, self.config.data), of=str(path))
 
     def train_dataloader(self) -> DataLoader[Any]:
         recordings = self.recordings["train"]

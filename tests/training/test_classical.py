@@ -10,9 +10,10 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from training.classical import ESTIMATORS, Statistics
-from training.config import CLASSICAL, EvaluateConfig, TrainConfig
+from training.config import EvaluateConfig, TrainConfig
 from training.evaluate import evaluate, load_model
 from training.features import FEATURES
+from training.models import CLASSICAL
 from training.spec import AUDIO, LABELS
 from training.train import train
 

@@ -21,12 +21,16 @@ from tests.sounds import voice
 from training import card
 from training import export as export_module
 from training.augment import AugmentConfig
-from training.config import ExportConfig, TrainConfig
+from training.classifier import Classifier
+from training.config import EvaluateConfig, ExportConfig, TrainConfig
 from training.datasets import find_clips
+from training.evaluate import evaluate
 from training.export import export, temperature_of
+from training.history import read_history
 from training.recordings import Recordings
+from training.runs import load_classifier
 from training.spec import AUDIO, LABELS
-from training.train import load_classifier, train
+from training.train import train
 
 CPU = Runtime("cpu", lanes=1, threads=1, batch_windows=4)
 
@@ -169,11 +173,16 @@ def test_the_card_says_of_noise_and_rooms_what_was_learned_from() -> None:
 
 
 @pytest.mark.usefixtures("_graphs")
-def test_a_version_is_replaced_only_when_told(version: Path, run: Path, settings: TrainConfig) -> None:
-    config = ExportConfig(run=run, version="7", out=version.parent, data=settings.data)
+def test_a_version_is_replaced_only_when_told(version: Path, run: Path, settings: TrainConfig, tmp_path: Path) -> None:
+    old = tmp_path / "7"
+    shutil.copytree(version, old)
+    (old / "card.md").write_text("of old")
+    config = ExportConfig(run=run, version="7", out=tmp_path, data=settings.data)
     with pytest.raises(FileExistsError, match="--replace"):
         export(config)
-    assert export(dataclasses.replace(config, replace=True)) == version
+    assert (old / "card.md").read_text() == "of old"
+    assert export(dataclasses.replace(config, replace=True)) == old
+    assert (old / "card.md").read_text() != "of old"
 
 
 def test_what_learned_from_its_validation_part_is_calibrated_by_a_run_that_did_not(
@@ -234,6 +243,32 @@ def test_a_run_without_an_epoch_cannot_be_exported(settings: TrainConfig, tmp_pa
 def test_a_version_is_a_plain_word(version: str) -> None:
     with pytest.raises(ValueError, match="letters and digits"):
         ExportConfig(run=Path(), version=version)
+
+
+def test_who_has_learned_from_a_pretrained_encoder_needs_its_folder_no_more(
+    settings: TrainConfig, tmp_path: Path
+) -> None:
+    pretrained = tmp_path / "secret" / "tiny"
+    network: Any = Classifier(TrainConfig(model="wav2vec2")).network
+    network.encoder.save_pretrained(pretrained)
+    recipe = dataclasses.replace(
+        settings, runs=tmp_path / "runs", name="heard", model="wav2vec2", features="", epochs=1
+    )
+    run = train(dataclasses.replace(recipe, pretrained=str(pretrained)))
+    shutil.rmtree(pretrained)
+    assert load_classifier(run)[0].pretrained == "tiny"
+    train(TrainConfig(data=settings.data, resume=run, epochs=2))
+    assert len(read_history(run)) == 2
+    evaluate(EvaluateConfig(run=run, data=settings.data))
+    further = train(dataclasses.replace(recipe, name="further", init_from=run))
+    folder = export(ExportConfig(run=further, version="1", out=tmp_path, data=settings.data))
+    windows = np.stack([voice(3.0, seed=n) for n in range(2)])
+    classifier = load_classifier(further)[1]
+    with torch.inference_mode():
+        expected = (classifier(torch.from_numpy(windows)) / temperature(folder)).softmax(dim=1).numpy()
+    np.testing.assert_allclose(probabilities_of(folder, windows), expected, atol=1e-5)
+    for made in (*run.rglob("*"), *further.rglob("*"), *folder.rglob("*")):
+        assert not made.is_file() or b"secret" not in made.read_bytes(), made
 
 
 def test_from_training_to_an_answer(settings: TrainConfig, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from training.config import CLASSICAL
-from training.models import MODELS
+from training.models import CLASSICAL, MODELS
 from training.rows import ROWS, recipe
 
 

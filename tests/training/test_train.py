@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,17 +17,19 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
+from tests.service import free_port
 from training.augment import AugmentConfig
 from training.classifier import Classifier, TrainingStep
-from training.config import CLASSICAL, EvaluateConfig, TrainConfig
+from training.config import EvaluateConfig, TrainConfig
 from training.datasets import Clip
 from training.evaluate import evaluate
 from training.features import FEATURES
 from training.history import read_history, read_pace
-from training.models import MODELS
+from training.models import CLASSICAL, MODELS
 from training.recordings import EpochOrder
+from training.runs import load_classifier, open_run
 from training.spec import AUDIO, LABELS
-from training.train import load_classifier, moving_average, train
+from training.train import Corpora, moving_average, train
 
 
 def test_a_run_folder_holds_everything(run: Path) -> None:
@@ -302,20 +305,96 @@ def test_front_ends_stay_exact_whatever_precision_the_network_has(run: Path, set
         torch.testing.assert_close(features, expected, atol=0, rtol=0)
 
 
-def test_two_processes_train_together(settings: TrainConfig, tmp_path: Path) -> None:
-    """As a user starts them: one command, which Lightning starts once more for the second device."""
-    where = ["--data", str(settings.data), "--runs", str(tmp_path), "--name", "both"]
-    options = ["--devices", "2", "--epochs", "2", "--batch-size", "4", "--model", "gru"]
-    command = [sys.executable, "-m", "training", "train", *where, *options]
+def _by_lightning(folder: Path) -> list[tuple[list[str], dict[str, str]]]:
+    """One command, which Lightning starts once more for the second device."""
+    return [(["-m", "training", "train", "--runs", str(folder), "--devices", "2"], {})]
+
+
+def _by_torchrun(folder: Path) -> list[tuple[list[str], dict[str, str]]]:
+    """All at once, as Slurm does it too."""
+    [(arguments, environment)] = _by_lightning(folder)
+    return [(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments], environment)]
+
+
+def _by_hand_on_two_machines(folder: Path) -> list[tuple[list[str], dict[str, str]]]:
+    """The same on each, the second of which is ready earlier, and sees another disk."""
+    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}  # they share the cores
+    return [
+        (
+            ["-m", "training", "train", "--runs", str(disk), "--devices", "1", "--num-nodes", "2"],
+            both | {"NODE_RANK": number},
+        )
+        for number, disk in (("1", folder / "another"), ("0", folder))
+    ]
+
+
+@pytest.mark.parametrize("started", [_by_lightning, _by_torchrun, _by_hand_on_two_machines])
+def test_two_processes_train_together(
+    started: Callable[[Path], list[tuple[list[str], dict[str, str]]]], settings: TrainConfig, tmp_path: Path
+) -> None:
+    options = ["--data", str(settings.data), "--name", "both", "--epochs", "2", "--batch-size", "4", "--model", "gru"]
     alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK")}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False, env=alone)
-    assert done.returncode == 0, done.stderr[-4000:]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *arguments, *options],
+            cwd=ROOT,
+            env=alone | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for arguments, environment in started(tmp_path)
+    ]
+    try:
+        for process in reversed(processes):  # the first of them first: the others wait for it
+            _, told = process.communicate(timeout=500)
+            assert process.returncode == 0, told[-4000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert [path.name for path in tmp_path.iterdir()] == ["both"]
     run = tmp_path / "both"
     assert [epoch["epoch"] for epoch in read_history(run)] == [0, 1]
     clips = len(json.loads((run / "split.json").read_text())["train"]["clips"])
     # Each has its own half of an epoch, and one of them writes it down.
     assert [epoch["clips"] for epoch in read_pace(run)] == [clips // 2 // 4 * 4] * 2
-    assert load_classifier(run)[0].devices == 2
+    config = load_classifier(run)[0]
+    assert config.devices * config.num_nodes == 2
+
+
+@pytest.mark.parametrize("number", ["RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"])
+def test_of_those_that_train_together_the_first_alone_makes_the_run_folder(
+    number: str, settings: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(settings, runs=tmp_path, name="both")
+    with monkeypatch.context() as second:
+        second.setenv(number, "1")
+        assert open_run(config) == (config, tmp_path / "both")  # earlier than the first, which reads the corpora
+        assert not list(tmp_path.iterdir())
+    assert open_run(config) == (config, tmp_path / "both")
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {"config.json", "provenance.json", "split.json"}
+
+
+def test_who_is_not_first_learns_from_what_the_first_does(run: Path, settings: TrainConfig, tmp_path: Path) -> None:
+    """Not from what it would choose itself, be it of other data."""
+    split = json.loads((run / "split.json").read_text())
+    split["train"]["clips"], split["test"]["clips"] = split["test"]["clips"], split["train"]["clips"][:8]
+
+    class Strategy:
+        @staticmethod
+        def broadcast(told: Any) -> Any:
+            assert told is None  # of the first alone
+            return split
+
+    data = Corpora(dataclasses.replace(settings, init_from=run), tmp_path / "elsewhere")
+    data.trainer = SimpleNamespace(is_global_zero=False, strategy=Strategy)  # type: ignore[assignment]
+    data.setup("fit")
+    learned = [f"{clip.corpus}/{clip.name}" for clip in data.recordings["train"].clips]
+    assert learned == split["train"]["clips"]
+    split["train"]["clips"].append("ravdess/03-01-01-01-01-01-24")
+    with pytest.raises(FileNotFoundError, match=r"1 of \d+ clips of .*split.json are not in the data"):
+        data._split()
 
 
 def test_processes_share_an_epoch_without_a_clip_twice() -> None:
@@ -413,6 +492,10 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
         ({"model": "svm", "class_weights": True}, "class_weights has no effect on svm"),
         ({"model": "knn", "augment": AugmentConfig(noise=0.1)}, "augment has no effect on knn"),
         ({"model": "cnn", "pretrained": "some/encoder"}, "pretrained has no effect on cnn"),
+        (
+            {"model": "wav2vec2", "pretrained": "some/encoder", "init_from": Path("runs/one")},
+            "pretrained has no effect on who begins with the weights of another run",
+        ),
         ({"model": "gru", "checkpoint_gradients": True}, "checkpoint_gradients has no effect on gru"),
         ({"model": "wav2vec2", "checkpoint_gradients": True}, "checkpoint_gradients has no effect on a frozen encoder"),
         ({"split": "random", "fold": 1}, "fold has no effect on a split at random"),

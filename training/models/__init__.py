@@ -31,6 +31,9 @@ MODELS: dict[str, type[nn.Module]] = {
 }
 """Networks by the name they have on the command line; each is made from a :class:`Blueprint`."""
 
+CLASSICAL = ("random_forest", "svm", "knn")
+"""Models that scikit-learn fits at one go, in training.classical."""
+
 USUAL_FEATURES = {
     "cnn": "mfcc",
     "cnn1d": "averaged",
@@ -43,6 +46,6 @@ USUAL_FEATURES = {
     "residual": "log_mel",
     "cnn_tdnn": "log_mel",
 }
-"""What each is usually fed."""
+"""What each network is usually fed."""
 
-__all__ = ["MODELS", "USUAL_FEATURES", "Blueprint"]
+__all__ = ["CLASSICAL", "MODELS", "USUAL_FEATURES", "Blueprint"]
